@@ -1,0 +1,69 @@
+"""Every error that qbawa raises on purpose.
+
+`UserError` and below: the user can fix it; the command line prints the message alone and exits with 2.
+`ProviderError` and below: a model call went wrong; `TransientError` is worth another try, `FinalError` is not.
+"""
+
+
+class QbawaError(Exception):
+    """Base of all."""
+
+
+class UserError(QbawaError):
+    """Something the user gave is wrong. The message says what, where, and what would be right."""
+
+
+class ConfigError(UserError):
+    """qbawa.yaml does not say something usable."""
+
+
+class InputError(UserError):
+    """A file, table or identifier that was handed in cannot be used."""
+
+
+class TemplateError(UserError):
+    """A prompt template cannot be rendered for this request."""
+
+
+class LeakError(UserError):
+    """A dataset would let the same question stand in training and in test."""
+
+
+class BusyError(UserError):
+    """Another qbawa process holds what this one needs."""
+
+
+class DisconnectedError(QbawaError):
+    """Some strategies never met, even indirectly, so they cannot be compared."""
+
+
+class LakeConflictError(QbawaError):
+    """Other writers changed the same blocks faster than this one could merge."""
+
+
+class BudgetError(QbawaError):
+    """The next call would exceed a dollar cap, so it was not made."""
+
+
+class ProviderError(QbawaError):
+    """A model call went wrong. `reason` is a short stable word that is stored with the cell."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TransientError(ProviderError):
+    """Worth another try: rate limit, server error, reset, timeout, malformed body."""
+
+    def __init__(self, reason: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after_s = retry_after_s
+
+
+class FinalError(ProviderError):
+    """Never worth another try for this call: bad request, context too long, refused, unknown model, no price."""
+
+
+class ModelStoppedError(FinalError):
+    """Never worth another try for this model in this run: wrong key, exhausted quota."""
