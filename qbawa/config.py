@@ -1,0 +1,321 @@
+"""qbawa.yaml: the one file a user edits, validated.
+
+An error names the key, the value received and what would be right; it never starts with half of a configuration.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qbawa.errors import ConfigError
+
+Format = Literal[
+    "trl_preference",
+    "trl_preference_conversational",
+    "trl_unpaired",
+    "trl_unpaired_conversational",
+    "trl_sft",
+    "openai_dpo",
+    "openai_sft",
+    "axolotl_dpo",
+    "llama_factory",
+    "dspy",
+    "llmonpy",
+]
+TournamentFormat = Literal[
+    "auto",
+    "round_robin",
+    "single_elimination",
+    "double_elimination",
+    "swiss",
+    "successive_halving",
+    "information_gain",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LakeConfig(_Section):
+    uri: str | None = None
+    """Folder or `s3://…` prefix of the lake; default: `lake/` in the home."""
+    storage_options: dict[str, str] = {}
+    """Passed to the object store's client. `$NAME` is taken from the environment, so that no secret stands here."""
+
+
+class ModelConfig(_Section):
+    requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0)
+    max_in_flight: int = Field(2000, gt=0)
+    timeout_s: float = Field(120.0, gt=0)
+    """Of one attempt, from sending to the last byte."""
+    max_attempts: int = Field(6, ge=1)
+    """Attempts at a call whose errors are transient."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible server, `…/v1`; default: whatever litellm knows for the model."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; default: the provider's usual one."""
+    litellm_model: str | None = None
+    """Name by which litellm knows the model, where it differs from the name used here."""
+    input_usd_per_million: float | None = Field(None, ge=0)
+    output_usd_per_million: float | None = Field(None, ge=0)
+    """Prices; default: litellm's table. A model with neither is refused unless `free`."""
+    free: bool = False
+    """True for a server of one's own: its calls cost nothing."""
+    family: str | None = None
+    """Judges are checked for favouring answers of their own family; default: the provider's name."""
+    extra: dict[str, Any] = {}
+    """Further fields of the request's body."""
+
+
+class ProgramConfig(_Section):
+    kind: Literal["single", "best_of_n", "mixture_of_agents", "refine"] = "single"
+    n: int = Field(3, ge=1)
+    """best_of_n: answers to choose from. refine: rounds at most."""
+    pick: Literal["consistency", "judge"] = "consistency"
+    judge: str | None = None
+    proposers: tuple[str, ...] = ()
+    """mixture_of_agents: models that propose; the strategy's own model aggregates."""
+    layers: int = Field(1, ge=1)
+    examples: int = Field(3, ge=1)
+    """refine: how many of the best answers so far become examples."""
+
+
+class StrategyConfig(_Section):
+    """One entry of `strategies`: the product of its prompts, models and parameters."""
+
+    step: str
+    name: str | None = None
+    prompts: dict[str, str] = {}
+    """Name → Jinja template of the one user message, or `system: …` through `system`."""
+    prompt: str | None = None
+    """Short for one prompt named as the strategy."""
+    system: str | None = None
+    """System message before the prompt (Jinja too)."""
+    replace_system: str | None = None
+    """Instead of a prompt: keep the recorded messages and replace only their system message."""
+    keep_prompt: bool = False
+    """Instead of a prompt: keep the recorded messages and change only model and parameters."""
+    file: str | None = None
+    """Instead of a prompt: a file, relative to qbawa.yaml, that holds the template."""
+    models: tuple[str, ...] = ()
+    model: str | None = None
+    params: dict[str, Any] = {}
+    """Model parameters; a list value is a grid axis, except for `stop`."""
+    program: ProgramConfig = ProgramConfig()
+    examples: tuple[dict[str, Any], ...] = ()
+    """Few-shot examples, given to the template as `examples`."""
+
+
+class JudgeConfig(_Section):
+    model: str
+    kind: Literal["pairwise", "pointwise", "listwise"] = "pairwise"
+    rubric: str = "Which answer serves the person who asked better? Consider correctness, completeness and form."
+    """What better means, in the judge's prompt (Jinja over the step's recorded inputs)."""
+    params: dict[str, Any] = {}
+    order: Literal["random", "both"] = "random"
+    """random: one order, drawn from the content of the match. both: two verdicts a match."""
+    logprobs: bool = False
+    """Take a soft preference from log-probabilities, where the provider gives them."""
+
+
+class StepConfig(_Section):
+    jury: tuple[str, ...] = ()
+    """Names of judges; default: all."""
+    rubric: str | None = None
+    """Replaces the judges' own rubric for this step."""
+
+
+class ReplaySetConfig(_Section):
+    size: int = Field(100, ge=1)
+    """Requests a step."""
+    pin: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    error_share: float = Field(0.1, ge=0, le=1)
+    feedback_share: float = Field(0.1, ge=0, le=1)
+    rare_tag_share: float = Field(0.1, ge=0, le=1)
+    seed: int = 0
+
+
+class TournamentConfig(_Section):
+    format: TournamentFormat = "auto"
+    goal: Literal["best", "top_k", "order", "pairs"] = "best"
+    k: int = Field(5, ge=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    verdict_budget: int = Field(20_000, ge=0)
+    """Verdicts a step at most."""
+    seed: int = 0
+    length_effect: bool = False
+    """Rate with the answers' length as a covariate, so that nobody wins by being long."""
+    gate: float = Field(0.75, ge=0, le=1)
+    """A step leaves `bootstrap` once the lower bound of judge–human agreement reaches this."""
+    audit_share: float = Field(0.02, ge=0, le=1)
+    """Share of matches that people are asked about afterwards."""
+
+
+class BudgetConfig(_Section):
+    usd_per_run: float | None = Field(None, ge=0)
+    usd_per_day: float | None = Field(None, ge=0)
+    usd_per_step: float | None = Field(None, ge=0)
+    """Caps; new calls stop where one would be exceeded. No cap where absent."""
+    nightly_usd: float = Field(5.0, ge=0)
+    """Cap of one run of the schedule `nightly_replay`."""
+
+
+class PairsConfig(_Section):
+    policy: Literal["best_vs_all", "adjacent", "hardest", "all"] = "all"
+    p_best: float = Field(0.6, ge=0.5, le=1)
+    """Floor of what is kept as a pair at all; a dataset sets its own, higher one."""
+    inferred: bool = True
+    """Also pairs that never met, from the combined posterior."""
+    max_per_request: int = Field(50, ge=1)
+    keep_refusals: bool = False
+    """Keep pairs of a refusal against an answer."""
+    splits: dict[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _splits_sum_to_one(self) -> "PairsConfig":
+        if abs(sum(self.splits.values()) - 1) > 1e-9:
+            raise ValueError(f"splits must sum to 1, they sum to {sum(self.splits.values()):g}")
+        return self
+
+
+class DatasetConfig(_Section):
+    steps: tuple[str, ...] = ()
+    """Default: all."""
+    where: str | None = None
+    """SQL condition over the columns of the view `qbawa`."""
+    p_best: float = Field(0.9, ge=0.5, le=1)
+    policy: Literal["best_vs_all", "adjacent", "hardest", "all"] = "all"
+    max_per_request: int | None = Field(None, ge=1)
+    format: Format = "trl_preference"
+    size: int | None = Field(None, ge=1)
+    balance_length: bool = False
+    """Drop pairs until the longer answer is the best one as often as not."""
+    consent: bool = False
+    """Only requests whose tags say `consent: true`."""
+    redact: tuple[Literal["email", "phone", "key", "name"], ...] = ()
+    license: str | None = None
+    description: str = ""
+    seed: int = 0
+
+
+class ChampionConfig(_Section):
+    p_better: float = Field(0.95, gt=0.5, lt=1)
+    """How sure one must be before a champion is replaced."""
+    max_cost_ratio: float | None = Field(None, gt=0)
+    """A challenger may cost this many times as much as the champion, at most."""
+
+
+class Config(_Section):
+    lake: LakeConfig = LakeConfig()
+    journals: tuple[str, ...] = ()
+    """Further folders of recordings, besides `journal/` in the home."""
+    models: dict[str, ModelConfig] = {}
+    steps: dict[str, StepConfig] = {}
+    replay_set: ReplaySetConfig = ReplaySetConfig()
+    strategies: tuple[StrategyConfig, ...] = ()
+    strategy_files: tuple[str, ...] = ()
+    """Further YAML files that hold a list of strategies, relative to qbawa.yaml; globs."""
+    judges: dict[str, JudgeConfig] = {}
+    tournament: TournamentConfig = TournamentConfig()
+    budget: BudgetConfig = BudgetConfig()
+    pairs: PairsConfig = PairsConfig()
+    datasets: dict[str, DatasetConfig] = {}
+    champions: ChampionConfig = ChampionConfig()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Config":
+        for name, judge in self.judges.items():
+            self._known_model(judge.model, f"judges.{name}.model")
+        for index, strategy in enumerate(self.strategies):
+            for model in (*strategy.models, *([strategy.model] if strategy.model else []), *strategy.program.proposers):
+                self._known_model(model, f"strategies[{index}].models")
+        for name, step in self.steps.items():
+            for judge_name in step.jury:
+                if judge_name not in self.judges:
+                    raise ValueError(
+                        f"steps.{name}.jury names the judge '{judge_name}'. Judges: {', '.join(self.judges) or 'none'}"
+                    )
+        return self
+
+    def _known_model(self, model: str, where: str) -> None:
+        if model not in self.models and not model.startswith("offline/"):
+            raise ValueError(
+                f"{where} is '{model}', which stands neither under `models` nor among offline/…. "
+                f"Models: {', '.join(self.models) or 'none'}"
+            )
+
+    def jury(self, step: str) -> dict[str, JudgeConfig]:
+        """The judges of a step by name, with the step's own rubric where it has one."""
+        settings = self.steps.get(step, StepConfig())
+        chosen = {name: self.judges[name] for name in settings.jury or self.judges}
+        if settings.rubric is None:
+            return chosen
+        return {name: judge.model_copy(update={"rubric": settings.rubric}) for name, judge in chosen.items()}
+
+    def model(self, name: str) -> ModelConfig:
+        """Settings of a model; offline models need none."""
+        return self.models.get(name) or ModelConfig(free=name.startswith("offline/"))
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in a file. Raises ConfigError that says what is wrong, where, and what would be right."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no {path}. `qbawa init` writes a commented one.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str = "qbawa.yaml") -> Config:
+    """The configuration in a YAML text; `where` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} holds a {type(data).__name__}; it must hold keys such as `models:` and `strategies:`.")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where} is not usable:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    value = error["input"]
+    shown = "" if isinstance(value, dict | BaseModel) else f" (received: {value!r:.80})"
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(_fields_at(error["loc"][:-1]))
+        return f"  {key}: no such key. Known here: {known}."
+    return f"  {key}: {error['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    """Names of the keys that are allowed at a place in the file."""
+    sections: dict[str, type[BaseModel]] = {
+        "lake": LakeConfig,
+        "models": ModelConfig,
+        "steps": StepConfig,
+        "replay_set": ReplaySetConfig,
+        "strategies": StrategyConfig,
+        "judges": JudgeConfig,
+        "tournament": TournamentConfig,
+        "budget": BudgetConfig,
+        "pairs": PairsConfig,
+        "datasets": DatasetConfig,
+        "champions": ChampionConfig,
+    }
+    if not location:
+        return list(Config.model_fields)
+    section = ProgramConfig if "program" in location else sections.get(str(location[0]), Config)
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""The lake: one Delta table per thing, the single truth about what has been done."""

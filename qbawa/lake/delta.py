@@ -1,0 +1,256 @@
+"""The lake's tables as Delta tables. The only module that imports deltalake.
+
+A write replaces whole *blocks*, in one atomic commit; a writer that loses a race reads again, merges again and commits
+again. So a rerun is idempotent and nothing is lost or doubled by a crash (../MEASUREMENTS: kill -9, four writers).
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from qbawa.errors import InputError, LakeConflictError
+from qbawa.lake.tables import TABLES, ColumnType, Table
+
+BLOCK = "block_id"
+MAX_TRIES = 50
+_WRITER = WriterProperties(compression="ZSTD")
+_POLARS: dict[ColumnType, pl.DataType] = {
+    "text": pl.String(),
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "bool": pl.Boolean(),
+    "time": pl.Datetime("us", "UTC"),
+    "texts": pl.List(pl.String()),
+}
+
+
+def schema_of(table: str) -> pl.Schema:
+    """Columns and types of a table, `block_id` last."""
+    return pl.Schema({c.name: _POLARS[c.type] for c in _table(table).columns} | {BLOCK: pl.String()})
+
+
+def frame(table: str, rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    """Rows as a frame of the table's schema; a key that is absent becomes null."""
+    return pl.DataFrame(rows, schema=schema_of(table), orient="row")
+
+
+class Lake:
+    """Reads and writes the tables of `qbawa.lake.tables` under one folder or object-store prefix.
+
+    `uri` is a path or an `s3://…` (or other object store) address, for which `storage_options` go to the store's client.
+    """
+
+    def __init__(self, uri: str | Path, storage_options: Mapping[str, str] | None = None) -> None:
+        self.uri = str(uri).rstrip("/")
+        self.storage_options = dict(storage_options or {})
+        self._ready: set[str] = set()
+
+    def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool:
+        """Make these blocks hold exactly these rows. False where they did already, and nothing was written."""
+        stray = set(rows[BLOCK].unique()) - set(blocks)
+        if stray:
+            raise InputError(f"Rows for table '{table}' belong to blocks {sorted(stray)[:3]}, not among those replaced.")
+        return self._commit(table, list(blocks), lambda _: rows)
+
+    def merge(self, table: str, rows: pl.DataFrame, key: Sequence[str] | None = None) -> bool:
+        """Within each block that `rows` name, the new row wins by key and all other rows stay. False where nothing changed.
+
+        `key` defaults to the table's own; among the new rows the last of a key wins.
+        """
+        by = list(key or _table(table).key)
+        new = _conform(table, rows).unique([BLOCK, *by], keep="last", maintain_order=True)
+        if new.is_empty():
+            return False
+
+        def merged(old: pl.DataFrame) -> pl.DataFrame:
+            kept = old.join(new.select(BLOCK, *by), on=[BLOCK, *by], how="anti", nulls_equal=True)
+            return pl.concat([kept, new])
+
+        return self._commit(table, new[BLOCK].unique().to_list(), merged)
+
+    def delete(self, table: str, where: str) -> int:
+        """Remove the rows that an SQL condition selects; returns how many went."""
+        metrics = self._open(table).delete(where)
+        return int(metrics.get("num_deleted_rows") or 0)
+
+    def read(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        blocks: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """The table's rows at its newest version, all columns and `block_id` unless told otherwise."""
+        return self._read(self._open(table), table, columns, where, blocks)
+
+    def blocks(self, table: str) -> set[str]:
+        """Names of the blocks that hold at least one row."""
+        return set(self.read(table, [BLOCK])[BLOCK].unique())
+
+    def files(self, table: str) -> list[str]:
+        """Addresses of the live Parquet files."""
+        return self._open(table).file_uris()
+
+    def versions(self) -> dict[str, int]:
+        """Version of every table; grows by one with each commit."""
+        return {name: self._open(name).version() for name in TABLES}
+
+    def query(self, sql: str) -> pl.DataFrame:
+        """The answer of DuckDB to `sql`, with every table as a view at its newest version."""
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            for name in TABLES:
+                connection.execute(view_sql(name, self.files(name)))
+            return pl.DataFrame(connection.sql(sql).to_arrow_table())
+
+    def maintain(self, *, keep: timedelta = timedelta(hours=24)) -> dict[str, dict[str, int]]:
+        """Compact small files and delete those that no version younger than `keep` needs; says what was done, by table."""
+        done = {}
+        for name in TABLES:
+            table = self._open(name)
+            compacted = table.optimize.compact(writer_properties=_WRITER)
+            gone = table.vacuum(_hours(keep), dry_run=False, enforce_retention_duration=False)
+            done[name] = {
+                "files_before": int(compacted["numFilesRemoved"]),
+                "files_after": int(compacted["numFilesAdded"]),
+                "files_deleted": len(gone),
+            }
+        return done
+
+    def purge(self, table: str) -> int:
+        """Delete every file of a table that its newest version does not need; returns how many. Ends time travel."""
+        return len(self._open(table).vacuum(0, dry_run=False, enforce_retention_duration=False))
+
+    def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
+        if not blocks:
+            return False
+        predicate = f"{BLOCK} IN ({', '.join(_quote(block) for block in sorted(blocks))})"
+        for attempt in range(MAX_TRIES):
+            delta = self._open(table)
+            old = self._read(delta, table, None, None, blocks)
+            rows = _conform(table, make(old))
+            if _same(old, rows):
+                return False
+            try:
+                write_deltalake(
+                    delta,
+                    rows.to_arrow(),
+                    mode="overwrite",
+                    predicate=predicate,
+                    writer_properties=_WRITER,
+                    # Our own retry re-reads; a blind retry inside delta-rs would keep a merge that is out of date.
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+                return True
+            except CommitFailedError:
+                time.sleep(random.uniform(0, min(0.02 * 2**attempt, 1.0)))
+        raise LakeConflictError(
+            f"Table '{table}' was changed by others {MAX_TRIES} times while {len(blocks)} of its blocks were written."
+        )
+
+    def _open(self, table: str) -> DeltaTable:
+        uri = f"{self.uri}/{_table(table).name}"
+        options = self.storage_options or None
+        if table not in self._ready:
+            if not DeltaTable.is_deltatable(uri, options):
+                if "://" not in uri:
+                    Path(uri).mkdir(parents=True, exist_ok=True)
+                schema = schema_of(table).to_frame().to_arrow().schema
+                DeltaTable.create(uri, schema, mode="ignore", description=_table(table).rows, storage_options=options)
+            self._ready.add(table)
+        return DeltaTable(uri, storage_options=options)
+
+    def _read(
+        self,
+        delta: DeltaTable,
+        table: str,
+        columns: Sequence[str] | None,
+        where: str | None,
+        blocks: Sequence[str] | None,
+    ) -> pl.DataFrame:
+        schema = schema_of(table)
+        files = delta.file_uris()
+        if not files:
+            empty = schema.to_frame()
+            return empty.select(columns) if columns is not None else empty
+        # Columns that a newer qbawa added are absent from older files.
+        rows = pl.scan_parquet(
+            files, storage_options=self.storage_options or None, schema=schema, missing_columns="insert", glob=False
+        )
+        if blocks is not None:
+            rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
+        if where is not None:
+            rows = rows.filter(pl.sql_expr(where))
+        return (rows.select(columns) if columns is not None else rows).collect()
+
+
+def view_sql(table: str, files: Sequence[str]) -> str:
+    """SQL that makes a DuckDB view of a table over exactly these Parquet files."""
+    names = _table(table).column_names
+    if not files:
+        empty = ", ".join(f"NULL::{_DUCKDB[c.type]} AS {_name(c.name)}" for c in _table(table).columns)
+        return f"CREATE VIEW {_name(table)} AS SELECT {empty} WHERE false"
+    paths = ", ".join(_quote(path) for path in files)
+    return (
+        f"CREATE VIEW {_name(table)} AS SELECT {', '.join(_name(name) for name in names)} "
+        f"FROM read_parquet([{paths}], union_by_name = true)"
+    )
+
+
+def now() -> datetime:
+    """The present, in UTC and microseconds: the lake's unit of time."""
+    return datetime.now(UTC)
+
+
+_DUCKDB: dict[ColumnType, str] = {
+    "text": "VARCHAR",
+    "int": "BIGINT",
+    "float": "DOUBLE",
+    "bool": "BOOLEAN",
+    "time": "TIMESTAMPTZ",
+    "texts": "VARCHAR[]",
+}
+
+
+def _table(name: str) -> Table:
+    if name not in TABLES:
+        raise InputError(f"There is no table '{name}'. Tables: {', '.join(TABLES)}.")
+    return TABLES[name]
+
+
+def _conform(table: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows in the table's column order and types; absent columns become null, strange ones are an error."""
+    schema = schema_of(table)
+    strange = [name for name in rows.columns if name not in schema]
+    if strange:
+        raise InputError(f"Table '{table}' has no column {strange}. Columns: {', '.join(schema)}.")
+    absent = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in rows.columns]
+    return rows.with_columns(absent).select([pl.col(name).cast(dtype) for name, dtype in schema.items()])
+
+
+def _same(old: pl.DataFrame, new: pl.DataFrame) -> bool:
+    if old.height != new.height:
+        return False
+    if old.is_empty():
+        return True
+    order = [name for name, dtype in old.schema.items() if not isinstance(dtype, pl.List)]
+    return old.sort(order, nulls_last=True).equals(new.sort(order, nulls_last=True), null_equal=True)
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _name(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _hours(span: timedelta) -> int:
+    return int(span.total_seconds() // 3600)
