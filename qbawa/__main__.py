@@ -1,0 +1,5 @@
+"""`python -m qbawa` is the command `qbawa`."""
+
+from qbawa.cli import main
+
+main()

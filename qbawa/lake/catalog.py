@@ -1,0 +1,50 @@
+"""catalog.duckdb: a disposable file of views over the lake, for users to open read-only.
+
+It pins the Parquet files of one version of every table. A new one replaces it atomically; who has the old one open
+keeps a consistent picture.
+"""
+
+import json
+import os
+import uuid
+from pathlib import Path
+
+import duckdb
+
+from qbawa.lake.delta import Lake, view_sql
+from qbawa.lake.tables import TABLES
+
+
+def publish(lake: Lake, path: Path) -> bool:
+    """Write the catalog anew if the lake has moved on since; False where it is up to date."""
+    versions = lake.versions()
+    if path.exists() and pinned_versions(path) == versions:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with duckdb.connect(str(draft)) as connection:
+            for name, table in TABLES.items():
+                connection.execute(view_sql(name, lake.files(name)))
+                connection.execute(f"COMMENT ON VIEW {name} IS {_text(table.rows)}")
+                for column in table.columns:
+                    connection.execute(f'COMMENT ON COLUMN {name}."{column.name}" IS {_text(column.description)}')
+            connection.execute(f"CREATE VIEW lake_versions AS SELECT {_text(json.dumps(versions))} AS versions")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def pinned_versions(path: Path) -> dict[str, int] | None:
+    """Versions of the lake's tables that a catalog shows; None where the file cannot be read as a catalog."""
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            row = connection.execute("SELECT versions FROM lake_versions").fetchone()
+    except duckdb.Error:
+        return None
+    return json.loads(row[0]) if row else None
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
