@@ -1,0 +1,47 @@
+# make demo   the whole flywheel on sample articles: no key, no network after the install
+# make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
+# make test   every test
+# make check  format, lint, types
+# make lock   resolve the locked requirements anew
+.PHONY: demo up test check format lock clean install
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+demo: .venv/installed
+	@$(BIN)/qbawa demo
+
+up: .venv/installed
+	@exec $(BIN)/qbawa up
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: .venv/installed
+
+# uv installs in seconds what takes pip a minute; pip is the way out where uv cannot reach the package index.
+.venv/installed: requirements.lock requirements-bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "qbawa needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v[:2])'
+	@echo "Installing into .venv (once, one to three minutes) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: .venv/installed
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-strip-extras --no-header --output-file requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist

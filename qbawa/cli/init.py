@@ -1,0 +1,26 @@
+"""`qbawa init`: a commented qbawa.yaml to start from."""
+
+import click
+
+
+@click.command("init")
+@click.option("--force", is_flag=True, help="Replace an existing qbawa.yaml; the old one is kept as qbawa.yaml.bak.")
+def command(force: bool) -> None:
+    """Write a commented qbawa.yaml into the home.
+
+    \b
+    Example:
+      qbawa init && $EDITOR .qbawa/qbawa.yaml
+    """
+    from qbawa.errors import InputError
+    from qbawa.home import Home
+    from qbawa.sample import SAMPLE_CONFIG
+
+    home = Home.find()
+    if home.config.exists():
+        if not force:
+            raise InputError(f"{home.config} exists already. `qbawa init --force` replaces it and keeps a copy.")
+        home.config.replace(home.config.with_suffix(".yaml.bak"))
+    home.root.mkdir(parents=True, exist_ok=True)
+    home.config.write_text(SAMPLE_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
+    click.echo(f"Wrote {home.config}. Next: edit it, then `qbawa plan`.")

@@ -1,0 +1,30 @@
+"""`qbawa up`: everything that the UI needs."""
+
+import sys
+
+import click
+
+
+@click.command("up")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address the UI listens on.")
+@click.option("--port", default=3000, show_default=True, help="Port the UI listens on.")
+def command(host: str, port: int) -> None:
+    """Start PostgreSQL, the Dagster UI and its daemon; Ctrl-C stops all of it.
+
+    \b
+    Example:
+      qbawa up --port 3001
+    """
+    from qbawa.home import Home
+    from qbawa.launch.dagster import serve
+    from qbawa.project import open_project
+    from qbawa.sample import SAMPLE_CONFIG
+
+    home = Home.find()
+    if not home.config.exists():
+        home.root.mkdir(parents=True, exist_ok=True)
+        home.config.write_text(SAMPLE_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
+        click.echo(f"There was no {home.config}, so the sample was put there.")
+    open_project(home).publish()
+    click.echo(f"qbawa is starting on {home.root}. Dagster UI: http://{host}:{port} (Ctrl-C stops everything)")
+    sys.exit(serve(home, host, port))

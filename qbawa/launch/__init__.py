@@ -1,0 +1,1 @@
+"""Starting what the flywheel runs on: PostgreSQL and Dagster."""

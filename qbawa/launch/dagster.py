@@ -1,0 +1,147 @@
+"""Dagster's processes, started on a home: the UI with its daemon, or one run."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from qbawa.errors import BusyError, InputError
+from qbawa.home import Home
+from qbawa.launch.postgres import postgres
+
+STOP_PATIENCE_S = 20
+
+
+@contextmanager
+def dagster_environment(home: Home) -> Iterator[dict[str, str]]:
+    """Environment variables with which any Dagster process works on this home; PostgreSQL runs meanwhile."""
+    checkout = checkout_folder()
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(checkout / "dagster.yaml", home.dagster / "dagster.yaml")
+    with postgres(home) as url:
+        yield os.environ | {
+            "QBAWA_HOME": str(home.root),
+            "QBAWA_POSTGRES_URL": url,
+            "DAGSTER_HOME": str(home.dagster),
+            "DAGSTER_EVENT_BATCH_SIZE": "500",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_OFFLINE_MODE": "true",
+        }
+
+
+def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
+    """Exit code of `python -m module arguments` in Dagster's environment; Ctrl-C reaches it as usual."""
+    with dagster_environment(home) as environment:
+        command = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, env=environment, cwd=checkout_folder())
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal has sent it to the child as well; let that finish what is in flight.
+            return process.wait()
+
+
+def serve(home: Home, host: str, port: int) -> int:
+    """Run the Dagster UI and daemon until Ctrl-C or SIGTERM, and leave no process behind.
+
+    Raises BusyError where this home is served already or the port is taken.
+    """
+    with _sole_server(home), dagster_environment(home) as environment:
+        _check_port(host, port)
+        command = [
+            *(sys.executable, "-m", "dagster", "dev"),
+            *("--workspace", str(checkout_folder() / "workspace.yaml")),
+            *("--host", host, "--port", str(port)),
+        ]
+        # A session of its own, so that everything it starts can be found and ended together.
+        process = subprocess.Popen(command, env=environment, cwd=checkout_folder(), start_new_session=True)
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _end_session(process)
+
+
+def checkout_folder() -> Path:
+    """The folder that holds workspace.yaml and the asset code. Raises InputError where only the wheel is installed."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / "workspace.yaml").exists():
+        raise InputError(
+            f"The orchestration lives in the checkout, and {folder} has no workspace.yaml: the wheel alone records. "
+            "Clone the repository and use its `make up`, or `pip install -e` it."
+        )
+    return folder
+
+
+@contextmanager
+def _sole_server(home: Home) -> Iterator[None]:
+    import fcntl
+
+    home.root.mkdir(parents=True, exist_ok=True)
+    with (home.root / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise BusyError(
+                f"qbawa is up on {home.root} already (process {lock.read().strip() or 'unknown'}). "
+                "Stop that one with Ctrl-C first, or set QBAWA_HOME to another folder."
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise BusyError(f"Port {port} on {host} is taken by another program. Choose one with --port.") from None
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    import psutil
+
+    members = _session_members(process.pid)
+    _signal(process.pid, signal.SIGINT)
+    _, left = psutil.wait_procs(members, timeout=STOP_PATIENCE_S)
+    for survivor in {*left, *_session_members(process.pid)}:
+        _signal(survivor.pid, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=5)
+
+
+def _session_members(session: int) -> list:  # type: ignore[type-arg]
+    import psutil
+
+    members = []
+    for candidate in psutil.process_iter():
+        try:
+            if os.getsid(candidate.pid) == session:
+                members.append(candidate)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return members
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,108 @@
+"""Which cells the matrix has, and which of them are done. The lake decides."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import polars as pl
+
+from qbawa.errors import InputError
+from qbawa.ids import cell_id
+from qbawa.lake.delta import Lake, now
+
+State = Literal["missing", "ok", "failed"]
+STATES: tuple[State, ...] = ("missing", "ok", "failed")
+
+
+def wanted_cells(lake: Lake) -> pl.DataFrame:
+    """One row per cell that should exist: every request of a step's replay set × every active strategy of that step.
+
+    Columns: cell_id, request_id, step, strategy_id, recording_id, state, answered_at. A request without the step has
+    no such cell.
+    """
+    chosen = lake.read("replay_set", ["step", "request_id", "recording_id"])
+    strategies = lake.read("strategies", ["step", "strategy_id"], where="active")
+    return with_state(lake, chosen.join(strategies, on="step"))
+
+
+def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """The cells of these (request, strategy) pairs, in the form of `wanted_cells`.
+
+    A pair whose request never ran the strategy's step is left out: there is no such cell. Raises InputError for a
+    strategy or a request that the lake does not know.
+    """
+    asked = pl.DataFrame(pairs, schema=["request_id", "strategy_id"], orient="row").unique(maintain_order=True)
+    strategies = lake.read("strategies", ["step", "strategy_id"])
+    unknown = asked.join(strategies, on="strategy_id", how="anti")
+    if unknown.height:
+        raise InputError(
+            f"There is no strategy '{unknown['strategy_id'][0]}'. `qbawa sql \"SELECT strategy_id, name FROM strategies\"` "
+            "lists them; a strategy exists once the asset `strategies` has been materialised."
+        )
+    known = lake.read("replay_set", ["step", "request_id", "recording_id"])
+    others = asked.join(known, on="request_id", how="anti")["request_id"].unique()
+    if len(others):
+        recorded = lake.read("recordings", ["step", "request_id", "recording_id", "recorded_at"]).filter(
+            pl.col("request_id").is_in(others.implode())
+        )
+        missing = set(others) - set(recorded["request_id"])
+        if missing:
+            raise InputError(f"There is no request '{min(missing)}' among the recordings.")
+        first = recorded.sort("recorded_at").unique(["step", "request_id"], keep="first").drop("recorded_at")
+        known = pl.concat([known, first.select(known.columns)])
+    return with_state(lake, asked.join(strategies, on="strategy_id").join(known, on=["step", "request_id"]))
+
+
+def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
+    """The cells with cell_id, state and answered_at, sorted by request and strategy."""
+    identified = cells.with_columns(
+        pl.struct("request_id", "step", "strategy_id")
+        .map_elements(lambda c: cell_id(c["request_id"], c["step"], c["strategy_id"]), return_dtype=pl.String)
+        .alias("cell_id")
+    )
+    done = (
+        lake.read("replay_matrix", ["cell_id", "status", "answered_at"])
+        .group_by("cell_id")
+        .agg(
+            state=pl.when((pl.col("status") == "failed").any()).then(pl.lit("failed")).otherwise(pl.lit("ok")),
+            answered_at=pl.col("answered_at").max(),
+        )
+    )
+    return (
+        identified.join(done, on="cell_id", how="left")
+        .with_columns(pl.col("state").fill_null("missing"))
+        .sort("request_id", "strategy_id")
+    )
+
+
+def choose_cells(
+    cells: pl.DataFrame,
+    *,
+    states: Sequence[State] = ("missing", "failed"),
+    requests: str = "*",
+    strategies: str = "*",
+    names: dict[str, str] | None = None,
+    older_than: timedelta | None = None,
+    at: datetime | None = None,
+) -> pl.DataFrame:
+    """The cells in one of `states` whose request and strategy match the globs; also done ones older than asked.
+
+    A strategy matches by id or, where `names` (id → name) is given, by name.
+    """
+    strange = set(states) - set(STATES)
+    if strange:
+        raise InputError(f"There is no cell state {sorted(strange)}. States: {', '.join(STATES)}.")
+
+    def matches(strategy_id: str) -> bool:
+        name = (names or {}).get(strategy_id, strategy_id)
+        return fnmatchcase(strategy_id, strategies) or fnmatchcase(name, strategies)
+
+    picked_strategies = [s for s in cells["strategy_id"].unique() if matches(s)]
+    picked_requests = [r for r in cells["request_id"].unique() if fnmatchcase(r, requests)]
+    due = pl.col("state").is_in(list(states))
+    if older_than is not None:
+        due = due | (pl.col("answered_at") < (at or now()) - older_than)
+    return cells.filter(
+        due & pl.col("strategy_id").is_in(picked_strategies) & pl.col("request_id").is_in(picked_requests)
+    )

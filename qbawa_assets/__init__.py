@@ -1,0 +1,1 @@
+"""The flywheel as Dagster software-defined assets."""
