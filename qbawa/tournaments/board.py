@@ -1,0 +1,207 @@
+"""What a tournament is played on and what is known so far: strategies × requests, matches and their results.
+
+Nothing here decides anything. Inside the engine strategies and requests are indices and a batch of matches is an
+integer array; names appear only in `Match` and `Result`, the words that callers speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from qbawa.errors import InputError
+
+Winner = Literal["a", "b", "tie"]
+
+WITHDRAWN = -1
+
+# A batch of matches: integer rows (a, b, request, swapped) with a < b.
+Pairings = np.ndarray
+NO_PAIRINGS: Pairings = np.zeros((0, 4), dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Two strategies' answers to one request, to be judged once by each judge. `a` sorts before `b`.
+
+    `swapped` asks for the other order of showing than the one that the match's content draws: a second verdict on
+    the same match, wanted when verdicts in one order do not suffice. It is never a repetition.
+    """
+
+    request: str
+    a: str
+    b: str
+    round: int
+    slot: int
+    swapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the judges said of a match. `p_a` is None when no verdict could be read: asked, paid, no evidence.
+
+    `verdicts` is what the match cost; identical answers cost none.
+    """
+
+    match: Match
+    p_a: float | None
+    verdicts: int = 1
+
+    @property
+    def winner(self) -> Winner | None:
+        if self.p_a is None:
+            return None
+        return "tie" if self.p_a == 0.5 else "a" if self.p_a > 0.5 else "b"
+
+
+@dataclass(frozen=True)
+class Field:
+    """Strategies × requests with the answers that stand in the matrix.
+
+    `answers[strategy, request]` numbers the distinct answers to a request: equal numbers are identical answers,
+    `WITHDRAWN` is a cell that has none (failed, not run yet). Strategies and requests are sorted and distinct.
+    """
+
+    strategies: tuple[str, ...]
+    requests: tuple[str, ...]
+    answers: np.ndarray
+
+    def __post_init__(self) -> None:
+        for words, names in (("strategies", self.strategies), ("requests", self.requests)):
+            if list(names) != sorted(set(names)):
+                raise InputError(f"A field's {words} must be sorted and distinct. Build it with Field.of(answers).")
+        if self.answers.shape != (len(self.strategies), len(self.requests)):
+            raise InputError(
+                f"A field of {len(self.strategies)} strategies × {len(self.requests)} requests needs answers of that "
+                f"shape, received {self.answers.shape}."
+            )
+
+    @staticmethod
+    def of(answers: Mapping[tuple[str, str], str]) -> Field:
+        """A field from {(strategy, request): answer}; a missing cell is a withdrawal.
+
+        Answers may be texts or digests of them: they are only compared, never kept.
+        """
+        strategies = tuple(sorted({strategy for strategy, _ in answers}))
+        requests = tuple(sorted({request for _, request in answers}))
+        row = {name: index for index, name in enumerate(strategies)}
+        column = {name: index for index, name in enumerate(requests)}
+        numbers: dict[tuple[int, str], int] = {}
+        table = np.full((len(strategies), len(requests)), WITHDRAWN, dtype=np.int32)
+        for (strategy, request), answer in answers.items():
+            r = column[request]
+            table[row[strategy], r] = numbers.setdefault((r, answer), len(numbers))
+        return Field(strategies, requests, table)
+
+    @staticmethod
+    def full(strategies: Sequence[str], requests: Sequence[str]) -> Field:
+        """A field in which every strategy answered every request, each in its own words."""
+        answers = np.repeat(np.arange(len(strategies), dtype=np.int32)[:, None], len(requests), axis=1)
+        return Field(tuple(sorted(strategies)), tuple(sorted(requests)), answers)
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """Whether the cell has an answer, shape (strategies, requests)."""
+        return self.answers != WITHDRAWN
+
+
+class Board:
+    """Everything that was judged so far, as arrays. N strategies, R requests.
+
+    A *sheet* is a request in one order of showing: sheets 0 … R-1 are the requests as drawn, R … 2R-1 the same
+    requests swapped. A pair meets at most once on a sheet, so no match is ever repeated.
+    """
+
+    def __init__(self, field: Field, playable: np.ndarray | None = None) -> None:
+        """`playable` marks the requests on which new matches may be asked for; None means all."""
+        self.field = field
+        self.strategies = len(field.strategies)
+        self.requests = len(field.requests)
+        n, r = self.strategies, self.requests
+        everywhere = np.ones(r, dtype=bool)
+        self.playable = everywhere if playable is None else playable
+        # wins[i, j]: evidence that i beats j, ties ½ each; over all sheets.
+        self.wins = np.zeros((n, n))
+        # shown[i, sheet]: scored matches of i on the sheet.
+        self.shown = np.zeros((n, 2 * r), dtype=np.int32)
+        self.verdicts = 0
+        self.unscored = 0
+        self.begun = np.zeros(2 * r, dtype=bool)
+        # Sheets whose bracket was found complete: a memo of the per-request formats.
+        self.decided: set[int] = set()
+        # met[i, j]: matches asked on playable requests, symmetric.
+        self._met = np.zeros((n, n), dtype=np.int32)
+        # 0 = never asked, 1 + p_a = scored, -1 = unscored. Zeros stay unmapped memory until a pair really meets.
+        self._told = np.zeros((n, n, 2 * r), dtype=np.float16)
+
+    @property
+    def games(self) -> np.ndarray:
+        """Scored matches of each pair, symmetric, shape (N, N)."""
+        return self.wins + self.wins.T
+
+    def add(self, pairings: Pairings, p_a: np.ndarray, verdicts: int) -> None:
+        """Takes results in: rows (a, b, request, swapped) with their p_a (NaN where unscored), at what they cost."""
+        a, b, sheet = pairings[:, 0], pairings[:, 1], pairings[:, 2] + self.requests * pairings[:, 3]
+        scored = ~np.isnan(p_a)
+        self.begun[sheet] = True
+        self._told[a, b, sheet] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
+        np.add.at(self._met, (a, b), self.playable[pairings[:, 2]])
+        np.add.at(self._met, (b, a), self.playable[pairings[:, 2]])
+        self.verdicts += verdicts
+        self.unscored += int((~scored).sum())
+        a, b, sheet, p = a[scored], b[scored], sheet[scored], p_a[scored]
+        np.add.at(self.wins, (a, b), p)
+        np.add.at(self.wins, (b, a), 1 - p)
+        np.add.at(self.shown, (a, sheet), 1)
+        np.add.at(self.shown, (b, sheet), 1)
+
+    def asked(self, a: int, b: int) -> np.ndarray:
+        """Whether the pair met already, by sheet, shape (2R,)."""
+        return self._told[min(a, b), max(a, b)] != 0
+
+    def asked_on(self, sheet: int) -> np.ndarray:
+        """Whether each pair (a < b) met on the sheet, shape (N, N)."""
+        return self._told[:, :, sheet] != 0
+
+    def outcome(self, a: int, b: int, sheet: int) -> float | None:
+        """Probability that a beats b on the sheet as judged, ½ if judged in vain; None if never asked."""
+        told = float(self._told[min(a, b), max(a, b), sheet])
+        if told == 0:
+            return None
+        p = 0.5 if told < 0 else told - 1
+        return p if a < b else 1 - p
+
+    def sheets(self, orders: int) -> np.ndarray:
+        """Sheets on which new matches may be asked, in order: the drawn order first; `orders` is 1 or 2."""
+        playable = np.flatnonzero(self.playable)
+        return np.concatenate([playable + k * self.requests for k in range(orders)])
+
+    def entrants(self, sheet: int) -> np.ndarray:
+        """Strategies with an answer to the sheet's request."""
+        return np.flatnonzero(self.field.present[:, sheet % self.requests])
+
+    def free_sheets(self, a: int, b: int, order: int) -> np.ndarray:
+        """Sheets of one order (0 as drawn, 1 swapped) on which the pair may still meet, ascending."""
+        both = self.field.present[a] & self.field.present[b] & self.playable
+        start = order * self.requests
+        return np.flatnonzero(both & ~self.asked(a, b)[start : start + self.requests]) + start
+
+    def capacity(self, orders: int) -> np.ndarray:
+        """How many matches each pair may still have, shape (N, N), symmetric, 0 on the diagonal."""
+        common = (self.field.present & self.playable).astype(np.int32)
+        room = orders * (common @ common.T) - self._met
+        np.fill_diagonal(room, 0)
+        return np.maximum(room, 0)
+
+
+def pairings(rows: Sequence[tuple[int, int, int]], requests: int) -> Pairings:
+    """Rows (a, b, sheet) in canonical form: a < b, sheet split into request and order."""
+    if not rows:
+        return NO_PAIRINGS
+    table = np.asarray(rows, dtype=np.int64)
+    low, high = np.minimum(table[:, 0], table[:, 1]), np.maximum(table[:, 0], table[:, 1])
+    return np.stack([low, high, table[:, 2] % requests, table[:, 2] // requests], axis=1)

@@ -1,0 +1,86 @@
+"""What the verdicts so far say about the strategies' strengths: a Bradley–Terry posterior by Laplace.
+
+`qbawa.ratings` fits the published strengths; this is its Bayesian sibling, made for deciding what to ask next: cheap,
+defined from the first verdict on (disconnected strategies keep the prior), with a covariance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# One verdict in ten says nothing about the answers (it follows position, or is noise). Without this floor a single
+# odd defeat by a weak strategy outweighs ten wins over strong ones. Judges that flip with the order are 5–20 %.
+LAPSE = 0.10
+
+_PRIOR_SPREAD = (0.1, 4.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Normal posterior of the strengths (log-odds scale, centred at the prior mean 0), shape (N,) and (N, N)."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    prior_spread: float
+
+    def draw(self, samples: int, seed: int) -> np.ndarray:
+        """Strengths drawn from the posterior, shape (samples, N); same arguments, same draws."""
+        rng = np.random.default_rng(seed)
+        jitter = 1e-9 * np.eye(len(self.mean))
+        root = np.linalg.cholesky(self.covariance + jitter)
+        return self.mean + rng.standard_normal((samples, len(self.mean))) @ root.T
+
+    def information(self) -> np.ndarray:
+        """Fisher information about the difference in strength that one verdict on each pair carries, shape (N, N)."""
+        return _link(self.mean[:, None] - self.mean[None, :])[1]
+
+
+def fit(wins: np.ndarray, start: Posterior | None = None, covariance_scale: float = 1.0) -> Posterior:
+    """The posterior given wins[i, j] = evidence that i beats j (ties ½ each).
+
+    p = LAPSE/2 + (1 − LAPSE)·σ(s_i − s_j), s ~ N(0, spread²), spread by empirical Bayes (EM), so that a close field is
+    shrunk more than a wide one. Fisher scoring; ~1 ms at N = 32. `start` is a previous posterior to warm from.
+    """
+    n = len(wins)
+    mean = np.zeros(n) if start is None else start.mean.copy()
+    spread = 1.0 if start is None else start.prior_spread
+    games = wins + wins.T
+    identity = np.eye(n)
+    covariance = identity * spread**2
+    for _ in range(60):
+        p, information = _link(mean[:, None] - mean[None, :])
+        # d log-likelihood / d (s_i − s_j) = (wins − games·p) · p' / (p(1 − p)); information = p'² / (p(1 − p)).
+        slope = np.sqrt(information / (p * (1 - p)))
+        gradient = ((wins - games * p) * slope).sum(axis=1) - mean / spread**2
+        weight = games * information
+        precision = np.diag(weight.sum(axis=1)) - weight + identity / spread**2
+        covariance = np.linalg.inv(precision)
+        step = covariance @ gradient
+        largest = np.abs(step).max()
+        mean = mean + step * min(1.0, 2.0 / largest) if largest > 0 else mean
+        wanted = float(np.clip(np.sqrt((mean @ mean + np.trace(covariance)) / n), *_PRIOR_SPREAD))
+        moved, spread = abs(wanted - spread), wanted
+        if largest < 1e-4 and moved < 1e-3:
+            break
+    return Posterior(mean, covariance * covariance_scale, spread)
+
+
+def field_win_rate(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Win rate over the field as a function of strength: (strengths, win rates), increasing, to interpolate in.
+
+    The field's average is known far better than any one strategy, so it is taken at its mean.
+    """
+    grid = np.linspace(mean.min() - 3, mean.max() + 3, 201)
+    rates = 1 / (1 + np.exp(mean[None, :] - grid[:, None]))
+    # Every strategy meets all others but itself; leaving that out shifts all rates alike.
+    return grid, rates.mean(axis=1)
+
+
+def _link(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probability that the first wins and the Fisher information of one verdict, elementwise."""
+    sigmoid = 1 / (1 + np.exp(-np.clip(difference, -30, 30)))
+    p = LAPSE / 2 + (1 - LAPSE) * sigmoid
+    derivative = (1 - LAPSE) * sigmoid * (1 - sigmoid)
+    return p, derivative**2 / (p * (1 - p))
