@@ -140,6 +140,7 @@ CALLS = Table(
         ("request_id", "text", "The request that it was made for first; others may share the answer."),
         ("strategy_id", "text", "The strategy that asked first."),
         ("judge", "text", "The judge that asked, where the purpose is judge."),
+        ("step", "text", "The step whose budget paid."),
         ("sample", "int", "Which of several answers to the same prompt."),
         ("messages", "text", "JSON list of the chat messages sent."),
         ("params", "text", "JSON object of the parameters sent."),
