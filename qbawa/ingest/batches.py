@@ -1,0 +1,152 @@
+"""Batches: groups of journal segments that are ingested together and are one partition of `recordings`.
+
+Which segments a batch holds stands in a small manifest, `<journal>/batches/<name>.json`, written once and atomically.
+Whether it has been ingested is not written there: the lake knows (`qbawa.ingest.blocks.is_complete`).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qbawa.errors import InputError
+from qbawa.ingest.blocks import complete_among
+from qbawa.journal import adopt_orphans, closed_segments
+from qbawa.lake.delta import Lake
+
+BATCH_BYTES = 256 << 20
+MANIFESTS = "batches"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A closed segment as it was when its batch was formed. A copy of it under any name has the same sha256."""
+
+    path: Path
+    bytes: int
+    changed_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Segments that are ingested together. `name` is b_<day of the newest>_<hash of the contents>."""
+
+    name: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(segment.bytes for segment in self.segments)
+
+
+def pending_batches(lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES) -> list[Batch]:
+    """Batches that the lake does not hold yet, oldest first; closed segments that are in no batch form new ones.
+
+    Segments of writers that died are closed first. A late segment forms a batch of its own; a segment dropped twice,
+    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable.
+    """
+    for folder in folders:
+        adopt_orphans(folder)
+    with _locked(folders[0]):
+        batches = all_batches(folders)
+        for batch in _form(_new_segments(batches, folders), batch_bytes):
+            _write_manifest(folders[0], batch)
+            batches.append(batch)
+    done = complete_among(lake, [batch.name for batch in batches])
+    return [batch for batch in batches if batch.name not in done]
+
+
+def load_batch(name: str, folders: Sequence[Path]) -> Batch:
+    """The batch of that name. Raises InputError where none was formed."""
+    path = folders[0] / MANIFESTS / f"{name}.json"
+    if Path(name).name != name or not path.is_file():
+        raise InputError(f"There is no recording batch '{name}': {path} does not exist. `qbawa import` lists new batches.")
+    return _read_manifest(path)
+
+
+def all_batches(folders: Sequence[Path]) -> list[Batch]:
+    """Every batch that was ever formed, oldest first."""
+    return [_read_manifest(path) for path in sorted((folders[0] / MANIFESTS).glob("b_*.json"))]
+
+
+def _new_segments(batches: Sequence[Batch], folders: Sequence[Path]) -> list[Segment]:
+    taken = {segment.sha256 for batch in batches for segment in batch.segments}
+    # Hashing costs a second a GiB: a file that has not changed since its batch was formed is not read again.
+    unchanged = {(s.path, s.bytes, s.changed_ns) for batch in batches for s in batch.segments}
+    new = []
+    for path in dict.fromkeys(path.resolve() for folder in folders for path in closed_segments(folder)):
+        try:
+            stat = path.stat()
+            if not stat.st_size or (path, stat.st_size, stat.st_mtime_ns) in unchanged:
+                continue
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue  # taken away since it was listed
+        if sha256 not in taken:
+            taken.add(sha256)
+            new.append(Segment(path, stat.st_size, stat.st_mtime_ns, sha256))
+    return new
+
+
+def _form(segments: Sequence[Segment], batch_bytes: int) -> Iterator[Batch]:
+    """Consecutive segments together, up to `batch_bytes`; a larger segment alone."""
+    group: list[Segment] = []
+    for segment in segments:
+        if group and sum(s.bytes for s in group) + segment.bytes > batch_bytes:
+            yield _name(group)
+            group = []
+        group.append(segment)
+    if group:
+        yield _name(group)
+
+
+def _name(segments: Sequence[Segment]) -> Batch:
+    newest = datetime.fromtimestamp(max(s.changed_ns for s in segments) / 1e9, UTC)
+    digest = hashlib.sha256("".join(sorted(s.sha256 for s in segments)).encode()).hexdigest()
+    return Batch(f"b_{newest:%Y-%m-%d}_{digest[:12]}", tuple(segments))
+
+
+def _write_manifest(folder: Path, batch: Batch) -> None:
+    """Paths inside the journal folder are written relative to it, so that a home can be moved."""
+    root = folder.resolve()
+    segments = [asdict(s) | {"path": str(_relative(s.path, root))} for s in batch.segments]
+    draft = root / MANIFESTS / f".{uuid.uuid4().hex}"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump({"name": batch.name, "segments": segments}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, root / MANIFESTS / f"{batch.name}.json")
+
+
+def _read_manifest(path: Path) -> Batch:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        root = path.resolve().parent.parent
+        return Batch(content["name"], tuple(Segment(**s | {"path": root / s["path"]}) for s in content["segments"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a batch manifest ({error}). Remove it: its segments then form a new batch, and recordings "
+            "that the lake holds already are not taken twice."
+        ) from None
+
+
+def _relative(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time forms batches, so that no segment lands in two."""
+    (folder / MANIFESTS).mkdir(parents=True, exist_ok=True)
+    with (folder / MANIFESTS / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
