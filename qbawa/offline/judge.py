@@ -144,9 +144,13 @@ class _Form:
 
     @property
     def faults(self) -> list[str]:
-        named = (("preamble", self.preamble), ("dangling opening", self.dangling))
-        named += (("unfinished", self.unfinished), ("a list of words", self.word_list))
-        return [name for name, present in named if present]
+        named = {
+            "preamble": self.preamble,
+            "dangling opening": self.dangling,
+            "unfinished": self.unfinished,
+            "a list of words": self.word_list,
+        }
+        return [name for name, present in named.items() if present]
 
 
 def _form(source: str, answer: str) -> _Form:
@@ -168,6 +172,14 @@ def _small_words(text: str) -> float:
     return sum(word.lower() in STOP_WORDS for word in said) / (len(said) or 1)
 
 
+def _reach(source: str, said: set[str]) -> float:
+    """Share of the text's five stretches that the answer takes two content words from; one word counts half."""
+    content = take_apart(source).stems
+    size = max(1, -(-len(content) // 5))
+    stretches = [set().union(*content[i : i + size]) for i in range(0, len(content), size)]
+    return sum(min(2, len(stretch & said)) / 2 for stretch in stretches) / (len(stretches) or 1)
+
+
 def _even_summary(brief: Brief, answer: str) -> Score:
     form = _form(brief.source, answer)
     if not form.words:
@@ -175,13 +187,16 @@ def _even_summary(brief: Brief, answer: str) -> Score:
     weights, reachable = _core(brief.source, 12)
     said = set(stems(answer))
     coverage = min(1.0, sum(weights.get(word, 0.0) for word in said) / reachable)
-    grounded = sum(word in weights for word in said) / (len(said) or 1)
+    reach = _reach(brief.source, said)
+    # A paraphrase brings words of its own; more than half of them new is another story.
+    grounded = min(1.0, 2 * sum(word in weights for word in said) / (len(said) or 1))
     brevity = min(1.0, max(0.0, (60 - form.words) / 32))
     one = 0.0 if form.word_list else {1: 1.0, 2: 0.4}.get(form.sentences, 0.0)
     clean = 0.08 * (not form.preamble) + 0.04 * (not form.dangling) + 0.04 * (not form.unfinished)
-    total = 0.5 * coverage + 0.2 * brevity + 0.14 * one + clean
+    total = 0.3 * coverage + 0.25 * reach + 0.15 * brevity + 0.14 * one + clean
     total *= 0.4 + 0.6 * grounded
-    notes = f"coverage {coverage:.2f}, grounded {grounded:.2f}, {form.words} words, {form.sentences} sentence(s)"
+    measured = f"coverage {coverage:.2f}, reach {reach:.2f}, grounded {grounded:.2f}"
+    notes = f"{measured}, {form.words} words, {form.sentences} sentence(s)"
     return Score(total, ", ".join([notes, *form.faults]))
 
 
@@ -221,22 +236,23 @@ def _hasty_summary(brief: Brief, answer: str) -> Score:
     glimpse = " ".join(answer.split()[:12])
     weights, reachable = _core(brief.source, 6)
     coverage = min(1.0, sum(weights.get(word, 0.0) for word in set(stems(glimpse))) / reachable)
-    return Score(0.7 * coverage + 0.3 * (len(answer.split()) < 40), f"coverage {coverage:.2f} at a glance")
+    total = (0.7 * coverage + 0.3 * (len(answer.split()) < 40)) * 0.6 ** _form(brief.source, answer).word_list
+    return Score(total, f"coverage {coverage:.2f} at a glance")
 
 
 # Triage.
 
 
 def _even_triage(brief: Brief, answer: str) -> Score:
-    return _triage(brief, answer, recovered=0.4, power=1.0)
+    return _triage(brief, answer, recovered=0.7, power=1.5)
 
 
 def _strict_triage(brief: Brief, answer: str) -> Score:
-    return _triage(brief, answer, recovered=0.0, power=3.0)
+    return _triage(brief, answer, recovered=0.3, power=3.0)
 
 
 def _triage(brief: Brief, answer: str, recovered: float, power: float) -> Score:
-    """Form (JSON alone 1, inside other text `recovered`), keys, and how well the ticket supports each value."""
+    """How well the ticket supports each value, and the right keys; times `recovered` for JSON inside other text."""
     found, alone = _parse_object(answer)
     if found is None:
         return Score(0.0, "no JSON object")
@@ -244,7 +260,7 @@ def _triage(brief: Brief, answer: str, recovered: float, power: float) -> Score:
     wanted = brief.fields
     keys = sum(field in found for field in wanted) / (len(wanted) + len(set(found) - set(wanted)))
     fit = sum(_fit(field, found.get(field), support) ** power for field in wanted) / len(wanted)
-    total = 0.3 * (1.0 if alone else recovered) + 0.15 * keys + 0.55 * fit
+    total = (0.25 * keys + 0.75 * fit) * (1.0 if alone else recovered)
     return Score(total, f"{'JSON' if alone else 'JSON inside other text'}, keys {keys:.2f}, fits the ticket {fit:.2f}")
 
 

@@ -32,7 +32,7 @@ _ORDERS = word_set(
     using now remember do don't be keep respond output extract what use condense imagine act here below then only"""
 )
 _ABOUT_THE_TASK = re.compile(
-    r"summar|\bsum\b|sentence|\bjson\b|answer|reply|respon[ds]|classif|triage|\bwrite\b|\breturn\b|\bkeys?\b|\bwords\b|article|ticket",
+    r"summar|\bsum\b.*\bup\b|sentence|\bjson\b|^\W*(?:answer|reply|respond|write|return)\b|classif|triage|\bkeys\b|article|ticket",
     re.IGNORECASE,
 )
 _MAX_WORDS = re.compile(
@@ -148,35 +148,27 @@ def _labelled(text: str) -> tuple[int, int] | None:
     start = [label.end() for label in labels if label.group(1).lower() == name][-1]
     closing = _CLOSING_LABEL.search(text, start)
     end = closing.start() if closing else len(text)
-    cut = end
-    for paragraph in reversed(re.split(r"\n\s*\n", text[start:end])):
-        if not _is_order(paragraph):
-            break
-        cut -= len(paragraph)
-        cut = start + len(text[start:cut].rstrip())
-    return (start, cut) if text[start:cut].strip() else (start, end)
+    parts = re.split(r"(\n\s*\n)", text[start:end])
+    while len(parts) > 2 and (_is_order(parts[-1]) or not parts[-1].strip()):
+        parts = parts[:-2]
+    return start, start + len("".join(parts))
 
 
 def _paragraphs(text: str) -> tuple[str, str]:
-    first_line, _, rest = text.partition("\n")
+    opening, colon, after = text.lstrip().partition(":")
+    if colon and "\n" not in opening and after.strip() and _is_order(opening + colon):
+        return after.strip(), opening
     parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
-    if len(parts) < 2 and first_line.rstrip().endswith(":") and rest.strip():
-        return rest.strip(), first_line
     first, last = 0, len(parts)
     while first < last - 1 and _is_order(parts[first]):
         first += 1
     while last > first + 1 and _is_order(parts[last - 1]):
         last -= 1
-    body = "\n\n".join(parts[first:last]).strip()
-    said = parts[:first] + parts[last:]
-    opening, colon, after = body.partition(":")
-    if not said and colon and len(opening) < 200 and _is_order(opening) and len(after) > len(opening):
-        return after.strip(), opening
-    return body, "\n\n".join(said)
+    return "\n\n".join(parts[first:last]).strip(), "\n\n".join(parts[:first] + parts[last:])
 
 
 def _is_order(paragraph: str) -> bool:
     said = paragraph.split()
-    if not said or len(said) > 90 or not _ABOUT_THE_TASK.search(paragraph):
+    if not said or len(said) > 60 or not _ABOUT_THE_TASK.search(paragraph):
         return False
     return paragraph.rstrip().endswith(":") or said[0].strip("\"'*#,.:").lower() in _ORDERS

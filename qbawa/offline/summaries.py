@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from qbawa.offline.prompt import Brief
-from qbawa.offline.text import MAX_CHARACTERS, STOP_WORDS, sentences, stems, words
+from qbawa.offline.text import MAX_CHARACTERS, STOP_WORDS, sentences, stems, word_set, words
 
 NOTHING = "There is no text to sum up."
 _DEFAULT_WORDS = 28  # what the models that mind their length take for "one sentence" when the prompt names no number
@@ -114,10 +114,13 @@ def best(source: str, scorer: Scorer, count: int = 1) -> list[str]:
 
 # Shortening.
 
+_POINTS_BACK = word_set(
+    "it they he she this that these those but and however so then yet still his her their its there both such none"
+)
 _ASIDE = re.compile(r"\s*\([^()]*\)|\s*\[[^\[\]]*\]|\s+[–—]\s[^–—]{1,120}\s[–—](?=\s)")
 _TRAILING = re.compile(
     r",\s+(?:which|who|whose|where|while|although|though|as|because|since|so that|according to|said|says|adding|noting"
-    r"|but|and)\b[^,;]*(?=[.!?]?$)"
+    r"|(?:and|but) (?:it|they|he|she|we|the|an?|in|there|nobody|every|each))\b[^,;]*?(?=[.!?]?$)"
 )
 _OPENING = re.compile(
     r"^(?:While|Although|Though|After|Before|When|As|Since|Because|If|On|In|At|By|With|For|Until|Despite|Instead|However|But|And|So|Still"
@@ -125,8 +128,8 @@ _OPENING = re.compile(
 )
 
 
-def shorten(sentence: str, max_words: int) -> str:
-    """At most `max_words` words of a sentence: first asides go, then opening and trailing clauses, then the rest."""
+def trim(sentence: str, max_words: int) -> str:
+    """The sentence without asides, then without opening and trailing clauses as far as `max_words` demands."""
     sentence = _ASIDE.sub("", sentence).strip()
     for pattern in (_OPENING, _TRAILING, _TRAILING):
         if len(sentence.split()) <= max_words:
@@ -134,16 +137,32 @@ def shorten(sentence: str, max_words: int) -> str:
         shorter = pattern.sub("", sentence, count=1)
         if len(shorter.split()) >= 6:
             sentence = shorter
-    kept = sentence.split()
-    if len(kept) > max_words:
-        kept = kept[:max_words]
-        # A clause that ends at a comma reads better than one cut mid-phrase.
-        commas = [i for i, word in enumerate(kept) if word[-1] in ",;:" and i >= max_words // 2]
-        kept = kept[: commas[-1] + 1] if commas else kept
-        while len(kept) > 3 and kept[-1].lower().strip(",;:") in STOP_WORDS:
-            kept.pop()
-        sentence = " ".join(kept).rstrip(",;:–— ") + "."
     return sentence[:1].upper() + sentence[1:]
+
+
+def shorten(sentence: str, max_words: int) -> str:
+    """At most `max_words` words of a sentence: trimmed if that is enough, else cut, at a comma where there is one."""
+    kept = trim(sentence, max_words).split()
+    if len(kept) <= max_words:
+        return " ".join(kept)
+    kept = kept[:max_words]
+    commas = [i for i, word in enumerate(kept) if word[-1] in ",;:" and i >= max_words // 2]
+    kept = kept[: commas[-1] + 1] if commas else kept
+    while len(kept) > 3 and kept[-1].lower().strip(",;:") in STOP_WORDS:
+        kept.pop()
+    return " ".join(kept).rstrip(",;:–— ") + "."
+
+
+def _fitting(text: Text, max_words: int) -> list[tuple[int, str]]:
+    """Number and trimmed form of the sentences that fit and stand alone, or just fit where none stands alone."""
+    trimmed = [(i, trim(sentence, max_words)) for i, sentence in enumerate(text.sentences)]
+    fits = [(i, sentence) for i, sentence in trimmed if len(sentence.split()) <= max_words]
+    return [(i, s) for i, s in fits if _stands_alone(s)] or fits
+
+
+def _stands_alone(sentence: str) -> bool:
+    first = sentence.split(None, 1)[0].strip("\"“‘'«(").lower()
+    return first not in _POINTS_BACK and "?" not in sentence and sum(sentence.count(mark) for mark in '"“”«»') == 0
 
 
 def _room(brief: Brief) -> int:
@@ -184,32 +203,38 @@ def extract(scorer: Scorer) -> Model:
 
 
 def compress(brief: Brief, params: Params) -> str:
-    """The central sentence, shortened to the length asked for."""
-    found = best(brief.source, by_centroid)
-    return shorten(found[0], _room(brief)) if found else NOTHING
+    """The most central sentence that can be trimmed to the length asked for; else the central sentence, cut."""
+    text = take_apart(brief.source)
+    if not text.sentences:
+        return NOTHING
+    scores = by_centroid(text)
+    fitting = _fitting(text, _room(brief))
+    if fitting:
+        return max(fitting, key=lambda pair: scores[pair[0]])[1]
+    return shorten(best(brief.source, by_centroid)[0], _room(brief))
 
 
 def fuse(brief: Brief, params: Params) -> str:
-    """The head of one central sentence joined with the head of the one that adds most to it."""
+    """A central sentence joined with the one that adds most to it, both trimmed to fit the length asked for."""
     text = take_apart(brief.source)
     if not text.sentences:
         return NOTHING
     room = _room(brief)
-    first = best(brief.source, by_textrank)[0]
-    head = shorten(first, max(5, room * 3 // 5))
+    heads = _fitting(text, max(6, room * 2 // 3))
+    if not heads:
+        return shorten(best(brief.source, by_textrank)[0], room)
+    scores = by_textrank(text)
+    chosen, head = max(heads, key=lambda pair: scores[pair[0]])
     known = set(stems(head))
-    gain = {
-        s: sum(text.counts[w] for w in set(content) - known)
-        for s, content in zip(text.sentences, text.stems, strict=True)
-    }
-    rest = max((s for s in text.sentences if s != first), key=lambda s: gain[s], default="")
-    left = room - len(head.split())
-    if not rest or left < 5:
-        return shorten(first, room)
-    tail = shorten(rest, left)
-    if tail.split()[0].lower() in STOP_WORDS:
-        tail = tail[:1].lower() + tail[1:]
-    return f"{head.rstrip('.!?…')}; {tail}"
+    tails = {i: tail for i, tail in _fitting(text, room - len(head.split())) if i != chosen and len(tail.split()) >= 4}
+    if not tails:
+        return head
+    added = max(tails, key=lambda i: sum(text.counts[word] for word in set(stems(tails[i])) - known))
+    # What the text says first comes first.
+    first, second = (head, tails[added]) if chosen < added else (tails[added], head)
+    if second.split()[0].lower() in words(brief.source[:MAX_CHARACTERS]):
+        second = second[:1].lower() + second[1:]
+    return f"{first.rstrip('.!?…')}; {second}"
 
 
 def sampler(brief: Brief, params: Params) -> str:

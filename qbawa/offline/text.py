@@ -51,12 +51,12 @@ def stem(word: str) -> str:
     word = word.lower().replace("’", "'").removesuffix("'s")
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
-    for ending in ("ing", "ed", "es"):
-        if len(word) > len(ending) + 3 and word.endswith(ending):
+    for ending, shortest in (("ing", 7), ("ed", 5), ("es", 5)):
+        if len(word) >= shortest and word.endswith(ending) and not word.endswith("eed"):
             return word[: -len(ending)].removesuffix("e")
     if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
         word = word[:-1]
-    return word.removesuffix("e") if len(word) > 4 else word
+    return word.removesuffix("e") if len(word) > 3 else word
 
 
 def stems(text: str) -> list[str]:

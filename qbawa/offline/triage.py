@@ -115,8 +115,13 @@ def _strongest(support: Mapping[str, float]) -> str:
 
 
 def careful(ticket: str) -> dict[str, str]:
-    """Best supported value of every field."""
-    return {field: _strongest(support) for field, support in evidence(ticket).items()}
+    """Best supported category; priority follows from mood and a few plain words."""
+    support = evidence(ticket)
+    mood = _strongest(support["sentiment"])
+    seen = {stem(word) for word in words(ticket[:MAX_CHARACTERS])}
+    calm = "high" if mood == "negative" else "low" if mood == "positive" or seen & _PRIORITY_STEMS["low"] else "normal"
+    priority = "urgent" if len(seen & _PRIORITY_STEMS["urgent"]) and "!" in ticket else calm
+    return {"category": _strongest(support["category"]), "priority": priority, "sentiment": mood}
 
 
 def counting(ticket: str) -> dict[str, str]:
