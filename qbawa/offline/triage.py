@@ -60,7 +60,7 @@ _MOOD_STEMS = {
         nobody ignored lost"""
     ),
     "positive": _set(
-        """love loved great thank thanks wonderful enjoyed excellent kind happy pleased brilliant beautiful
+        """love loved great thank thanks wonderful enjoyed excellent kind happy brilliant beautiful
         delight delighted good lovely"""
     ),
 }
@@ -74,7 +74,8 @@ _PRIORITY_STEMS = {
         misquoted failed every nothing stopped"""
     ),
     "low": _set(
-        "suggestion suggest wish idea sometime whenever minor small curious wondering love loved hurry little enjoyed"
+        """suggestion suggest wish idea sometime whenever minor tiny small curious wondering love loved hurry little
+        enjoyed"""
     ),
 }
 
@@ -82,9 +83,10 @@ _PRIORITY_STEMS = {
 @lru_cache(maxsize=512)
 def evidence(ticket: str) -> Mapping[str, Mapping[str, float]]:
     """Support from 0 to 1 for each value of each field; 1 is the best supported."""
-    seen = [stem(word) for word in words(ticket[:MAX_CHARACTERS])]
+    said = [stem(word) for word in words(ticket[:MAX_CHARACTERS])]
+    # "It is not urgent" is no sign of hurry.
+    different = {word for before, word in zip(["", *said], said, strict=False) if before not in ("not", "no")}
     opening = {stem(word) for sentence in sentences(ticket)[:1] for word in words(sentence)}
-    different = set(seen)
     category = {
         name: sum((0.4 if cue in _WEAK else 1.0) * (1.5 if cue in opening else 1.0) for cue in cues & different)
         for name, cues in _CATEGORY_STEMS.items()
@@ -94,12 +96,12 @@ def evidence(ticket: str) -> Mapping[str, Mapping[str, float]]:
     bad, good = (len(_MOOD_STEMS[mood] & different) for mood in ("negative", "positive"))
     mood = {"negative": float(bad), "positive": float(good)}
     mood["positive" if good > bad else "negative"] += shouting
-    mood["neutral"] = max(0.0, 1.4 - abs(bad - good) * 0.5)
+    mood["neutral"] = max(0.0, 1.2 - 0.5 * abs(bad - good) - 0.5 * shouting)
     hurry = {name: float(len(cues & different)) for name, cues in _PRIORITY_STEMS.items()}
     priority = {
         "urgent": 1.6 * hurry["urgent"] - 0.5 * hurry["low"],
-        "high": 0.8 * hurry["high"] + 0.4 * hurry["urgent"] - 0.5 * hurry["low"],
-        "normal": 1.5 - 0.2 * hurry["urgent"],
+        "high": 0.8 * hurry["high"] + 0.3 * bad + 0.4 * hurry["urgent"] - 0.5 * hurry["low"],
+        "normal": 1.3 - 0.2 * hurry["urgent"],
         "low": 0.9 * hurry["low"] - 0.3 * hurry["high"] + 0.3 * category["feedback"],
     }
     return {"category": _scaled(category), "priority": _scaled(priority), "sentiment": _scaled(mood)}
