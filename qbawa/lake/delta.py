@@ -86,9 +86,13 @@ class Lake:
         columns: Sequence[str] | None = None,
         where: str | None = None,
         blocks: Sequence[str] | None = None,
+        keep: pl.Expr | None = None,
     ) -> pl.DataFrame:
-        """The table's rows at its newest version, all columns and `block_id` unless told otherwise."""
-        return self._read(self._open(table), table, columns, where, blocks)
+        """The table's rows at its newest version, all columns and `block_id` unless told otherwise.
+
+        `where` is an SQL condition and `keep` a Polars one; both are pushed down to the files.
+        """
+        return self._read(self._open(table), table, columns, where, blocks, keep)
 
     def blocks(self, table: str) -> set[str]:
         """Names of the blocks that hold at least one row."""
@@ -174,6 +178,7 @@ class Lake:
         columns: Sequence[str] | None,
         where: str | None,
         blocks: Sequence[str] | None,
+        keep: pl.Expr | None = None,
     ) -> pl.DataFrame:
         schema = schema_of(table)
         files = delta.file_uris()
@@ -188,6 +193,8 @@ class Lake:
             rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
         if where is not None:
             rows = rows.filter(pl.sql_expr(where))
+        if keep is not None:
+            rows = rows.filter(keep)
         return (rows.select(columns) if columns is not None else rows).collect()
 
 

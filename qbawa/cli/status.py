@@ -1,0 +1,35 @@
+"""`qbawa status`: what is there, what is missing, who leads."""
+
+import click
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(as_json: bool) -> None:
+    """Show rows, cells and the leaderboard.
+
+    \b
+    Example:
+      qbawa status
+    """
+    import json
+
+    from qbawa.project import open_project
+    from qbawa.status import read_status
+
+    status = read_status(open_project())
+    if as_json:
+        click.echo(json.dumps(status.as_json(), default=str))
+        return
+
+    from rich.console import Console
+
+    from qbawa.cli.tables import cells_table, leaderboard_tables, rows_table
+
+    console = Console()
+    console.print(f"[bold]{status.home}[/bold]   paid so far: ${status.cost_usd:.4f}", highlight=False)
+    console.print(rows_table(status.rows))
+    if status.cells.height:
+        console.print(cells_table(status.cells))
+    for table in leaderboard_tables(status.leaderboard):
+        console.print(table)

@@ -1,0 +1,35 @@
+"""Cells of the replay matrix as partition events."""
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+
+from qbawa_assets.events import PartitionEvents
+from qbawa_assets.partitions import cell_key
+
+OnCells = Callable[[pl.DataFrame], None]
+
+
+def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
+    """A function that takes finished cells (request_id, strategy_id, state, error, cost_usd, latency_s) and reports them.
+
+    Cells that are ok become materialised. In a run that did not plan its cells, `plan_failures` plans the failed ones
+    alone: they show as failed when the run ends in failure, and no other cell does.
+    """
+    events = PartitionEvents.of(context, "replay_matrix")
+
+    def report(cells: pl.DataFrame) -> None:
+        good = cells.filter(pl.col("state") == "ok")
+        events.materialized(
+            (
+                cell_key(cell["request_id"], cell["strategy_id"]),
+                {"cost_usd": cell["cost_usd"] or 0.0, "latency_s": cell["latency_s"] or 0.0},
+            )
+            for cell in good.iter_rows(named=True)
+        )
+        if plan_failures:
+            bad = cells.filter(pl.col("state") == "failed")
+            events.planned(str(cell_key(*key)) for key in bad.select("request_id", "strategy_id").iter_rows())
+
+    return report
