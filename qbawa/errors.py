@@ -41,7 +41,15 @@ class LakeConflictError(QbawaError):
     """Other writers changed the same blocks faster than this one could merge."""
 
 
-class BudgetError(QbawaError):
+class LedgerError(QbawaError):
+    """The journal of paid calls cannot be written, so nothing more may be paid."""
+
+
+class NotMadeError(QbawaError):
+    """A call was not made, and cost nothing; its cell stays missing and may be asked for again."""
+
+
+class BudgetError(NotMadeError):
     """The next call would exceed a dollar cap, so it was not made."""
 
 

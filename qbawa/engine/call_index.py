@@ -1,0 +1,166 @@
+"""Where each journalled answer lies in a folder of segments: this process's, those of others, and those landed lately."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from qbawa.journal import CLOSED, OPEN
+
+LANDED = "landed"
+"""Subfolder where landed segments rest for a while, so that runs under way never miss an answer that just moved."""
+_CHUNK = 8 << 20
+_FRESH_NS = 100_000_000  # file systems stamp folders by the clock tick; one so recent may have changed again since
+
+
+@dataclass(slots=True)
+class _Segment:
+    stem: str
+    file: int = -1
+    """Descriptor while the segment grows."""
+    read_to: int = 0
+    finished: bool = False
+
+
+class CallIndex:
+    """Answers by `call_key`, found by tailing the segments of `folder`. Holds places, not texts.
+
+    What was in `landed/` at the start is the lake's business. `on_line` sees every line once, failures included.
+    """
+
+    def __init__(self, folder: Path, on_line: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+        self.folder = folder
+        self._on_line = on_line
+        self._places: dict[str, tuple[str, int, int]] = {}
+        self._segments: dict[str, _Segment] = {}
+        self._old = {name.removesuffix(CLOSED) for name in _names(folder / LANDED)}
+        self._stamp = (-1, -1)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def refresh(self) -> None:
+        """Read what was added since the last time. Costs some microseconds where nothing was."""
+        stamp = (_stamp(self.folder), _stamp(self.folder / LANDED))
+        if stamp != self._stamp or time.time_ns() - max(stamp) < _FRESH_NS:
+            self._stamp = stamp
+            self._list()
+        for segment in self._segments.values():
+            if not segment.finished:
+                self._read(segment)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The journalled line of an answer, as of the last `refresh`; None where there is none."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        stem, start, length = place
+        file = self._open(stem)
+        if file is None:
+            return None
+        try:
+            line = _parse(os.pread(file, length, start))
+        finally:
+            os.close(file)
+        if line is None or line.get("call_key") != key:
+            self._places.pop(key, None)  # a failed write was cut off and written again elsewhere
+            return None
+        return line
+
+    def close(self) -> None:
+        for segment in self._segments.values():
+            if segment.file >= 0:
+                os.close(segment.file)
+                segment.file = -1
+
+    def _list(self) -> None:
+        # Growing, closed, landed: the way that segments move, so none slips past between the listings.
+        growing = {name.removesuffix(OPEN) for name in _names(self.folder, OPEN)}
+        closed = {name.removesuffix(CLOSED) for name in _names(self.folder, CLOSED)}
+        landed = {name.removesuffix(CLOSED) for name in _names(self.folder / LANDED, CLOSED)}
+        for stem in sorted(growing | closed | (landed - self._old)):
+            segment = self._segments.setdefault(stem, _Segment(stem))
+            if stem in closed or stem in landed:
+                if not segment.finished:
+                    self._read(segment)
+                    segment.finished = True
+                if segment.file >= 0:
+                    os.close(segment.file)
+                    segment.file = -1
+
+    def _read(self, segment: _Segment) -> None:
+        if segment.file < 0:
+            file = self._open(segment.stem)
+            if file is None:
+                return
+            segment.file = file
+        while (size := os.fstat(segment.file).st_size) > segment.read_to:
+            data = os.pread(segment.file, min(_CHUNK, size - segment.read_to), segment.read_to)
+            whole = data.rfind(b"\n") + 1
+            if not whole and size - segment.read_to > len(data):
+                data = os.pread(segment.file, size - segment.read_to, segment.read_to)  # a line longer than a chunk
+                whole = data.rfind(b"\n") + 1
+            if not whole:
+                return
+            self._index(segment.stem, segment.read_to, data[:whole])
+            segment.read_to += whole
+
+    def _index(self, stem: str, start: int, data: bytes) -> None:
+        for raw in data.split(b"\n")[:-1]:
+            length = len(raw) + 1
+            line = _parse(raw)
+            if line is not None and line.get("kind") == "call":
+                key = line.get("call_key")
+                if isinstance(key, str) and is_answer(line):
+                    self._places[key] = (stem, start, length)
+                if self._on_line:
+                    self._on_line(line)
+            start += length
+
+    def _open(self, stem: str) -> int | None:
+        for path in (
+            self.folder / (stem + OPEN),
+            self.folder / (stem + CLOSED),
+            self.folder / LANDED / (stem + CLOSED),
+        ):
+            try:
+                return os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+        return None
+
+
+def is_answer(line: Mapping[str, Any]) -> bool:
+    """Whether a journalled call can be used again: it brought an answer and no error."""
+    return not line.get("error") and isinstance(line.get("response_text"), str)
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    try:
+        line = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _names(folder: Path, suffix: str = CLOSED) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(suffix) and name[0] != "."]
+    except FileNotFoundError:
+        return []
+
+
+def _stamp(folder: Path) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except FileNotFoundError:
+        return -1

@@ -1,0 +1,93 @@
+"""Who is paying for which call at this moment, across processes; a process that dies lets go of everything.
+
+A claim is a lock on one byte of a file that has no bytes: the byte's place is the call's key. The kernel drops the
+locks of a process that dies, however it dies, so there is nothing to expire and nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+FILE = "claims.lock"
+
+
+class Claims:
+    """Claims on calls in one folder. All `Claims` of a folder within a process are one and the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._held = _open(folder)
+
+    def take(self, key: str) -> bool:
+        """True where this caller now holds the claim; False where someone else does, here or in another process."""
+        return self._held.take(key)
+
+    def release(self, key: str) -> None:
+        self._held.release(key)
+
+
+class _ClaimFile:
+    """POSIX locks belong to the process and vanish when *any* descriptor of the file closes: one for each process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start()
+
+    def take(self, key: str) -> bool:
+        with self._turn:
+            if key in self._keys:
+                return False
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
+            except (BlockingIOError, PermissionError):
+                return False
+            except OSError:
+                # A file system without locks: two runs at once may then pay a call twice, one after another never.
+                pass
+            self._keys.add(key)
+            return True
+
+    def release(self, key: str) -> None:
+        with self._turn:
+            if key in self._keys:
+                self._keys.discard(key)
+                try:
+                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(key))
+                except OSError:
+                    pass
+
+    def _start(self) -> None:
+        self._turn = threading.Lock()
+        self._keys: set[str] = set()
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
+
+    def after_fork_in_child(self) -> None:
+        os.close(self._file)  # drops no lock of the parent: they belong to its process
+        self._start()
+
+
+_files: dict[str, _ClaimFile] = {}
+_opening = threading.Lock()
+
+
+def _open(folder: Path) -> _ClaimFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / FILE
+    with _opening:
+        if str(path) not in _files:
+            _files[str(path)] = _ClaimFile(path)
+        return _files[str(path)]
+
+
+def _place(key: str) -> int:
+    return int(key[:15], 16)  # below 2**60, as offsets must be
+
+
+def _after_fork_in_child() -> None:
+    for file in _files.values():
+        file.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,132 @@
+"""What a provider's failure means: try again, give this call up, or stop asking this model.
+
+Reasons are short stable words that are stored with the cell. Codes: OpenAI's error reference and what vLLM, Ollama,
+Azure, Anthropic and litellm send in its place.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from qbawa.errors import FinalError, ModelStoppedError, ProviderError, TransientError
+
+SHOWN = 300
+"""Characters of a provider's message that are kept."""
+
+# Looked for in the error's code and type, in this order.
+_CODES: tuple[tuple[str, type[ProviderError], str], ...] = (
+    (r"insufficient_quota|billing|credit_balance|exceeded_current_quota", ModelStoppedError, "quota_exhausted"),
+    (r"invalid_api_key|authentication|account_deactivated|invalid_issuer", ModelStoppedError, "wrong_key"),
+    (r"permission", ModelStoppedError, "no_permission"),
+    (r"context_length|context_window|string_above_max_length|max_tokens_exceeded", FinalError, "context_too_long"),
+    (r"content_filter|content_policy|responsible_ai|safety|moderation", FinalError, "refused"),
+    (r"model_not_found|unknown_model|model_not_available|deployment_?not_?found", FinalError, "unknown_model"),
+    (r"rate_limit|too_many_requests|tokens_per_min|requests_per_min", TransientError, "rate_limited"),
+    (r"overloaded|server_error|internal_error|engine_overloaded|timeout", TransientError, "server_error"),
+)
+# Looked for in the message, only where code and type say nothing: words are weaker evidence than codes.
+_WORDS: tuple[tuple[str, type[ProviderError], str], ...] = (
+    (r"exceeded your current quota|credit balance is too low|insufficient (quota|funds|balance)", ModelStoppedError,
+     "quota_exhausted"),
+    (r"(incorrect|invalid) (api|x-api)[- ]?key|api key not valid", ModelStoppedError, "wrong_key"),
+    (r"maximum context length|context (length|window)|prompt is too long|too many (input )?tokens", FinalError,
+     "context_too_long"),
+    (r"content (management|filter|policy)|flagged", FinalError, "refused"),
+    (r"model .{0,80}(does not exist|not found|not supported)|no such model|unknown model", FinalError, "unknown_model"),
+)  # fmt: skip
+_STATUSES: dict[int, tuple[type[ProviderError], str]] = {
+    400: (FinalError, "bad_request"),
+    401: (ModelStoppedError, "wrong_key"),
+    402: (ModelStoppedError, "quota_exhausted"),
+    403: (ModelStoppedError, "no_permission"),
+    404: (FinalError, "unknown_model"),
+    405: (FinalError, "bad_request"),
+    408: (TransientError, "timeout"),
+    409: (TransientError, "conflict"),
+    413: (FinalError, "context_too_long"),
+    422: (FinalError, "bad_request"),
+    425: (TransientError, "server_error"),
+    429: (TransientError, "rate_limited"),
+    529: (TransientError, "overloaded"),
+}
+# A wrong word must not turn a server's fault into a final one, nor a bad request into a retry.
+_MAY_SAY: dict[type[ProviderError], tuple[int, ...]] = {
+    ModelStoppedError: (200, 400, 401, 402, 403, 404, 429),
+    FinalError: (200, 400, 403, 404, 413, 422),
+    TransientError: (200, 400, 408, 409, 429),
+}
+
+
+def classify(status: int, error: Any, headers: Mapping[str, str] | None = None) -> ProviderError:
+    """The error to raise for an HTTP status and the error object in its body (any shape, or the body's text).
+
+    A status of 200 with an error object is judged by its code alone, and is transient where that says nothing.
+    """
+    code, words = _code_and_words(error)
+    kind, reason = _kind(status, code, words)
+    shown = words or code or "no message"
+    message = (
+        f"{reason.replace('_', ' ')} (HTTP {status}{f', {code}' if code else ''}): {' '.join(shown.split())[:SHOWN]}"
+    )
+    if kind is TransientError:
+        return TransientError(reason, message, retry_after_s(headers or {}))
+    return kind(reason, message)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks us to wait, from `retry-after-ms` or `retry-after` (seconds or a date)."""
+    milliseconds = _float(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    value = headers.get("retry-after")
+    seconds = _float(value)
+    if seconds is not None:
+        return max(0.0, seconds)
+    if value:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        except (TypeError, ValueError):
+            return None
+    return None
+
+
+def malformed(what: str, body: bytes | str = b"") -> TransientError:
+    """The error for an answer that is not what the wire format promises; the next attempt often brings a whole one."""
+    shown = body[:SHOWN].decode("utf-8", "replace") if isinstance(body, bytes) else body[:SHOWN]
+    return TransientError("malformed", f"malformed answer: {what}{f', got {shown!r}' if shown else ''}")
+
+
+def _kind(status: int, code: str, words: str) -> tuple[type[ProviderError], str]:
+    for patterns, text in ((_CODES, code), (_WORDS, words)):
+        for pattern, kind, reason in patterns:
+            if text and status in _MAY_SAY[kind] and re.search(pattern, text, re.IGNORECASE):
+                return kind, reason
+    if status in _STATUSES:
+        return _STATUSES[status]
+    if status >= 500:
+        return TransientError, f"http_{status}"
+    if status == 200:
+        return TransientError, "malformed"
+    return FinalError, f"http_{status}"
+
+
+def _code_and_words(error: Any) -> tuple[str, str]:
+    if isinstance(error, dict) and "error" in error:
+        error = error["error"]
+    if isinstance(error, dict):
+        code = " ".join(str(error[key]) for key in ("code", "type", "status") if error.get(key) is not None)
+        words = error.get("message") or error.get("detail") or error.get("msg") or ""
+        return code[:100], words if isinstance(words, str) else repr(words)[:SHOWN]
+    return "", error if isinstance(error, str) else "" if error is None else repr(error)[:SHOWN]
+
+
+def _float(value: str | None) -> float | None:
+    try:
+        number = float(value) if value else None
+    except ValueError:
+        return None
+    return number if number is not None and number == number and number < 1e9 else None

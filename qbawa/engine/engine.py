@@ -1,0 +1,388 @@
+"""The engine: thousands of model calls in flight on one event loop, each at the provider's pace, none paid twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Protocol
+
+from qbawa.engine.budget import Budget
+from qbawa.engine.expectation import Expectation
+from qbawa.engine.gate import Gate
+from qbawa.engine.ledger import Ledger
+from qbawa.engine.lanes import Lanes
+from qbawa.engine.prices import Price, price_of
+from qbawa.engine.retry import Patience
+from qbawa.engine.secrets import Secrets
+from qbawa.engine.types import Answer, CallResult, Lane, ModelCall, ModelSettings
+from qbawa.errors import (
+    FinalError,
+    LedgerError,
+    ModelStoppedError,
+    NotMadeError,
+    ProviderError,
+    TransientError,
+)
+
+log = logging.getLogger("qbawa.engine")
+
+DRAIN_S = 60.0
+LONGEST_WAIT_S = 600.0
+"""How long to wait for another process that claims a call, before paying it after all."""
+
+
+class Watcher(Protocol):
+    """Shows progress while an engine runs; see `qbawa.engine.progress`."""
+
+    async def watch(self, engine: Engine) -> None: ...
+
+
+@dataclasses.dataclass(slots=True)
+class Stats:
+    """What an engine has done so far."""
+
+    asked: int = 0
+    cached: int = 0
+    """Answered by the ledger, or by a call that was under way for someone else."""
+    answered: int = 0
+    """Paid and journalled."""
+    attempts: int = 0
+    limited: int = 0
+    """429s."""
+    retries: Counter[str] = dataclasses.field(default_factory=Counter)
+    failures: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Final failures by reason."""
+    not_made: int = 0
+    raced: int = 0
+    """Paid although another process had claimed the call, since it took too long."""
+    cost_usd: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class Model:
+    """A model as the engine runs it."""
+
+    name: str
+    settings: ModelSettings
+    lane: Lane
+    gate: Gate
+    price: Price
+    expectation: Expectation
+    stopped: ModelStoppedError | None = None
+
+
+class Engine:
+    """Answers model calls, from the ledger where it can. `async with Engine(models, ledger) as engine: …`
+
+    `models` maps names to their settings; `offline/…` models need none. Leaving the block stops new calls, waits up to
+    `drain_s` for those in flight, journals what they brought, and closes the ledger's segment so that it can land.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSettings],
+        ledger: Ledger,
+        budget: Budget | None = None,
+        progress: Watcher | None = None,
+        *,
+        run_id: str | None = None,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        self.stats = Stats()
+        self.ledger = ledger
+        self.budget = budget or Budget()
+        self.run_id = run_id or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self.started_at = time.monotonic()
+        self.models: dict[str, Model] = {}
+        self._settings = models
+        self._secrets = Secrets()
+        self._lanes = Lanes(self._secrets)
+        self._unusable: dict[str, ProviderError] = {}
+        self._preparing: dict[str, asyncio.Future[Model]] = {}
+        self._flights: dict[str, asyncio.Task[CallResult]] = {}
+        self._progress = progress
+        self._watching: asyncio.Task[None] | None = None
+        self._drain_s = drain_s
+        self._stopping: NotMadeError | LedgerError | None = None
+
+    async def __aenter__(self) -> Engine:
+        if self._progress is not None:
+            self._watching = asyncio.create_task(self._progress.watch(self))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        try:
+            await self._drain()
+        finally:
+            if self._watching is not None:
+                self._watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._watching
+            await self._lanes.close()
+            await self.ledger.close()
+
+    async def call(self, call: ModelCall) -> CallResult:
+        """The answer to a call, paid at most once however often and by whomever it is asked.
+
+        Raises FinalError where this call can have no answer, ModelStoppedError where its model can give none in this
+        run, BudgetError or NotMadeError where it was not made, LedgerError where answers cannot be kept.
+        """
+        self.stats.asked += 1
+        flight = self._flights.get(call.key)
+        if flight is None:
+            flight = asyncio.create_task(self._obtain(call))
+            self._flights[call.key] = flight
+            flight.add_done_callback(lambda done: self._landed(call.key, done))
+            # Shielded: the answer is paid for even where this caller is cancelled.
+            return await asyncio.shield(flight)
+        result = await asyncio.shield(flight)
+        self.stats.cached += 1
+        return dataclasses.replace(result, cached=True)
+
+    def stop(self, why: str = "The run is stopping") -> None:
+        """Send nothing more; calls in flight go on, all others raise NotMadeError."""
+        if self._stopping is None:
+            self._halt(NotMadeError(f"{why}, so the call was not made; its cell stays missing."))
+
+    async def _obtain(self, call: ModelCall) -> CallResult:
+        waited_since = time.monotonic()
+        claimed = False
+        while True:
+            found = await self.ledger.find(call.key)
+            if found is None and self._stopping is not None:
+                raise self._stopping
+            if found is None and self.ledger.claim(call.key):
+                # Whoever held the claim before may have answered between our look and our claim.
+                found = self.ledger.journalled(call.key)
+                if found is None:
+                    claimed = True
+                    break
+                self.ledger.release(call.key)
+            if found is not None:
+                self.stats.cached += 1
+                return found
+            if time.monotonic() - waited_since > LONGEST_WAIT_S:
+                self.stats.raced += 1
+                break
+            await self.ledger.changed()
+        try:
+            return await self._pay(call, await self._model(call.model))
+        except NotMadeError:
+            self.stats.not_made += 1
+            raise
+        except ProviderError as error:
+            self.stats.failures[error.reason] += 1
+            raise
+        finally:
+            if claimed:
+                self.ledger.release(call.key)
+
+    async def _pay(self, call: ModelCall, model: Model) -> CallResult:
+        patience = Patience(model.settings.max_attempts)
+        reservation = await self.budget.reserve(call.step, lambda: model.price.of(*model.expectation.tokens(call)))
+        cost_usd, attempts = 0.0, 0
+        try:
+            while True:
+                if self._stopping is not None:
+                    raise self._stopping
+                if model.stopped is not None:
+                    raise model.stopped
+                reserved = sum(model.expectation.tokens(call))
+                await model.gate.enter(reserved, front=attempts > 0)
+                attempts += 1
+                self.stats.attempts += 1
+                answer: Answer | None = None
+                started = time.perf_counter()
+                try:
+                    answer = await model.lane.send(call)
+                except TransientError as error:
+                    problem: ProviderError = error
+                    if error.reason == "rate_limited":
+                        self.stats.limited += 1
+                        try:
+                            model.gate.hold(patience.hold_s(error))
+                        except ModelStoppedError as stopped:
+                            problem = stopped
+                except ProviderError as error:
+                    problem = error
+                finally:
+                    model.gate.done(reserved, _used(answer))
+                latency_s = time.perf_counter() - started
+                if answer is not None:
+                    cost_usd = await self._keep(call, model, answer, latency_s, attempts)
+                    return CallResult(
+                        call.key,
+                        self._secrets.hide(answer.text),
+                        answer.input_tokens or 0,
+                        answer.output_tokens or 0,
+                        cost_usd,
+                        latency_s,
+                        attempts,
+                        False,
+                        answer.logprobs,
+                    )
+                if isinstance(problem, TransientError):
+                    try:
+                        pause_s = patience.pause_s(problem)
+                    except FinalError as final:
+                        problem = final
+                    else:
+                        self.stats.retries[problem.reason] += 1
+                        if pause_s:
+                            await asyncio.sleep(pause_s)
+                        continue
+                raise await self._fail(call, model, problem, latency_s, attempts)
+        finally:
+            self.budget.settle(reservation, cost_usd)
+
+    async def _keep(self, call: ModelCall, model: Model, answer: Answer, latency_s: float, attempts: int) -> float:
+        """Journal a paid answer; what it cost. Raises FinalError('unpriced') where the provider did not count tokens."""
+        counted = answer.input_tokens is not None and answer.output_tokens is not None
+        priced = counted or model.price.of(1, 1) == 0
+        cost_usd = model.price.of(answer.input_tokens or 0, answer.output_tokens or 0) if priced else None
+        unpriced = None if priced else FinalError("unpriced", f"Model '{model.name}' answered without counting tokens.")
+        await self._journal(call, answer, cost_usd, latency_s, attempts, unpriced)
+        if unpriced is not None:
+            raise unpriced
+        assert cost_usd is not None
+        self.stats.answered += 1
+        self.stats.cost_usd += cost_usd
+        self.stats.input_tokens += answer.input_tokens or 0
+        self.stats.output_tokens += answer.output_tokens or 0
+        if counted:
+            model.expectation.learn(call, answer.input_tokens or 0, answer.output_tokens or 0)
+        if answer.limits is not None:
+            model.gate.heed(answer.limits.requests_per_minute, answer.limits.tokens_per_minute)
+        return cost_usd
+
+    async def _fail(
+        self, call: ModelCall, model: Model, error: ProviderError, latency_s: float, attempts: int
+    ) -> ProviderError:
+        """The error to raise for a call that failed for good, journalled for the record. It is no answer: retries pay."""
+        clean = type(error)(error.reason, self._secrets.scrub(str(error)))
+        await self._journal(call, None, 0.0, latency_s, attempts, clean)
+        if isinstance(clean, ModelStoppedError) and model.stopped is None:
+            model.stopped = clean
+            log.error("Model '%s' is stopped for this run: %s", model.name, clean)
+            for other in self.models.values():
+                if other.gate is model.gate:
+                    other.stopped = clean
+            model.gate.close(clean)
+        return clean
+
+    async def _journal(
+        self,
+        call: ModelCall,
+        answer: Answer | None,
+        cost_usd: float | None,
+        latency_s: float,
+        attempts: int,
+        error: ProviderError | None,
+    ) -> None:
+        line: dict[str, Any] = {
+            "v": 1,
+            "kind": "call",
+            "call_key": call.key,
+            "purpose": call.purpose,
+            "model": call.model,
+            "request_id": call.request_id,
+            "strategy_id": call.strategy_id,
+            "judge": call.judge,
+            "step": call.step,
+            "sample": call.sample,
+            "messages": call.messages,
+            "params": call.params,
+            "response_text": None if answer is None else self._secrets.hide(answer.text),
+            "logprobs": None if answer is None else answer.logprobs,
+            "input_tokens": None if answer is None else answer.input_tokens,
+            "output_tokens": None if answer is None else answer.output_tokens,
+            "cost_usd": cost_usd,
+            "latency_s": round(latency_s, 6),
+            "attempts": attempts,
+            "error": None if error is None else f"{error.reason}: {error}",
+            "run_id": self.run_id,
+            "called_at": datetime.now(UTC).isoformat(),
+        }
+        try:
+            await self.ledger.record(line)
+        except LedgerError as problem:
+            if not isinstance(self._stopping, LedgerError):
+                log.error("%s", problem)
+                self._halt(problem)
+            raise
+
+    async def _model(self, name: str) -> Model:
+        """The model, set up on its first call. Raises FinalError where it cannot be used, the same for every call."""
+        model = self.models.get(name)
+        if model is not None:
+            return model
+        if name in self._unusable:
+            raise self._unusable[name]
+        if name not in self._preparing:
+            self._preparing[name] = asyncio.ensure_future(self._prepare(name))
+        return await asyncio.shield(self._preparing[name])
+
+    async def _prepare(self, name: str) -> Model:
+        settings = self._settings.get(name)
+        try:
+            if settings is None and not name.startswith("offline/"):
+                known = ", ".join(self._settings) or "none"
+                raise FinalError(
+                    "unknown_model", f"Model '{name}' does not stand under `models`. There: {known}; offline/…."
+                )
+            connection = self._lanes.connect(name, settings)
+            # Off the event loop: litellm's table takes seconds to import.
+            price = await asyncio.to_thread(price_of, name, connection.settings)
+        except ProviderError as error:
+            self._unusable[name] = error
+            log.error("Model '%s' cannot be used: %s", name, error)
+            raise
+        if self._stopping is not None:
+            connection.gate.close(self._stopping)
+        model = Model(name, connection.settings, connection.lane, connection.gate, price, Expectation())
+        self.models[name] = model
+        return model
+
+    def _halt(self, error: NotMadeError | LedgerError) -> None:
+        self._stopping = error
+        for model in self.models.values():
+            model.gate.close(error)
+        self.budget.close(error)
+
+    async def _drain(self) -> None:
+        flights = set(self._flights.values())
+        if not flights:
+            return
+        _, late = await asyncio.wait(flights, timeout=self._drain_s)
+        for flight in late:
+            flight.cancel()
+        if late:
+            log.warning("%d calls were still in flight after %g s and were given up.", len(late), self._drain_s)
+            await asyncio.wait(late)
+
+    def _landed(self, key: str, flight: asyncio.Task[CallResult]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # seen, even where its caller was cancelled
+
+
+def _used(answer: Answer | None) -> float | None:
+    """Tokens that an attempt used; an attempt that failed has, as far as one can know, used none."""
+    if answer is None:
+        return 0.0
+    if answer.input_tokens is None or answer.output_tokens is None:
+        return None
+    return float(answer.input_tokens + answer.output_tokens)

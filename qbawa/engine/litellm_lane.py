@@ -1,0 +1,123 @@
+"""Every provider that litellm knows. The only module that imports litellm, and only when a call or a price needs it.
+
+litellm takes 6 CPU-seconds to import, fetches a price table unless told not to, and retries on its own unless told
+not to. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from types import ModuleType
+from typing import Any
+
+from qbawa.engine.classify import classify, malformed
+from qbawa.engine.prices import Price
+from qbawa.engine.types import Answer, ModelCall, ModelSettings
+from qbawa.engine.wire import read_limits, read_response, request_params
+from qbawa.errors import FinalError, ProviderError, TransientError
+
+_SETTINGS = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_OFFLINE_MODE": "true",
+    # 0 would silently mean 100; litellm's default of 500 is less than a fast provider needs.
+    "AIOHTTP_CONNECTOR_LIMIT": "20000",
+    "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "20000",
+    "LITELLM_LOG": "ERROR",
+}
+
+
+class LitellmLane:
+    """Sends calls to one model by `litellm.acompletion`."""
+
+    def __init__(self, model: str, settings: ModelSettings, api_key: str | None) -> None:
+        self._model = settings.litellm_model or model
+        self._settings = settings
+        self._api_key = api_key
+
+    async def send(self, call: ModelCall) -> Answer:
+        litellm = await asyncio.to_thread(load)
+        params = request_params(call, self._settings.extra)
+        address: dict[str, Any] = {"api_base": self._settings.base_url} if self._settings.base_url else {}
+        if self._api_key:
+            address["api_key"] = self._api_key
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                response = await litellm.acompletion(
+                    model=self._model,
+                    messages=[dict(message) for message in call.messages],
+                    timeout=self._settings.timeout_s,
+                    max_retries=0,
+                    num_retries=0,
+                    **address,
+                    **params,
+                )
+            body = response.model_dump()
+            headers = (getattr(response, "_hidden_params", None) or {}).get("additional_headers") or {}
+        except ProviderError:
+            raise
+        except TimeoutError:
+            raise TransientError("timeout", f"no whole answer within {self._settings.timeout_s:g} s") from None
+        except Exception as error:  # litellm wraps and leaks any kind of exception
+            raise _translate(error) from None
+        answer = read_response(body)
+        # Python's own JSON lets lone surrogates through, which no journal or table can hold.
+        text = answer.text.encode("utf-8", "replace").decode()
+        limits = read_limits({name.removeprefix("llm_provider-"): str(value) for name, value in headers.items()})
+        return Answer(text, answer.input_tokens, answer.output_tokens, answer.logprobs, limits)
+
+    async def close(self) -> None: ...
+
+
+@functools.cache
+def load() -> ModuleType:
+    """litellm, set up so that it neither reaches for the network nor retries nor prints."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import litellm
+
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    litellm.drop_params = False
+    litellm.num_retries = 0
+    return litellm
+
+
+@functools.cache
+def table_price(model: str) -> Price | None:
+    """The price of a model by litellm's table, None where it knows none. Looked up once per model."""
+    try:
+        of_input, of_output = load().cost_per_token(model=model, prompt_tokens=1_000_000, completion_tokens=1_000_000)
+    except Exception:  # unknown models raise several kinds of exception
+        return None
+    return Price(of_input / 1e6, of_output / 1e6)
+
+
+def _translate(error: Exception) -> ProviderError:
+    """Our error for litellm's. Its exceptions carry the provider's status, code and headers, if in varying places."""
+    kind = type(error).__name__
+    status = getattr(error, "status_code", None)
+    response = getattr(error, "response", None)
+    body = getattr(error, "body", None)
+    headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
+    message = str(getattr(error, "message", None) or error)
+    if kind == "ContextWindowExceededError":
+        return FinalError("context_too_long", message)
+    if kind == "ContentPolicyViolationError":
+        return FinalError("refused", message)
+    if kind in ("UnsupportedParamsError", "BadRequestError") and not isinstance(body, dict) and status in (400, None):
+        body = None
+    if kind == "Timeout":
+        return TransientError("timeout", message)
+    if kind == "APIConnectionError":
+        return TransientError("connection", message)
+    if kind in ("JSONSchemaValidationError", "APIResponseValidationError"):
+        return malformed(message)
+    if not isinstance(status, int):
+        return TransientError("malformed", f"{kind}: {message}")
+    code = getattr(error, "code", None)
+    detail = body if isinstance(body, dict) else {"message": message, "code": code if code != str(status) else None}
+    if "error" not in detail:
+        detail = {"message": message, **detail}
+    return classify(status, detail, dict(headers))

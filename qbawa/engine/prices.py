@@ -1,0 +1,51 @@
+"""What a call costs, in USD, from the model's configured price or litellm's table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qbawa.engine.types import ModelSettings
+from qbawa.errors import FinalError
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per token."""
+
+    input_usd: float
+    output_usd: float
+
+    def of(self, input_tokens: float, output_tokens: float) -> float:
+        return input_tokens * self.input_usd + output_tokens * self.output_usd
+
+
+FREE = Price(0.0, 0.0)
+
+
+def price_of(model: str, settings: ModelSettings, table: Callable[[str], Price | None] | None = None) -> Price:
+    """The price of a model: free where it says so, as configured, else as litellm's table knows it.
+
+    `table` looks a model up by litellm's name; default: `qbawa.engine.litellm_lane.table_price` (imports litellm).
+    Raises FinalError('unpriced') where nobody knows a price: an answer must never count as $0 by accident.
+    """
+    if settings.free or model.startswith("offline/"):
+        return FREE
+    given = (settings.input_usd_per_million, settings.output_usd_per_million)
+    if given[0] is not None and given[1] is not None:
+        # Both zero in so many words is the user's own statement that the model is free.
+        return Price(given[0] / 1e6, given[1] / 1e6)
+    if given != (None, None):
+        raise FinalError(
+            "unpriced", f"Model '{model}' has only one of input_usd_per_million and output_usd_per_million."
+        )
+    if table is None:
+        from qbawa.engine.litellm_lane import table_price as table
+    price = table(settings.litellm_model or model)
+    if price is None or price == FREE:
+        raise FinalError(
+            "unpriced",
+            f"Model '{model}' has no price: litellm's table {'lists it at $0' if price else 'does not know it'}. "
+            f"Set models.{model}.input_usd_per_million and output_usd_per_million, or free: true for a server of your own.",
+        )
+    return price

@@ -1,0 +1,33 @@
+"""Keeps API keys out of everything that is stored, logged or shown."""
+
+from __future__ import annotations
+
+import re
+
+_KEY_LIKE = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|key|hf|AIza|ghp)[-_][A-Za-z0-9_\-*.]{8,}|\bAIza[A-Za-z0-9_\-]{20,}"
+    r"|(?i:bearer)\s+[A-Za-z0-9_\-.=+/]{8,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"
+)
+HIDDEN = "[secret]"
+
+
+class Secrets:
+    """The keys in use. `hide` removes them, `scrub` also whatever merely looks like a key."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def add(self, secret: str | None) -> None:
+        if secret and len(secret) >= 4:
+            self._known.add(secret)
+
+    def hide(self, text: str) -> str:
+        """A model's own words without our keys; everything else stays as it came."""
+        for secret in self._known:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def scrub(self, text: str) -> str:
+        """A message for people, without our keys and without what looks like one (providers echo them in part)."""
+        return _KEY_LIKE.sub(HIDDEN, self.hide(text))
