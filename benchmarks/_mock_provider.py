@@ -1,8 +1,8 @@
 """A provider to be measured against: OpenAI's wire format on loopback, in a process of its own.
 
-It enforces requests and tokens per minute as providers do (a bucket of `burst_s` seconds, 429 with retry-after beyond),
-takes its time, and fails on demand: by share of all calls (`faults`) or as one message says (`[[mock {"status": 400}]]`).
-It counts what it was asked and what it answered, by content. Only the words it answers with are made up.
+It enforces requests and tokens per minute as providers do (a bucket of `burst_s` seconds, beyond it 429 with
+retry-after), takes its time, and fails on demand: by share of all calls (`faults`) or as one message orders
+(`[[mock {"status": 400}]]`). It counts what it was asked and what it answered, by content. Only its words are made up.
 
     python benchmarks/_mock_provider.py            # prints {"port": …}; POST /control, GET /stats, GET /answered
 """
@@ -31,7 +31,8 @@ from aiohttp import web
 
 FAULTS = ("500", "503", "429", "reset", "hang", "malformed")
 _COMMAND = re.compile(r"\[\[mock (\{.*?\})\]\]", re.DOTALL)
-_WORDS = "the answer weighs each point with care and says what follows from it in plain words".split()
+_WORDS = ("the", "answer", "weighs", "each", "point", "with", "care", "and", "says", "what", "follows", "from", "it")
+_MALFORMED = ('{"choices": [{"message": {"content": "cut o', "<html>gateway</html>", "", '{"choices": []}', "[1]")
 
 
 @dataclass
@@ -178,7 +179,8 @@ class Provider:
                     orders["status"], orders.get("code"), orders.get("message", "as ordered"), orders.get("headers")
                 )
             if "body" in orders:
-                return web.Response(text=orders["body"], content_type=orders.get("content_type", "application/json"))
+                kind = orders.get("content_type", "application/json")
+                return web.Response(text=orders["body"], content_type=kind)
             response = web.json_response(
                 self._answer(body, orders, usage, same, content), headers=self._limit_headers()
             )
@@ -224,8 +226,7 @@ class Provider:
 
     async def _fail(self, request: web.Request, fault: str, chance: random.Random) -> web.StreamResponse:
         if fault == "429":
-            after = {"retry-after": f"{self.settings.fault_retry_after_s:g}"}
-            return _error(429, "rate_limit_exceeded", "Rate limit reached.", after)
+            return _limited(self.settings.fault_retry_after_s)
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "reset":
@@ -262,6 +263,10 @@ def _draw(faults: dict[str, float], chance: random.Random) -> str | None:
         if point < 0:
             return name
     return None
+
+
+def _limited(retry_after_s: float) -> web.Response:
+    return _error(429, "rate_limit_exceeded", "Rate limit reached.", {"retry-after": f"{retry_after_s:g}"})
 
 
 def _error(status: int, code: str | None, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -1,4 +1,4 @@
-"""Dollar caps. What a call will probably cost is set aside before it is sent, so that calls under way cannot overspend."""
+"""Dollar caps. A call's probable cost is set aside before it is sent, so that calls under way cannot overspend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each journalled answer lies in a folder of segments: this process's, those of others, and those landed lately."""
+"""Where each journalled answer lies in a folder of segments: our own, other processes', and those landed lately."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ locks of a process that dies, however it dies, so there is nothing to expire and
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -53,10 +54,8 @@ class _ClaimFile:
         with self._turn:
             if key in self._keys:
                 self._keys.discard(key)
-                try:
+                with contextlib.suppress(OSError):
                     fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(key))
-                except OSError:
-                    pass
 
     def _start(self) -> None:
         self._turn = threading.Lock()

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from qbawa.engine.budget import Budget
 from qbawa.engine.expectation import Expectation
 from qbawa.engine.gate import Gate
-from qbawa.engine.ledger import Ledger
 from qbawa.engine.lanes import Lanes
+from qbawa.engine.ledger import Ledger
 from qbawa.engine.prices import Price, price_of
 from qbawa.engine.retry import Patience
 from qbawa.engine.secrets import Secrets
@@ -249,7 +249,7 @@ class Engine:
             self.budget.settle(reservation, cost_usd)
 
     async def _keep(self, call: ModelCall, model: Model, answer: Answer, latency_s: float, attempts: int) -> float:
-        """Journal a paid answer; what it cost. Raises FinalError('unpriced') where the provider did not count tokens."""
+        """Journal a paid answer; what it cost. Raises FinalError('unpriced') where the provider counted no tokens."""
         counted = answer.input_tokens is not None and answer.output_tokens is not None
         priced = counted or model.price.of(1, 1) == 0
         cost_usd = model.price.of(answer.input_tokens or 0, answer.output_tokens or 0) if priced else None
@@ -271,7 +271,7 @@ class Engine:
     async def _fail(
         self, call: ModelCall, model: Model, error: ProviderError, latency_s: float, attempts: int
     ) -> ProviderError:
-        """The error to raise for a call that failed for good, journalled for the record. It is no answer: retries pay."""
+        """The error to raise for a call that failed for good, journalled for the record; it is no answer to reuse."""
         clean = type(error)(error.reason, self._secrets.scrub(str(error)))
         await self._journal(call, None, 0.0, latency_s, attempts, clean)
         if isinstance(clean, ModelStoppedError) and model.stopped is None:

@@ -46,7 +46,7 @@ class Expectation:
 
 
 def text_length(messages: tuple[Mapping[str, Any], ...]) -> int:
-    """Characters of text in chat messages; pictures and the like count as nothing, the running mean makes up for them."""
+    """Characters of text in chat messages; pictures count as none, the running mean makes up for them."""
     total = 0
     for message in messages:
         content = message.get("content")

@@ -12,7 +12,7 @@ from qbawa.engine.secrets import Secrets
 from qbawa.engine.types import Lane, ModelSettings
 from qbawa.errors import ModelStoppedError
 
-_OFFLINE = ModelConfig(free=True, max_in_flight=64)
+_OFFLINE = ModelConfig.model_validate({"free": True, "max_in_flight": 64})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Connection:
 
 
 class Lanes:
-    """Connections to models. Models with the same provider, key and name there share one gate, as they share a limit."""
+    """Connections to models. Models of the same provider, key and name there share a gate, as they share a limit."""
 
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets

@@ -7,6 +7,7 @@ Looked up in this order: calls under way in this process (`Engine`), journalled 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -128,7 +129,7 @@ class Ledger:
             while self._pending:
                 await asyncio.sleep(LINGER_S)
                 batch, self._pending = self._pending, []
-                error = await self._on_disk(lambda lines=[line for line, _ in batch]: self._write(lines))
+                error = await self._on_disk(functools.partial(self._write, [line for line, _ in batch]))
                 for _, done in batch:
                     if done.cancelled():
                         continue

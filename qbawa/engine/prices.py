@@ -40,12 +40,14 @@ def price_of(model: str, settings: ModelSettings, table: Callable[[str], Price |
             "unpriced", f"Model '{model}' has only one of input_usd_per_million and output_usd_per_million."
         )
     if table is None:
-        from qbawa.engine.litellm_lane import table_price as table
+        from qbawa.engine import litellm_lane
+
+        table = litellm_lane.table_price
     price = table(settings.litellm_model or model)
     if price is None or price == FREE:
         raise FinalError(
             "unpriced",
             f"Model '{model}' has no price: litellm's table {'lists it at $0' if price else 'does not know it'}. "
-            f"Set models.{model}.input_usd_per_million and output_usd_per_million, or free: true for a server of your own.",
+            f"Set models.{model}.input_usd_per_million and output_usd_per_million, or free: true for your own server.",
         )
     return price
