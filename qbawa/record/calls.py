@@ -1,0 +1,74 @@
+"""Model calls, by hand: for clients that neither litellm nor the openai package stands behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qbawa.record import session, threads
+from qbawa.record.context import Call, implicit_request
+from qbawa.record.failure import Failure
+
+
+def llm_call(
+    *,
+    model: str,
+    messages: Sequence[Mapping[str, Any]] | str,
+    output: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    cost_usd: float | None = None,
+    latency_s: float = 0.0,
+    error: BaseException | None = None,
+) -> None:
+    """Record one model call that has just ended, in the current step. Never raises.
+
+    The only call of a step becomes part of the step's row; of several, each becomes a row below it.
+    """
+    call = begin_call(model, messages, parameters)
+    if call is not None:
+        end_call(
+            call,
+            output,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost_usd=cost_usd,
+            latency_s=latency_s,
+            failure=Failure(error) if error is not None else None,
+        )
+
+
+def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
+    """A call that begins now in the current step; None where nothing is recorded. Never raises."""
+    recorder = session.recorder
+    if recorder is None:
+        return None
+    try:
+        here = threads.here() or implicit_request(recorder)
+        request = getattr(here, "request", here)
+        return Call(recorder, here, str(model), as_messages(messages), parameters) if request.sampled else None
+    except Exception as problem:
+        recorder.counts.add("internal_error", f"a model call was not recorded: {problem!r}")
+        return None
+
+
+def end_call(call: Call, output: Any = None, **outcome: Any) -> None:
+    """`Call.end`, which must not raise into the application."""
+    try:
+        call.end(output, **outcome)
+    except Exception as problem:
+        call.recorder.counts.add("internal_error", f"a model call was not recorded: {problem!r}")
+
+
+def as_messages(messages: Any) -> Any:
+    """A bare prompt as the one user message that it is."""
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
+def answer_of(message: Any) -> Any:
+    """What an OpenAI-style assistant message says: its text, or the whole message where there is more than text."""
+    if not isinstance(message, Mapping):
+        return message
+    more = {key: value for key, value in message.items() if value and key not in ("role", "content")}
+    return {"role": "assistant", "content": message.get("content"), **more} if more else message.get("content")

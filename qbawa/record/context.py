@@ -1,0 +1,229 @@
+"""What is running right now: a request, steps inside it, model calls inside those.
+
+One context variable holds the innermost step or request. Tasks inherit it; `qbawa.record.threads` carries it further.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from qbawa.record.failure import Failure
+from qbawa.record.snapshot import MARK, Snapshot
+
+if TYPE_CHECKING:
+    from qbawa.record.recorder import Recorder
+
+
+class Request:
+    """One call of the user's pipeline. `tags` may be changed while it runs."""
+
+    __slots__ = (
+        "request_id", "pipeline", "user", "tags", "sampled", "implicit", "open", "started_at", "latency_s", "failure",
+    )  # fmt: skip
+
+    def __init__(
+        self, request_id: str | None, pipeline: str, user: str | None = None, tags: dict[str, Any] | None = None
+    ) -> None:
+        self.request_id = request_id or new_request_id()
+        self.pipeline = pipeline
+        self.user = user
+        self.tags: dict[str, Any] = dict(tags) if tags else {}
+        self.sampled = self.open = True
+        self.implicit = False  # opened by its outermost step or call rather than by `qbawa.request`
+        self.started_at = time.time()
+        self.latency_s = 0.0
+        self.failure: Failure | None = None
+
+
+class Step:
+    """One execution of one step. Goes to the recorder once it has ended and its model calls have reported."""
+
+    __slots__ = (
+        "recorder", "request", "recording_id", "parent_id", "name", "inputs", "output", "started_at", "latency_s",
+        "failure", "calls", "ended", "written", "cut", "size", "process", "_clock",
+    )  # fmt: skip
+
+    def __init__(
+        self, recorder: Recorder, request: Request, parent_id: str | None, name: str, inputs: dict[str, Any]
+    ) -> None:
+        self.recorder = recorder
+        self.request = request
+        self.recording_id = new_recording_id()
+        self.parent_id = parent_id
+        self.name = name
+        snapshot = Snapshot(inputs)
+        self.inputs = snapshot.value
+        self.size = snapshot.size + 300
+        self.cut: tuple[str, ...] = ("inputs",) if snapshot.cut else ()
+        self.output: Any = None
+        self.failure: Failure | None = None
+        self.calls: list[Call] | None = None
+        self.ended = self.written = False
+        self.process = process
+        self.latency_s = 0.0
+        self.started_at = time.time()
+        self._clock = time.perf_counter()
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the output is an object of which nothing but its type could be recorded, such as a stream."""
+        output = self.output
+        return type(output) is dict and output.get(MARK) == "object"
+
+    def end(self, output: Any = None, error: BaseException | None = None, cut: bool = False) -> None:
+        """Take the outcome and hand over to the recorder. Never raises."""
+        try:
+            self.latency_s = time.perf_counter() - self._clock
+            if self.parent_id is None and self.request.implicit:
+                self.request.open = False
+            if self.process != process:
+                return  # the parent of this fork records it
+            if error is not None:
+                self.failure = Failure(error)
+                self.size += self.failure.size
+            elif output is not None:
+                snapshot = Snapshot(output)
+                self.output = snapshot.value
+                self.size += snapshot.size
+                if snapshot.cut or cut:
+                    self.cut += ("output",)
+            if self.calls is None:
+                self.ended = True
+                self.recorder.put(self, self.size)
+                return
+            with calls_lock:
+                self.ended = True
+                complete = all(call.done for call in self.calls)
+            if complete:
+                self.recorder.put(self, self.size + sum(call.size for call in self.calls))
+            else:
+                self.recorder.hold(self)
+        except Exception as problem:
+            self.recorder.counts.add("internal_error", f"step {self.name!r} was not recorded: {problem!r}")
+
+
+class Call:
+    """One model call. Part of its step while that is not written; a row of its own afterwards, or outside any step."""
+
+    __slots__ = (
+        "recorder", "request", "owner", "recording_id", "parent_id", "name", "model", "messages", "parameters", "output",
+        "input_tokens", "output_tokens", "cost_usd", "started_at", "latency_s", "failure", "done", "cut", "size", "process",
+    )  # fmt: skip
+
+    def __init__(self, recorder: Recorder, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
+        self.recorder = recorder
+        self.owner = here if isinstance(here, Step) else None
+        self.request = here.request if isinstance(here, Step) else here
+        self.recording_id = new_recording_id()
+        self.parent_id = self.owner.recording_id if self.owner else None
+        self.name = f"{self.owner.name}.llm" if self.owner else "llm"
+        self.model = model
+        self.size = 300
+        self.cut: tuple[str, ...] = ()
+        self.messages = self._keep("messages", messages)
+        self.parameters = self._keep("parameters", parameters)
+        self.output: Any = None
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cost_usd: float | None = None
+        self.failure: Failure | None = None
+        self.done = False
+        self.process = process
+        self.started_at = time.time()
+        self.latency_s = 0.0
+        if self.owner:
+            with calls_lock:
+                if self.owner.calls is None:
+                    self.owner.calls = []
+                self.owner.calls.append(self)
+        recorder.opened(self)
+
+    def end(
+        self,
+        output: Any = None,
+        *,
+        model: str | None = None,
+        messages: Any = None,
+        parameters: Any = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_usd: float | None = None,
+        started_at: float | None = None,
+        latency_s: float | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        """Take the outcome, and anything known better than at the start. The first outcome counts."""
+        if self.done or self.process != process:
+            return
+        self.model = model or self.model
+        if messages is not None:
+            self.messages = self._keep("messages", messages)
+        if parameters is not None:
+            self.parameters = self._keep("parameters", parameters)
+        self.output = self._keep("output", output)
+        self.input_tokens, self.output_tokens, self.cost_usd = input_tokens, output_tokens, cost_usd
+        self.latency_s = time.time() - self.started_at if latency_s is None else latency_s
+        self.started_at = started_at or (time.time() - self.latency_s)
+        self.failure = failure
+        self.recorder.closed(self)
+        owner = self.owner
+        if owner is None:
+            self.done = True
+            self.recorder.put(self, self.size)
+            return
+        with calls_lock:
+            self.done = True
+            late = owner.written
+            complete = owner.ended and not late and all(call.done for call in owner.calls or ())
+        if late:
+            self.recorder.put(self, self.size)
+        elif complete:
+            self.recorder.release(owner)
+
+    def _keep(self, field: str, value: Any) -> Any:
+        snapshot = Snapshot(value)
+        self.size += snapshot.size
+        if snapshot.cut and field not in self.cut:
+            self.cut += (field,)
+        return snapshot.value
+
+
+def new_request_id() -> str:
+    """Random, so that an id that a browser sends feedback for cannot be guessed from another one."""
+    return f"r_{os.urandom(12).hex()}"
+
+
+def new_recording_id() -> str:
+    """Unique: a random prefix per process and a counter, several times cheaper than a UUID."""
+    return f"{_prefix}{next(_counter):x}"
+
+
+def _begin_process() -> None:
+    global process, calls_lock, _prefix, _counter
+    process, calls_lock = os.getpid(), threading.RLock()
+    _prefix, _counter = f"s_{os.urandom(8).hex()}_", itertools.count(1)
+
+
+process = 0  # changes at a fork
+calls_lock = threading.RLock()  # guards Step.calls, Step.ended, Step.written and Call.done against each other
+_prefix = ""
+_counter = itertools.count(1)
+_begin_process()
+os.register_at_fork(after_in_child=_begin_process)
+
+
+def implicit_request(recorder: Recorder) -> Request:
+    """The request of a step or call that runs outside any."""
+    request = Request(None, recorder.pipeline)
+    request.implicit = True
+    request.sampled = recorder.sample(request)
+    return request
+
+
+# The innermost step or request; None outside of any.
+current: contextvars.ContextVar[Step | Request | None] = contextvars.ContextVar("qbawa_current", default=None)

@@ -1,0 +1,271 @@
+"""`@qbawa.step`: functions, coroutines, generators and methods whose executions are recorded."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, TypeVar, overload
+
+from qbawa.record import session, threads
+from qbawa.record.context import Step, current, implicit_request
+from qbawa.record.snapshot import MAX_CHARS, MAX_NODES, Snapshot
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def step(function: F, /) -> F: ...
+@overload
+def step(*, name: str | None = None) -> Callable[[F], F]: ...
+def step(function: Any = None, /, *, name: str | None = None) -> Any:
+    """Record every execution of a function: inputs by parameter name, output, error, times, and what it is nested in.
+
+    For functions, coroutine functions, generators and async generators (recorded when exhausted or closed), and
+    methods (without `self`). `name` defaults to the function's own. What the function returns or raises is untouched.
+    """
+    if function is None:
+        return functools.partial(_decorate, name=name)
+    return _decorate(function, name=name)
+
+
+def _decorate(function: Any, name: str | None) -> Any:
+    if isinstance(function, (classmethod, staticmethod)):
+        return type(function)(_decorate(function.__func__, name))
+    name = name or getattr(function, "__name__", type(function).__name__)
+    begin = functools.partial(_begin, name, _Parameters(function))
+    if inspect.isasyncgenfunction(function):
+        return _async_generator(function, begin)
+    if inspect.iscoroutinefunction(function):
+        return _coroutine(function, begin)
+    if inspect.isgeneratorfunction(function):
+        return _generator(function, begin)
+    return _plain(function, begin)
+
+
+Begin = Callable[[Any, Any, Any], Step | None]
+
+
+def _begin(name: str, parameters: _Parameters, recorder: Any, args: Any, kwargs: Any) -> Step | None:
+    """The step that begins here, made current; None where it is not recorded. Never raises."""
+    try:
+        here = threads.here()
+        if type(here) is Step:
+            request, parent_id = here.request, here.recording_id
+        else:
+            request, parent_id = here or implicit_request(recorder), None
+        if not request.sampled:
+            if here is None:
+                current.set(request)  # what is nested here is not recorded either
+            return None
+        step = Step(recorder, request, parent_id, name, parameters.named(args, kwargs))
+        current.set(step)
+        return step
+    except Exception as problem:
+        recorder.counts.add("internal_error", f"step {name!r} was not recorded: {problem!r}")
+        return None
+
+
+def _plain(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        recorder = session.recorder
+        if recorder is None:
+            return function(*args, **kwargs)
+        before = current.get()
+        step = begin(recorder, args, kwargs)
+        try:
+            output = function(*args, **kwargs)
+        except BaseException as error:
+            current.set(before)
+            if step is not None:
+                step.end(error=error)
+            raise
+        current.set(before)
+        if step is not None:
+            step.end(output)
+        return output
+
+    return recorded
+
+
+def _coroutine(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def recorded(*args: Any, **kwargs: Any) -> Any:
+        recorder = session.recorder
+        if recorder is None:
+            return await function(*args, **kwargs)
+        before = current.get()
+        step = begin(recorder, args, kwargs)
+        try:
+            output = await function(*args, **kwargs)
+        except BaseException as error:
+            current.set(before)
+            if step is not None:
+                step.end(error=error)
+            raise
+        current.set(before)
+        if step is not None:
+            step.end(output)
+        return output
+
+    return recorded
+
+
+def _generator(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def recorded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        recorder = session.recorder
+        if recorder is None:
+            return (yield from function(*args, **kwargs))
+        before = current.get()
+        step = begin(recorder, args, kwargs)
+        inside = current.get()
+        current.set(before)
+        chunks = _Chunks()
+        source = function(*args, **kwargs)
+        resume, argument = source.send, None
+        while True:
+            # The step is current only while its own code runs, not while its consumer's does.
+            before = current.get()
+            current.set(inside)
+            try:
+                chunk = resume(argument)
+            except StopIteration as stop:
+                current.set(before)
+                if step is not None:
+                    step.end(chunks.joined(), cut=chunks.cut)
+                return stop.value
+            except BaseException as error:
+                current.set(before)
+                if step is not None:
+                    step.end(error=error)
+                raise
+            current.set(before)
+            if step is not None:
+                chunks.add(chunk)
+            try:
+                resume, argument = source.send, (yield chunk)
+            except GeneratorExit:
+                try:
+                    source.close()
+                finally:
+                    if step is not None:
+                        step.end(chunks.joined(), cut=chunks.cut)
+                raise
+            except BaseException as error:
+                resume, argument = source.throw, error
+
+    return recorded
+
+
+def _async_generator(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def recorded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        recorder = session.recorder
+        source = function(*args, **kwargs)
+        before = current.get()
+        step = begin(recorder, args, kwargs) if recorder is not None else None
+        inside = current.get()
+        current.set(before)
+        chunks = _Chunks()
+        resume, argument = source.asend, None
+        while True:
+            before = current.get()
+            current.set(inside)
+            try:
+                chunk = await resume(argument)
+            except StopAsyncIteration:
+                current.set(before)
+                if step is not None:
+                    step.end(chunks.joined(), cut=chunks.cut)
+                return
+            except BaseException as error:
+                current.set(before)
+                if step is not None:
+                    step.end(error=error)
+                raise
+            current.set(before)
+            if step is not None:
+                chunks.add(chunk)
+            try:
+                resume, argument = source.asend, (yield chunk)
+            except GeneratorExit:
+                try:
+                    await source.aclose()
+                finally:
+                    if step is not None:
+                        step.end(chunks.joined(), cut=chunks.cut)
+                raise
+            except BaseException as error:
+                resume, argument = source.athrow, error
+
+    return recorded
+
+
+class _Parameters:
+    """Names for the arguments of one function, worked out once."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._positional: list[str] = []
+        self._defaults: dict[str, Any] = {}
+        self._rest: str | None = "args"
+        self._keywords: str | None = None
+        self._skip = 0
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):  # some callables written in C have no signature
+            return
+        self._rest = None
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                self._positional.append(parameter.name)
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                self._rest = parameter.name
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                self._keywords = parameter.name
+            if parameter.default is not parameter.empty:
+                self._defaults[parameter.name] = parameter.default
+        self._known = {parameter.name for parameter in parameters}
+        owner = getattr(function, "__qualname__", "").split(".")[:-1]
+        if owner and owner[-1] != "<locals>" and self._positional[:1] in (["self"], ["cls"]):
+            self._skip = 1
+
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments by parameter name; `*args` as a list and `**kwargs` as a dict under their own names."""
+        skip = self._skip
+        inputs = dict(zip(self._positional[skip:], args[skip:] if skip else args, strict=False))
+        if kwargs:
+            if self._keywords is None:
+                inputs.update(kwargs)
+            else:
+                inputs.update((key, value) for key, value in kwargs.items() if key in self._known)
+                inputs[self._keywords] = {key: value for key, value in kwargs.items() if key not in self._known}
+        if self._rest is not None:
+            inputs[self._rest] = args[len(self._positional) :]
+        for name, value in self._defaults.items():
+            if name not in inputs:
+                inputs[name] = value
+        return inputs
+
+
+class _Chunks:
+    """What a stream yielded, within the bounds of one value. `cut` where something did not fit."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Any] = []
+        self._chars, self._text, self.cut = MAX_CHARS, True, False
+
+    def add(self, chunk: Any) -> None:
+        self._text = self._text and type(chunk) is str
+        if self._chars <= 0 or len(self._chunks) >= MAX_NODES:
+            self.cut = True
+            return
+        snapshot = Snapshot(chunk, self._chars)
+        self._chunks.append(snapshot.value)
+        self._chars -= snapshot.size
+        self.cut = self.cut or snapshot.cut
+
+    def joined(self) -> Any:
+        """One text where every chunk was text, else the list of chunks."""
+        return "".join(self._chunks) if self._text else self._chunks

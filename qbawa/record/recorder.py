@@ -1,0 +1,175 @@
+"""The recorder of a process: its settings, what is sampled, what is still open, and its writer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from qbawa.journal import JournalWriter
+from qbawa.record.context import Call, Request, Step
+from qbawa.record.failure import Failure
+from qbawa.record.redact import Redactor
+from qbawa.record.rows import Feedback, Hook, encode, rows_of
+from qbawa.record.writer import Counts, Writer
+
+HOLD_S = 10.0  # how long an ended step waits for model calls that have not reported
+EXIT_S = 5.0  # bound on what the end of the interpreter waits for
+MAX_OPEN_CALLS = 10_000
+
+Item = Step | Call | Request | Feedback
+SampleRule = Callable[[Request], bool | float | None]
+
+
+class Stats(NamedTuple):
+    """Counts since `configure`, in this process."""
+
+    recorded: int = 0  # steps, calls, requests and feedback that were taken over
+    written: int = 0  # of these, on disk for good
+    dropped: dict[str, int] = {}  # by reason
+    open_calls: int = 0  # model calls begun that have not reported
+
+
+class Recorder:
+    """Takes what happened from any thread and gets it to the journal in `folder`. Nothing here raises or blocks."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        pipeline: str = "default",
+        sample_rate: float = 1.0,
+        sample_rule: SampleRule | None = None,
+        redactor: Redactor | None = None,
+        redact: Hook | None = None,
+        queue_bytes: int = 64 << 20,
+        segment_bytes: int = 64 << 20,
+        segment_age_s: float = 60.0,
+    ) -> None:
+        self.pipeline = pipeline
+        self.before_exit: list[Callable[[float], None]] = []
+        self._sample_rate, self._sample_rule = sample_rate, sample_rule
+        self._redactor, self._redact = redactor or Redactor(), redact
+        self._queue_bytes = queue_bytes
+        self._journal = JournalWriter(folder, max_bytes=segment_bytes, max_age_s=segment_age_s)
+        self.begin_process()
+
+    def begin_process(self) -> None:
+        """Everything that belongs to one process; called again in a forked child, which inherits no row."""
+        self.counts = Counts()
+        self._lock = threading.RLock()
+        self._held: dict[int, tuple[Step, float]] = {}
+        self._open_calls: dict[int, Call] = {}
+        self._writer = Writer(self._journal, self._lines, self._release_overdue, self.counts, self._queue_bytes)
+        self.put = self._writer.put
+
+    def sample(self, request: Request) -> bool:
+        """Whether this request is recorded. At one rate, the same id gets the same answer in every process."""
+        rate: bool | float | None = None
+        if self._sample_rule:
+            try:
+                rate = self._sample_rule(request)
+            except Exception as error:
+                self.counts.add("sample_rule_failed", f"sample_rule raised {error!r}; such requests are recorded")
+                return True
+        rate = float(self._sample_rate if rate is None else rate)
+        return rate >= 1.0 or _share(request.request_id) < rate
+
+    def hold(self, step: Step) -> None:
+        """Keep an ended step until its calls have reported, so that they can stand in its row."""
+        with self._lock:
+            self._held[id(step)] = (step, time.monotonic() + HOLD_S)
+        if all(call.done for call in step.calls or ()):  # the last one reported just now
+            self.release(step)
+        else:
+            self._writer.wake()  # so that it ticks
+
+    def release(self, step: Step) -> None:
+        with self._lock:
+            held = self._held.pop(id(step), None)
+        if held:
+            self.put(step, step.size + sum(call.size for call in step.calls or ()))
+
+    def opened(self, call: Call) -> None:
+        """Remember a model call until it reports."""
+        with self._lock:
+            self._open_calls[id(call)] = call
+            oldest = next(iter(self._open_calls.values())) if len(self._open_calls) > MAX_OPEN_CALLS else None
+        if oldest:
+            oldest.end(failure=_unfinished())
+
+    def closed(self, call: Call) -> None:
+        with self._lock:
+            self._open_calls.pop(id(call), None)
+
+    def stats(self) -> Stats:
+        writer = self._writer
+        return Stats(writer.accepted, writer.written, dict(self.counts.reasons), len(self._open_calls))
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether everything recorded before this call is on disk for good."""
+        deadline = time.monotonic() + timeout_s
+        # Reports of model calls may be on their way, unless it is this very thread that has to carry them.
+        while self._reporting() and not _in_event_loop() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self._writer.flush(max(0.0, deadline - time.monotonic())) and not self._held
+
+    def close(self, timeout_s: float = EXIT_S) -> None:
+        """Write what there is, in bounded time, and close the segment."""
+        deadline = time.monotonic() + timeout_s
+        for finish in self.before_exit:
+            with contextlib.suppress(Exception):
+                finish(max(0.1, deadline - time.monotonic()))
+        for call in list(self._open_calls.values()):
+            if call.owner is None or call.owner.ended:
+                call.end(failure=_unfinished())
+        self._writer.close(max(0.1, deadline - time.monotonic()))
+
+    def _reporting(self) -> bool:
+        with self._lock:
+            return any(call.owner is None or call.owner.ended for call in self._open_calls.values())
+
+    def _release_overdue(self) -> bool:
+        now = time.monotonic()
+        for step, until in list(self._held.values()):
+            if now >= until:
+                self.release(step)
+        return bool(self._held)
+
+    def _lines(self, item: Item) -> list[bytes]:
+        lines = []
+        for row in rows_of(item):
+            try:
+                line = encode(row, self._redactor, self._redact)
+            except Exception as error:
+                # Never written unredacted: what the hook could not handle is dropped.
+                reason = "redact_hook_failed" if self._redact else "internal_error"
+                self.counts.add(reason, f"a recording was dropped: {reason.replace('_', ' ')} with {error!r}")
+                continue
+            if line is None:
+                self.counts.add("redact_hook")
+            else:
+                lines.append(line)
+        return lines
+
+
+def _unfinished() -> Failure:
+    return Failure.reported(
+        "qbawa.Unfinished", "No result was reported: the process ended first, or a stream was left before its end."
+    )
+
+
+def _share(request_id: str) -> float:
+    """Where an id falls between 0 and 1, evenly."""
+    digest = hashlib.blake2b(request_id.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64
+
+
+def _in_event_loop() -> bool:
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None

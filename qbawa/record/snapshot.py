@@ -1,0 +1,291 @@
+"""Copies of values as JSON, taken without running any code of the application.
+
+The rule for values that are not JSON (documented in docs/recording.md): data is kept, everything else becomes an object
+whose key `__qbawa__` says what it was. No `__repr__`, `__str__` or property of the application runs, iterators are not
+consumed, and a value never costs more than `MAX_CHARS` characters and `MAX_NODES` values.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import datetime
+import decimal
+import enum
+import itertools
+import math
+import os
+import types
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+MAX_CHARS = 1 << 20
+MAX_NODES = 20_000
+MAX_DEPTH = 64
+MARK = "__qbawa__"
+
+_NOTHING = type(None)
+_PLAIN = frozenset((str, int, float, bool, _NOTHING))  # immutable and JSON: shared, not copied
+_NUMBERS = frozenset((int, float, bool, _NOTHING))
+_CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+_TEXTUAL = (decimal.Decimal, uuid.UUID, os.PathLike)
+_MAX_INT = 1 << 63
+
+
+class Snapshot:
+    """A JSON copy of one value: `value`, its approximate `size` in bytes, and whether something was `cut`."""
+
+    __slots__ = ("value", "size", "cut", "_nodes", "_chars", "_path")
+
+    def __init__(self, value: Any, max_chars: int = MAX_CHARS) -> None:
+        self.cut = False
+        self._nodes = MAX_NODES
+        self._chars = max_chars
+        self._path: set[int] = set()
+        try:
+            self.value = self._copy(value, 0)
+        except Exception as error:  # a container that changes while being read, a hostile subclass, no memory
+            self.value = {MARK: "unreadable", "type": type_name(value), "reason": type(error).__name__}
+            self.cut = True
+        self.size = (max_chars - self._chars) + 24 * (MAX_NODES - self._nodes) + 24
+
+    def _copy(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._text(value)
+        if kind in _NUMBERS:
+            self._nodes -= 1
+            return value
+        if self._nodes <= 0 or self._chars <= 0:
+            return self._left_out(value)
+        if kind is dict:
+            return self._mapping(value, depth)
+        if kind is list or kind is tuple:
+            if value and self._nodes >= len(value) and _NUMBERS.issuperset(map(type, value)):
+                self._nodes -= len(value)  # embeddings: one pass in C
+                return list(value)
+            return self._sequence(value, len(value), depth)
+        return self._foreign(value, kind, depth)
+
+    def _text(self, text: str) -> str:
+        self._nodes -= 1
+        room = self._chars
+        self._chars = room - len(text)
+        if self._chars >= 0:
+            return text
+        self.cut, self._chars = True, 0
+        return f"{text[: max(room, 0)]}… [{len(text) - max(room, 0)} of {len(text)} characters left out]"
+
+    def _left_out(self, value: Any) -> dict[str, Any]:
+        self.cut = True
+        left_out: dict[str, Any] = {MARK: "left out", "type": type_name(value)}
+        if isinstance(value, (dict, list, tuple, set, frozenset, bytes, bytearray)):
+            left_out["length"] = len(value)
+        return left_out
+
+    def _mapping(self, value: dict[Any, Any], depth: int) -> Any:
+        if not self._enter(value, depth):
+            return self._left_out(value) if depth >= MAX_DEPTH else {MARK: "cycle"}
+        copy: dict[str, Any] = {}
+        plain, left = _PLAIN, self._chars
+        for key, item in dict.items(value):
+            if type(key) is not str:
+                key = _key(key)
+            kind = type(item)
+            left -= len(key)
+            if kind in plain and kind is not str:
+                self._nodes -= 1
+                copy[key] = item
+            else:
+                self._chars = left
+                copy[key] = self._copy(item, depth + 1)
+                left = self._chars
+            if self._nodes <= 0 or left <= 0:
+                self._chars = left
+                if len(copy) < len(value):
+                    self.cut = True
+                    copy[MARK] = f"{len(value) - len(copy)} of {len(value)} keys left out"
+                break
+        self._chars = left
+        self._nodes -= 1
+        self._path.discard(id(value))
+        return copy
+
+    def _sequence(self, value: Iterable[Any], length: int, depth: int) -> Any:
+        if not self._enter(value, depth):
+            return self._left_out(value) if depth >= MAX_DEPTH else {MARK: "cycle"}
+        copy = []
+        for item in itertools.islice(value, max(self._nodes, 1)):
+            copy.append(self._copy(item, depth + 1))
+            if self._nodes <= 0 or self._chars <= 0:
+                break
+        if len(copy) < length:
+            self.cut = True
+            copy.append({MARK: "left out", "length": length - len(copy)})
+        self._nodes -= 1
+        self._path.discard(id(value))
+        return copy
+
+    def _enter(self, value: Any, depth: int) -> bool:
+        if depth >= MAX_DEPTH or id(value) in self._path:
+            self.cut = True
+            return False
+        self._path.add(id(value))
+        return True
+
+    def _foreign(self, value: Any, kind: type, depth: int) -> Any:
+        """A value that JSON does not know. Data first, then the bare name of its type."""
+        if isinstance(value, enum.Enum):
+            return self._copy(value._value_, depth + 1)
+        if isinstance(value, str):
+            return self._text(str.__str__(value))
+        if isinstance(value, int):
+            return int.__int__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+        if isinstance(value, dict):
+            return self._mapping(value, depth)
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+            return self._mapping(dict(zip(kind._fields, value, strict=False)), depth)
+        if isinstance(value, (list, tuple, collections.deque)):
+            return self._sequence(value, len(value), depth)
+        if isinstance(value, (set, frozenset)):
+            return self._sequence(_ordered(value), len(value), depth)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return self._bytes(value)
+        if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+            return self._text(value.isoformat())
+        if isinstance(value, datetime.timedelta):
+            return value.total_seconds()
+        if isinstance(value, _TEXTUAL) and (kind.__module__ in ("decimal", "uuid") or _is_path(kind)):
+            return self._text(str(value))
+        if isinstance(value, complex):
+            return {MARK: "complex", "real": value.real, "imag": value.imag}
+        if isinstance(value, BaseException):
+            return {MARK: "error", "type": type_name(value), "message": self._text(message_of(value))}
+        if isinstance(value, _CODE):
+            name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
+            return {MARK: "code", "name": f"{getattr(value, '__module__', '')}.{name}".strip(".")}
+        return self._array(value, kind, depth) if _is_array(kind) else self._object(value, kind, depth)
+
+    def _bytes(self, value: Any) -> dict[str, Any]:
+        length = memoryview(value).nbytes
+        room = min(length, self._chars * 3 // 4)
+        kept = base64.b64encode(memoryview(value).cast("B")[:room]).decode("ascii")
+        self._chars -= len(kept)
+        self._nodes -= 1
+        self.cut = self.cut or room < length
+        return {MARK: "bytes", "length": length, "base64": kept}
+
+    def _array(self, value: Any, kind: type, depth: int) -> Any:
+        """numpy's scalars and arrays, known by name so that numpy is never imported."""
+        if not hasattr(value, "shape") or value.shape == ():
+            return self._copy(value.item(), depth + 1)
+        if value.dtype.hasobject or value.size > self._nodes:
+            self.cut = True
+            return {MARK: "array", "shape": list(value.shape), "dtype": value.dtype.name}
+        return self._copy(value.tolist(), depth)
+
+    def _object(self, value: Any, kind: type, depth: int) -> dict[str, Any]:
+        """Fields of a data class, pydantic model or plain object; of anything inside a plain object only its type."""
+        fields = _declared_fields(value, kind)
+        if fields is None:
+            attributes = getattr(value, "__dict__", None) if kind.__module__ != "builtins" else None
+            copy: dict[str, Any] = {MARK: "object", "type": type_name(value)}
+            if type(attributes) is dict and self._enter(value, depth):
+                for key, item in list(attributes.items())[:100]:
+                    if type(key) is str and not key.startswith("_"):
+                        copy[key] = self._inside_object(item, depth)
+                self._path.discard(id(value))
+            self._nodes -= 1
+            return copy
+        if not self._enter(value, depth):
+            return {MARK: "cycle"}
+        copy = {key: self._copy(item, depth + 1) for key, item in fields.items()}
+        self._nodes -= 1
+        self._path.discard(id(value))
+        return copy
+
+    def _inside_object(self, item: Any, depth: int) -> Any:
+        # A client or a session is one attribute away from half the process: follow data only.
+        if type(item) in _PLAIN or isinstance(item, (dict, list, tuple, datetime.date)):
+            return self._copy(item, depth + 1)
+        return {MARK: "object", "type": type_name(item)}
+
+
+def type_name(value: Any) -> str:
+    """`package.Class` of a value."""
+    kind = type(value)
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, even where saying it fails."""
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text is not available: {type(problem).__name__})"
+
+
+def json_safe(value: Any) -> Any:
+    """A snapshot's value with the numbers that JSON lacks replaced: NaN and infinities by name, huge integers by text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else ("NaN" if value != value else f"{'-' * (value < 0)}Infinity")
+    if isinstance(value, int):
+        return value if -_MAX_INT <= value < 2 * _MAX_INT else _large(value)
+    if isinstance(value, list):
+        return [json_safe(item) for item in value]
+    if isinstance(value, dict):
+        return {key: json_safe(item) for key, item in value.items()}
+    return value
+
+
+def _large(value: int) -> Any:
+    return str(value) if value.bit_length() < 10_000 else {MARK: "integer", "bits": value.bit_length()}
+
+
+def _key(key: Any) -> str:
+    if key is None or type(key) is bool:
+        return {None: "null", True: "true", False: "false"}[key]
+    if isinstance(key, enum.Enum):
+        return _key(key._value_)
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, (int, float)) and abs(key) < _MAX_INT:
+        return repr(float(key) if isinstance(key, float) else int(key))
+    if isinstance(key, tuple) and len(key) < 10:
+        return ",".join(_key(item) for item in key)
+    if isinstance(key, (datetime.date, uuid.UUID)):
+        return str(key)
+    return type_name(key)
+
+
+def _ordered(value: Any) -> Any:
+    """A set in sorted order where that is cheap and possible, so that equal sets are recorded equally."""
+    kinds = set(map(type, itertools.islice(value, MAX_NODES)))
+    return sorted(value) if len(value) <= MAX_NODES and kinds in ({str}, {int}, {float}) else value
+
+
+def _is_array(kind: type) -> bool:
+    return any(base.__module__ == "numpy" and base.__name__ in ("ndarray", "generic") for base in kind.__mro__)
+
+
+def _is_path(kind: type) -> bool:
+    return any(base.__module__.startswith("pathlib") for base in kind.__mro__)
+
+
+def _declared_fields(value: Any, kind: type) -> dict[str, Any] | None:
+    """Fields of a dataclass, a pydantic model, an attrs class or a msgspec struct; None for other objects."""
+    if hasattr(kind, "__pydantic_validator__"):
+        return {**getattr(value, "__dict__", {}), **(getattr(value, "__pydantic_extra__", None) or {})}
+    names = (
+        getattr(kind, "__dataclass_fields__", None)
+        or getattr(kind, "__struct_fields__", None)
+        or [attribute.name for attribute in getattr(kind, "__attrs_attrs__", ())]
+    )
+    if not names:
+        return None
+    found = ((name, getattr(value, name, MARK)) for name in itertools.islice(names, 200))
+    return {name: item for name, item in found if item is not MARK}
