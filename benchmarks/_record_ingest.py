@@ -69,8 +69,11 @@ def _child(folder: Path) -> None:
     print(
         json.dumps(
             {
-                "ingest_rows_per_s": round((rows + bad) / seconds), "ingest_cpu_s": round(cpu, 2),
-                "peak_mb": round(peak), "rows": rows, "quarantined": bad,
+                "ingest_rows_per_s": round((rows + bad) / seconds),
+                "ingest_cpu_s": round(cpu, 2),
+                "peak_mb": round(peak),
+                "rows": rows,
+                "quarantined": bad,
             }
         )  # fmt: skip
     )

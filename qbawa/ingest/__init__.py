@@ -1,7 +1,7 @@
 """Journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`, with its reason.
 
-    for batch in pending_batches(lake, project.journals):
-        report = ingest_batch(lake, batch)
+for batch in pending_batches(lake, project.journals):
+    report = ingest_batch(lake, batch)
 """
 
 import time

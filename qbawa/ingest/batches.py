@@ -68,7 +68,9 @@ def load_batch(name: str, folders: Sequence[Path]) -> Batch:
     """The batch of that name. Raises InputError where none was formed."""
     path = folders[0] / MANIFESTS / f"{name}.json"
     if Path(name).name != name or not path.is_file():
-        raise InputError(f"There is no recording batch '{name}': {path} does not exist. `qbawa import` lists new batches.")
+        raise InputError(
+            f"There is no recording batch '{name}': {path} does not exist. `qbawa import` lists new batches."
+        )
     return _read_manifest(path)
 
 

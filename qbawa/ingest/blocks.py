@@ -15,6 +15,7 @@ import polars as pl
 
 from qbawa.ingest.lines import BadLine, Feedback, Step, plain, shown, text, when
 from qbawa.lake.delta import BLOCK, Lake, now, schema_of
+from qbawa.strategies.ids import recorded_id
 
 BLOCK_BYTES = 32 << 20
 """Of raw lines; a block takes about five times as much memory while it is written."""
@@ -113,7 +114,9 @@ class BlockWriter:
                 self._write(table, f"{self._name}/{len(self._written[table]):03}", rows)
 
     def _write(self, table: str, block: str, rows: pl.DataFrame, *, instead_of: str | None = None) -> None:
-        self._store(table, [block, *([instead_of] if instead_of else [])], rows.with_columns(pl.lit(block).alias(BLOCK)))
+        self._store(
+            table, [block, *([instead_of] if instead_of else [])], rows.with_columns(pl.lit(block).alias(BLOCK))
+        )
         self._written[table].append(block)
 
     def _write_last(self, table: str, rows: pl.DataFrame) -> None:
@@ -230,10 +233,6 @@ class BlockWriter:
             .collect(engine="streaming")
         )
         return set(found.filter("own").drop("own").rows()), set(found.filter(~pl.col("own")).drop("own").rows())
-
-
-def recorded_id(step: str) -> str:
-    return f"recorded-{step}"
 
 
 def _frame(table: str, columns: dict[str, Any]) -> pl.DataFrame:

@@ -238,5 +238,7 @@ def _explain(line: bytes, error: Exception) -> BadLine:
     if head.v != VERSION or isinstance(head.v, bool):
         return _wrong_version(head.v) if head.v is not None else BadLine("missing_field", "v")
     if head.kind not in ("step", "request", "feedback"):
-        return BadLine("unknown_kind", f"{head.kind!r:.60}") if head.kind is not None else BadLine("missing_field", "kind")
+        return (
+            BadLine("unknown_kind", f"{head.kind!r:.60}") if head.kind is not None else BadLine("missing_field", "kind")
+        )
     return BadLine("missing_field" if "missing required" in message else "wrong_type", message)
