@@ -1,0 +1,96 @@
+"""What a judge said, as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
+
+`raw` of a pairwise judge is the reply as it came. Of the other kinds it is JSON: `{"kind": "pointwise", "replies": [of a, of b]}` or
+`{"kind": "listwise", "answers": n, "a": place shown, "b": place shown, "reply": …}`, with the replies as they came.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
+
+Side = Literal["a", "b"]
+SCORE_SCALE = 2.0
+"""A gap of this many points (of 10) between scores is a preference of 73 %. The verdict itself needs no scale."""
+UNSCORED: Mapping[str, Any] = {"verdict": "unscored", "preference": None, "rationale": None}
+
+
+def opinion(
+    raw: str | None, shown_first: Side | None, logprobs: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """`verdict` (a, b, tie or unscored), `preference` (0 to 1 towards a) and `rationale` of a raw reply."""
+    packed = unpack(raw) if raw is not None else None
+    if raw is None:
+        return dict(UNSCORED)
+    if packed is None:
+        return _pairwise(raw, shown_first, logprobs)
+    return _pointwise(packed["replies"]) if packed["kind"] == "pointwise" else _listwise(packed)
+
+
+def pack(content: Mapping[str, Any]) -> str:
+    """`raw` of a judge that is not pairwise."""
+    return json.dumps(content, ensure_ascii=False)
+
+
+def unpack(raw: str) -> dict[str, Any] | None:
+    """What was packed, None where the raw text is a plain reply."""
+    if not raw.startswith('{"kind": "'):
+        return None
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    replies, reply = found.get("replies"), found.get("reply")
+    if found["kind"] == "pointwise" and isinstance(replies, list) and [type(r) for r in replies] == [str, str]:
+        return found
+    numbers = [found.get(name) for name in ("answers", "a", "b")]
+    if found["kind"] == "listwise" and isinstance(reply, str) and all(type(number) is int for number in numbers):
+        return found
+    return None
+
+
+def reparse(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """The verdicts' rows with every model's raw reply read anew by the present parser; nothing is asked or paid.
+
+    People's and imported verdicts and calls that failed stay as they are. A row whose verdict stays keeps its preference too, which may come from
+    log-probabilities that the row does not hold.
+    """
+    rows = verdicts.to_dicts()
+    for row in rows:
+        if row["judge_kind"] == "llm" and row["raw"] is not None:
+            found = opinion(row["raw"], row["shown_first"])
+            if found["verdict"] != row["verdict"]:
+                row |= found
+    return pl.DataFrame(rows, schema=verdicts.schema, orient="row")
+
+
+def _pairwise(raw: str, shown_first: Side | None, logprobs: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    found = parse_pairwise(raw, logprobs)
+    if found is None or shown_first is None:
+        return dict(UNSCORED)
+    straight = shown_first == "a"
+    names = {"1": "a", "2": "b", "tie": "tie"} if straight else {"1": "b", "2": "a", "tie": "tie"}
+    preference = found.preference if straight else 1 - found.preference
+    return {"verdict": names[found.verdict], "preference": preference, "rationale": found.rationale}
+
+
+def _pointwise(replies: Sequence[str]) -> dict[str, Any]:
+    a, b = (parse_score(reply) for reply in replies)
+    if a is None or b is None:
+        return dict(UNSCORED)
+    gap = a.score - b.score
+    verdict = "tie" if gap == 0 else "a" if gap > 0 else "b"
+    rationale = f"a, {a.score:g}: {a.rationale}\nb, {b.score:g}: {b.rationale}"
+    return {"verdict": verdict, "preference": 1 / (1 + math.exp(-gap / SCORE_SCALE)), "rationale": rationale}
+
+
+def _listwise(packed: Mapping[str, Any]) -> dict[str, Any]:
+    found = parse_ranking(packed["reply"], packed["answers"])
+    if found is None or packed["a"] not in found.order or packed["b"] not in found.order:
+        return dict(UNSCORED)
+    ahead = found.order.index(packed["a"]) < found.order.index(packed["b"])
+    return {"verdict": "a" if ahead else "b", "preference": float(ahead), "rationale": found.rationale}
