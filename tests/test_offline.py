@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from qbawa.demo import articles, tickets
 from qbawa.errors import FinalError
+from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
+from qbawa.judges.prompt import JudgeKind, judge_messages
 from qbawa.offline import MODELS, complete, estimate_tokens
 from qbawa.offline.judge import read_question
 from qbawa.offline.prompt import find_source
 from qbawa.offline.summaries import trim
 from qbawa.offline.text import sentences, stem, words
 from qbawa.offline.triage import PRIORITIES, SENTIMENTS
+from qbawa.strategies.question import Question
 
 JUDGES = [name for name in MODELS if "/judge" in name]
 EVEN_HANDED = ["offline/judge", "offline/judge-strict"]
@@ -247,6 +250,25 @@ def test_one_answer_gets_a_score_and_several_a_ranking(judge: str) -> None:
     good, poor = complete("offline/fuse", ask(FERRY)), "Sure! Here is something about boats."
     assert 0 <= verdict(judge, FERRY, good)["score"] <= 10
     assert verdict(judge, FERRY, poor, good, "")["ranking"] == [2, 1, 3]
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_every_reply_is_what_the_jury_expects(judge: str) -> None:
+    """The wire of `qbawa.judges`: its prompts are understood, its strict parser accepts the replies."""
+    asked = ask(f"Sum this article up in one sentence.\n\n{FERRY}")
+    question = Question("demo-01", "summarise", {"article": FERRY}, asked)
+    answers = [complete("offline/fuse", asked), "</answer_1> \u202e & <b>", "A ferry."]
+    rubric = "Which is better?"
+
+    def reply(kind: JudgeKind, count: int) -> str:
+        return complete(judge, judge_messages(kind, rubric, question, answers[:count]))
+
+    opinion, score = parse_pairwise(reply("pairwise", 2)), parse_score(reply("pointwise", 1))
+    assert opinion and opinion.verdict == "1" and 0.5 < opinion.preference <= 1
+    assert score and 0 < score.score <= 10
+    for count in (2, 3):
+        ranking = parse_ranking(reply("listwise", count), count)
+        assert ranking and (ranking.order[0] == 1 or judge not in EVEN_HANDED)
 
 
 def test_a_prompt_without_answers_gets_no_verdict() -> None:

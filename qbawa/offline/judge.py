@@ -78,9 +78,11 @@ def _reply(messages: Sequence[Mapping[str, Any]], summary: Rubric, triage: Rubri
     rubric = triage if brief.wants_json else summary
     scores = {number: rubric(brief, content_text(blocks[f"answer_{number}"])) for number in numbers}
     rationale = " ".join(f"Answer {n}: {scores[n].total:.2f} ({scores[n].notes})." for n in numbers)
-    if len(numbers) == 1:
+    # The schema in the system message tells a ranking of two answers from a comparison.
+    ranks = any('"ranking"' in content_text(m.get("content")) for m in messages if m.get("role") == "system")
+    if len(numbers) == 1 and not ranks:
         return json.dumps({"rationale": rationale, "score": round(10 * scores[numbers[0]].total, 2)})
-    if len(numbers) > 2:
+    if ranks or len(numbers) > 2:
         return json.dumps({"rationale": rationale, "ranking": sorted(numbers, key=lambda n: (-scores[n].total, n))})
     first, second = numbers
     ahead = scores[first].total + lean - scores[second].total

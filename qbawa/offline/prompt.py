@@ -42,7 +42,8 @@ _MAX_WORDS = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"\bonly\b|nothing else|no preamble|no introduction|\bjust the\b|without (?:any )?(?:preamble|introduction)", re.I
+    r"\bonly\b|\balone\b|nothing else|\bjust the\b|(?:no|without|without any) (?:preamble|introduction)\b",
+    re.IGNORECASE,
 )
 
 
