@@ -14,7 +14,7 @@ import qbawa
 from qbawa.config import parse_config
 from qbawa.demo import articles, tickets
 from qbawa.demo.pipeline import SUMMARY_MODEL, TRIAGE_MODEL, handle, record_demo
-from qbawa.errors import InputError
+from qbawa.errors import InputError, QbawaError
 from qbawa.offline import MODELS, complete
 from qbawa.offline.prompt import read_prompt
 from qbawa.offline.text import words
@@ -89,6 +89,12 @@ def test_more_articles_than_there_are_is_refused(tmp_path: Path, number: int) ->
     with pytest.raises(InputError, match="30 articles.*1 to 30"):
         record_demo(tmp_path, articles=number)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_takes_nothing_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file, not a folder")
+    with pytest.raises(QbawaError, match="did not all reach"):
+        record_demo(tmp_path / "journal", articles=1)
 
 
 def test_the_app_runs_the_same_without_recording() -> None:

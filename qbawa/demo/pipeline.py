@@ -1,7 +1,7 @@
 """The sample app: a newspaper's desk that sums up an article and sorts the ticket that a reader sent about it.
 
-An ordinary program that happens to record itself: `@qbawa.step` on its functions, `qbawa.llm_call` after its model call.
-Its models are mediocre on purpose, so that the flywheel has something to find.
+An ordinary program that happens to record itself: `@qbawa.step` on its functions, `qbawa.llm_call` after each model
+call. Its models are mediocre on purpose, so that the flywheel has something to find.
 """
 
 import json
@@ -65,8 +65,9 @@ def _ask(model: str, prompt: str, **params: Any) -> str:
 def record_demo(journal_folder: Path, articles: int = 30) -> list[str]:
     """Identifiers of the requests that went through the pipeline and were recorded into `journal_folder`, in order.
 
-    The n-th request is `demo-n` and holds the n-th article and ticket, every time. Ends this process's recording, so that
-    the journal's segment is closed and can be ingested. Raises QbawaError where the journal did not take everything.
+    The n-th request is `demo-n` and holds the n-th article and ticket, every time. Ends this process's recording, so
+    that the journal's segment is closed and can be ingested. Raises QbawaError where the journal did not take all.
+
     """
     material = list(zip(all_articles(), all_tickets(), strict=False))
     if not 1 <= articles <= len(material):
