@@ -1,10 +1,11 @@
-"""A jury at work: from a match to the calls that its judges make, and from what they say to rows of the table `verdicts`.
+"""A jury at work: from a match to the calls that its judges make, and from what they say to rows of `verdicts`.
 
     for call in jury_calls(match_id, question, answer_a, answer_b, jury):
         row = await ask(call, engine)
 
-All kinds of judge give the same rows. A pairwise judge sees both answers; a pointwise judge scores each alone, so that one call serves all of an
-answer's matches; a listwise judge ranks all answers of a request in one call (`ranking_call`) and is pairwise where a single match is asked.
+All kinds of judge give the same rows. A pairwise judge sees both answers; a pointwise judge scores each alone, so
+that one call serves all of an answer's matches; a listwise judge ranks all answers of a request in one call
+(`ranking_call`) and is pairwise where a single match is asked.
 """
 
 import asyncio
@@ -51,12 +52,13 @@ class JudgeCall:
 
 @dataclass(frozen=True, slots=True)
 class RankingCall:
-    """What a listwise judge is asked: all answers of a request at once. `shown` holds their strategies in the order shown."""
+    """What a listwise judge is asked: all answers of a request at once."""
 
     request_id: str
     step: str
     judge: str
     shown: tuple[str, ...]
+    """Strategies in the order in which their answers are shown."""
     calls: tuple[ModelCall, ...]
 
 
@@ -94,7 +96,7 @@ def jury_calls(
 def ranking_call(
     name: str, judge: JudgeConfig, question: Question, answers: Mapping[str, str], seed: int = 0
 ) -> RankingCall:
-    """What to ask a listwise judge about all answers of a request; `answers` by strategy. Their order is drawn from the content."""
+    """What to ask a listwise judge about all answers of a request, `answers` by strategy; their order is drawn."""
     shown = sorted(answers)
     random.Random(json.dumps([question.request_id, question.step, name, seed, shown])).shuffle(shown)
     call = judge_model_call(name, judge, question, [answers[strategy] for strategy in shown], "listwise")
@@ -125,7 +127,8 @@ def judge_model_call(
 async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
     """The verdict's row. A call that fails for good makes it unscored, with the reason.
 
-    What concerns more than this match is raised: ModelStoppedError, BudgetError, and transient errors that outlasted their retries.
+    What concerns more than this match is raised: ModelStoppedError, BudgetError, and transient errors that outlasted
+    their retries.
     """
     outcomes = await asyncio.gather(*(engine.call(call) for call in judge_call.calls), return_exceptions=True)
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -172,7 +175,7 @@ def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallRes
 def to_ranking_rows(
     ranking: RankingCall, outcome: CallResult, matches: Mapping[tuple[str, str], str]
 ) -> list[dict[str, Any]]:
-    """Verdict rows of every pair in a ranking. `matches` gives the match_id of (strategy_a, strategy_b); other pairs are left out.
+    """Verdict rows of the pairs in a ranking: those to which `matches` gives a match_id, by (strategy_a, strategy_b).
 
     The one call stands in each row; its cost is shared out evenly, so that sums over verdicts stay true.
     """

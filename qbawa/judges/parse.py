@@ -1,7 +1,7 @@
 """A judge's reply, read strictly: it is a verdict of the agreed schema, or it is unscored.
 
-One allowance: the JSON object may stand inside a single code fence. Nothing is guessed from prose, so nothing that a judge quotes from an answer
-can become a verdict.
+One allowance: the JSON object may stand inside a single code fence. Nothing is guessed from prose, so nothing that a
+judge quotes from an answer can become a verdict.
 """
 
 import json
@@ -52,8 +52,9 @@ class Ranking:
 def parse_pairwise(reply: str, logprobs: Sequence[Mapping[str, Any]] | None = None) -> PairOpinion | None:
     """The verdict in a reply; None where it is not exactly one.
 
-    The preference comes from the log-probabilities of the verdict's token where they are given, else from the reply's own number, else it is
-    1, 0 or ½. A number that contradicts the verdict is ignored: judges confuse `towards answer 1` with `how sure`.
+    The preference comes from the log-probabilities of the verdict's token where they are given, else from the reply's
+    own number, else it is 1, 0 or ½. A number that contradicts the verdict is ignored: judges confuse `towards answer
+    1` with `how sure`.
     """
     found = _object(reply, "pairwise")
     if found is None:
@@ -82,7 +83,10 @@ def parse_ranking(reply: str, answers: int) -> Ranking | None:
 
 
 def verdict_preference(reply: str, logprobs: Sequence[Mapping[str, Any]]) -> float | None:
-    """Preference towards answer 1 from the log-probabilities at the verdict's token, ties counted half; None where they do not tell."""
+    """Preference towards answer 1 from the log-probabilities at the verdict's token, a tie counted half.
+
+    None where they do not tell.
+    """
     places = list(_VERDICT.finditer(reply))
     if len(places) != 1:
         return None

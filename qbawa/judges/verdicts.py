@@ -1,7 +1,8 @@
 """What a judge said, as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
 
-`raw` of a pairwise judge is the reply as it came. Of the other kinds it is JSON: `{"kind": "pointwise", "replies": [of a, of b]}` or
-`{"kind": "listwise", "answers": n, "a": place shown, "b": place shown, "reply": …}`, with the replies as they came.
+`raw` of a pairwise judge is the reply as it came. Of the other kinds it is JSON: `{"kind": "pointwise", "replies":
+[of a, of b]}` or `{"kind": "listwise", "answers": n, "a": place shown, "b": place shown, "reply": …}`, with the
+replies as they came.
 """
 
 import json
@@ -28,7 +29,9 @@ def opinion(
         return dict(UNSCORED)
     if packed is None:
         return _pairwise(raw, shown_first, logprobs)
-    return _pointwise(packed["replies"]) if packed["kind"] == "pointwise" else _listwise(packed)
+    if packed["kind"] == "listwise":
+        return _listwise(packed)
+    return _pointwise(packed["replies"]) if shown_first is None else dict(UNSCORED)
 
 
 def pack(content: Mapping[str, Any]) -> str:
@@ -56,8 +59,8 @@ def unpack(raw: str) -> dict[str, Any] | None:
 def reparse(verdicts: pl.DataFrame) -> pl.DataFrame:
     """The verdicts' rows with every model's raw reply read anew by the present parser; nothing is asked or paid.
 
-    People's and imported verdicts and calls that failed stay as they are. A row whose verdict stays keeps its preference too, which may come from
-    log-probabilities that the row does not hold.
+    People's and imported verdicts and calls that failed stay as they are. A row whose verdict stays keeps its
+    preference too, which may come from log-probabilities that the row does not hold.
     """
     rows = verdicts.to_dicts()
     for row in rows:

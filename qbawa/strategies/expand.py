@@ -24,7 +24,8 @@ LIST_PARAMS = ("stop", "tools")
 def expand(config: Config, base_folder: Path) -> list[Strategy]:
     """Every strategy that the configuration and its strategy files describe, in their order; equal ones once.
 
-    Files are looked up relative to `base_folder`. Raises ConfigError that names the entry, what is wrong and what would be right.
+    Files are looked up relative to `base_folder`. Raises ConfigError that names the entry, what is wrong and what
+    would be right.
     """
     entries = [(f"strategies[{index}]", entry) for index, entry in enumerate(config.strategies)]
     for pattern in config.strategy_files:
@@ -131,10 +132,10 @@ def _templates(where: str, entry: StrategyConfig, base: Path) -> list[tuple[str 
     elif entry.replace_system is not None:
         templates = [(None, Template("replace_system", system=entry.replace_system, examples=examples))]
     else:
-        prompts: Mapping[str | None, str] = dict(entry.prompts) or {
-            None: entry.prompt if entry.prompt is not None else _read(where, entry, base)
-        }
-        templates = [(name, Template("prompt", text, entry.system, examples)) for name, text in prompts.items()]
+        prompts: list[tuple[str | None, str]] = [*entry.prompts.items()]
+        if not prompts:
+            prompts = [(None, _read(where, entry, base) if entry.prompt is None else entry.prompt)]
+        templates = [(name, Template("prompt", text, entry.system, examples)) for name, text in prompts]
     for name, template in templates:
         check_template(template, f"{where}.prompts.{name}" if name else where)
     return templates
@@ -149,7 +150,7 @@ def _read(where: str, entry: StrategyConfig, base: Path) -> str:
 
 
 def _program(where: str, program: ProgramConfig, step: str, config: Config) -> dict[str, Any]:
-    """What decides how calls are spent: only what this kind uses, so that an unrelated key never makes a new strategy."""
+    """What decides how calls are spent: only what this kind uses, so that no unrelated key makes a new strategy."""
     content: dict[str, Any] = {"kind": program.kind}
     judged = program.kind in ("refine", "mixture_of_agents") or (
         program.kind == "best_of_n" and program.pick == "judge"

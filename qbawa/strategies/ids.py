@@ -25,7 +25,7 @@ def recorded_id(step: str) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """The value with whole floats as integers and without nulls in objects, so that equal meaning gives equal content."""
+    """The value with whole floats as integers and objects without nulls, so that equal meaning gives equal content."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Readable names for the strategies of a grid: `terse/gpt-4.1-mini/t0.7`.
 
-What the configuration lists (prompts, models, parameter values) is an axis and stands in the name, even with one value, so that adding a
-second value renames nothing. What it gives once does not, unless nothing else would tell.
+What the configuration lists (prompts, models, parameter values) is an axis and stands in the name, even with one
+value, so that adding a second value renames nothing. What it gives once does not, unless nothing else would tell.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def short_models(models: Sequence[str]) -> dict[str, str]:
 
 
 def strategy_name(entry: StrategyConfig, prompt: str | None, model: str, axes: Mapping[str, Any]) -> str:
-    """Name of one point of an entry's grid; `prompt` is the prompt's name, `model` the short one, `axes` the listed parameters."""
+    """Name of one point of an entry's grid, given the prompt's name, the short model and the listed parameters."""
     parts = [entry.name] if entry.name else []
     if prompt is not None:
         parts.append(prompt)

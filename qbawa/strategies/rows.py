@@ -17,8 +17,9 @@ _SCHEMA = pl.Schema({c.name: _TYPES[c.type] for c in STRATEGIES.columns} | {"blo
 def to_rows(strategies: Sequence[Strategy], known: pl.DataFrame | None = None) -> pl.DataFrame:
     """Rows of the table `strategies`; a block is a step.
 
-    `known`, rows that the table holds already, keep their `created_at`; those of them that are absent from `strategies` come back too, marked
-    inactive, since their answers stay. Equal input gives equal rows, so that a configuration that did not change writes nothing.
+    `known`, rows that the table holds already, keep their `created_at`; those of them that are absent from
+    `strategies` come back too, marked inactive, since their answers stay. Equal input gives equal rows, so that a
+    configuration that did not change writes nothing.
     """
     now = datetime.now(UTC)
     before: dict[str, dict[str, Any]] = {} if known is None else {row["strategy_id"]: row for row in known.to_dicts()}

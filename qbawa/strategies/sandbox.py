@@ -1,8 +1,9 @@
 """Jinja in a box: a template can read what it is given and nothing else, and every render ends soon.
 
-Templates may come from optimisers and imports, so they are not trusted. Jinja's own sandbox keeps them from Python's internals; the rest here
-bounds work: every loop round and macro call is counted, whatever makes text or lists longer is measured before it is made, filters and
-methods that could make more are left out. Values are data: braces inside them mean nothing.
+Templates may come from optimisers and imports, so they are not trusted. Jinja's own sandbox keeps them from Python's
+internals; the rest here bounds work: every loop round and macro call is counted, whatever makes text or lists longer
+is measured before it is made, filters and methods that could make more are left out. Values are data: braces inside
+them mean nothing.
 """
 
 import json
@@ -27,8 +28,8 @@ MAX_SOURCE = 400_000
 
 _BUDGET = " budget"  # not a name that a template can spell
 _FILTERS = """
-abs capitalize count d default dictsort first float groupby int items last length list lower map max min reject rejectattr
-reverse round select selectattr sort title trim truncate unique upper wordcount
+abs capitalize count d default dictsort first float groupby int items last length list lower map max min reject
+rejectattr reverse round select selectattr sort title trim truncate unique upper wordcount
 """
 _METHODS = """
 capitalize casefold count endswith find get index isalnum isalpha isdigit isspace items keys lower lstrip removeprefix
@@ -72,15 +73,15 @@ class _Budget:
 
 
 def sandbox(output: Callable[[Any], str] | None = None) -> ImmutableSandboxedEnvironment:
-    """A bounded environment. `output` turns an inserted value into text; by default text as it is and structures as JSON."""
+    """A bounded environment. `output` turns an inserted value into text: by default text stays, structures are JSON."""
     return _Bounded(output or as_text)
 
 
 def compile_template(environment: ImmutableSandboxedEnvironment, source: str) -> Callable[[Mapping[str, Any]], str]:
     """A function from variables to text.
 
-    Raises TemplateSyntaxError. The function raises TooMuch, jinja2's UndefinedError where a variable is absent, and whatever a wrong
-    operation raises; all are about this template and these values.
+    Raises TemplateSyntaxError. The function raises TooMuch, jinja2's UndefinedError where a variable is absent, and
+    whatever a wrong operation raises; all are about this template and these values.
     """
     if len(source) > MAX_SOURCE:
         raise TemplateSyntaxError(f"it has {len(source):,} characters; at most {MAX_SOURCE:,} are taken", 1)
@@ -259,7 +260,8 @@ def _bound(tree: nodes.Template) -> None:
             raise TemplateSyntaxError("a `recursive` loop is not allowed", node.lineno)
         chars = sum(len(data.data) for part in node.body for data in _data(part))
         node.iter = _filter(" counted", node.iter, nodes.Const(chars))
-    for block in tree.find_all((nodes.Macro, nodes.CallBlock)):
+    bodies: list[nodes.Macro | nodes.CallBlock] = [*tree.find_all(nodes.Macro), *tree.find_all(nodes.CallBlock)]
+    for block in bodies:
         block.body.insert(0, nodes.ExprStmt(_filter(" tick", nodes.Const(None)), lineno=block.lineno))
     _rewrite(tree)
 
@@ -290,5 +292,5 @@ def _weighed_node(node: nodes.Node) -> nodes.Node:
     return node
 
 
-def _filter(name: str, value: nodes.Expr, *arguments: nodes.Expr) -> nodes.Filter:
+def _filter(name: str, value: nodes.Node, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(value, name, list(arguments), [], None, None, lineno=value.lineno)

@@ -11,7 +11,8 @@ from qbawa.strategies.strategy import Strategy
 def select(strategies: Sequence[Strategy], pattern: str | Iterable[str]) -> list[Strategy]:
     """The strategies whose name or id is `pattern` or matches it as a glob (`terse/*`), in their own order.
 
-    Several patterns (or one with commas) give the union. Raises InputError for a pattern that selects nothing, with the nearest names.
+    Several patterns (or one with commas) give the union. Raises InputError for a pattern that selects nothing, with
+    the nearest names.
     """
     patterns = [part.strip() for part in (pattern.split(",") if isinstance(pattern, str) else pattern) if part.strip()]
     chosen: set[str] = set()

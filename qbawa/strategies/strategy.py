@@ -19,7 +19,7 @@ class Template:
     prompt: str | None = None
     """The user message; of the kind `prompt` alone."""
     system: str | None = None
-    """The system message before the prompt, or, of the kind `replace_system`, the one that replaces the recorded one."""
+    """The system message before the prompt; of the kind `replace_system`, the one that replaces the recorded one."""
     examples: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     """Few-shot examples: `examples` in the template."""
 
@@ -53,7 +53,7 @@ class Strategy:
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Parameters of the model call; `response_format` and the like are passed on as they are."""
     program: Mapping[str, Any] = field(default_factory=lambda: SINGLE, hash=False)
-    """How it spends calls: `kind` and what that kind needs, the judge's model and rubric included (`qbawa.strategies.programs`)."""
+    """How it spends calls: `kind` and what that kind needs, the judge's model and rubric included."""
     origin: Origin = "config"
     parent_strategy_id: str | None = None
 

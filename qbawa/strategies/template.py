@@ -25,8 +25,9 @@ def render(
 ) -> Messages:
     """The messages that a strategy sends for one request.
 
-    Templates see each of the step's inputs by name, all of them as `inputs`, the recorded `messages` where there are any, and `examples`: the
-    strategy's own and then those handed in. Raises TemplateError, whose message names strategy, request and cure; it is about this cell alone.
+    Templates see each of the step's inputs by name, all of them as `inputs`, the recorded `messages` where there are
+    any, and `examples`: the strategy's own and then those handed in. Raises TemplateError, whose message names
+    strategy, request and cure; it is about this cell alone.
     """
     template = strategy.template
     if template.kind == "recorded":
@@ -39,8 +40,8 @@ def render(
         return [*system, _message("user", template.prompt or "", variables, strategy, request_id)]
     if not messages:
         raise TemplateError(
-            f"Strategy '{strategy.name}' reuses the recorded messages, absent from request {request_id} (its step '{strategy.step}' made no "
-            "single model call). Give the strategy a prompt or leave the request out."
+            f"Strategy '{strategy.name}' reuses the recorded messages, absent from request {request_id}: its step "
+            f"'{strategy.step}' made no single model call. Give the strategy a prompt or leave the request out."
         )
     kept = [dict(message) for message in messages]
     if template.kind == "keep_prompt":
