@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from qbawa.offline.prompt import Brief
-from qbawa.offline.text import MAX_CHARACTERS, STOP_WORDS, sentences, stems, word_set, words
+from qbawa.offline.text import MAX_CHARACTERS, STOP_WORDS, sentences, stem, stems, word_set, words
 
 NOTHING = "There is no text to sum up."
 _DEFAULT_WORDS = 28  # what the models that mind their length take for "one sentence" when the prompt names no number
@@ -232,7 +232,9 @@ def fuse(brief: Brief, params: Params) -> str:
     added = max(tails, key=lambda i: sum(text.counts[word] for word in set(stems(tails[i])) - known))
     # What the text says first comes first.
     first, second = (head, tails[added]) if chosen < added else (tails[added], head)
-    if second.split()[0].lower() in words(brief.source[:MAX_CHARACTERS]):
+    # After a semicolon a capital is right only for a name, which never stands without one elsewhere.
+    common = {stem(word) for word in words(brief.source[:MAX_CHARACTERS]) if word.islower()}
+    if second.split()[0].lower() in STOP_WORDS or stem(second.split()[0]) in common:
         second = second[:1].lower() + second[1:]
     return f"{first.rstrip('.!?…')}; {second}"
 
@@ -273,7 +275,7 @@ def verbose(brief: Brief, params: Params) -> str:
 
 
 def title(brief: Brief, params: Params) -> str:
-    """A headline without a verb: the longest run of frequent words, with the most frequent others after a colon."""
+    """A headline without a verb: six of the most frequent words, in the order in which the text brings them."""
     text = take_apart(brief.source)
     frequent = {word for word, n in text.counts.most_common(8)}
     written: dict[str, str] = {}
