@@ -42,7 +42,8 @@ def _write_journal(folder: Path, rows: int) -> None:
             text = " ".join(random_.choices(words, k=580))
             line = json.dumps(
                 {
-                    "v": 1, "kind": "step", "recording_id": f"s_{random_.getrandbits(64):016x}", "request_id": f"r_{number}",
+                    "v": 1, "kind": "step", "recording_id": f"s_{random_.getrandbits(64):016x}",
+                    "request_id": f"r_{number}",
                     "parent_id": None, "pipeline": "bench", "step": "summarise", "inputs": {"article": text},
                     "messages": [{"role": "user", "content": "Sum up:" + text[:800]}], "output": text[:300],
                     "model": "m", "parameters": {"temperature": 0}, "input_tokens": 900, "output_tokens": 60,

@@ -1,4 +1,4 @@
-"""Journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`, with its reason.
+"""Journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`.
 
 for batch in pending_batches(lake, project.journals):
     report = ingest_batch(lake, batch)
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qbawa.errors import InputError
-from qbawa.ingest.batches import Batch, Segment, all_batches, load_batch, pending_batches
+from qbawa.ingest.batches import Batch, Segment, all_batches, load_batch, mark_barren, pending_batches
 from qbawa.ingest.blocks import BlockWriter, blocks_of, is_complete
-from qbawa.ingest.lines import REASONS, Request, read_line
+from qbawa.ingest.lines import REASONS, read_line
 from qbawa.ingest.reading import numbered_lines
 from qbawa.lake.delta import Lake
 
@@ -52,26 +52,24 @@ def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | Non
     """
     began = time.perf_counter()
     writer = BlockWriter(lake, batch.name, "journal")
-    lines = requests = size = 0
+    lines = size = 0
     for segment in batch.segments:
         if not segment.path.is_file():
             raise InputError(
                 f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. Put it back from a back-up, or "
-                f"remove batches/{batch.name}.json in the journal folder to give its lines up."
+                f"remove {batch.journal / 'batches' / batch.name}.json to give its lines up."
             )
         for number, line in numbered_lines(segment.path):
             lines += 1
-            item = read_line(line)
-            if isinstance(item, Request):
-                requests += 1
-            else:
-                writer.add(segment.path.name, number, line, item)
+            writer.add(segment.path.name, number, line, read_line(line))
         size += segment.bytes
         if progress:
             progress(size)
     counts = writer.close()
+    if not (counts.rows or counts.feedback or counts.quarantined):
+        mark_barren(batch)
     seconds = time.perf_counter() - began
     return IngestReport(
-        batch.name, lines, counts.rows, counts.feedback, requests, counts.quarantined, dict(counts.by_reason), size,
+        batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason), size,
         seconds, counts.changed,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ class Batch:
 
     name: str
     segments: tuple[Segment, ...]
+    journal: Path
+    """The folder whose `batches/` holds the manifest."""
+    barren: bool = False
+    """True once it was read and made no row at all, as when requests only ended in it."""
 
     @property
     def bytes(self) -> int:
@@ -57,11 +61,12 @@ def pending_batches(lake: Lake, folders: Sequence[Path], *, batch_bytes: int = B
         adopt_orphans(folder)
     with _locked(folders[0]):
         batches = all_batches(folders)
-        for batch in _form(_new_segments(batches, folders), batch_bytes):
-            _write_manifest(folders[0], batch)
+        for batch in _form(_new_segments(batches, folders), folders[0], batch_bytes):
+            _write_manifest(batch)
             batches.append(batch)
-    done = complete_among(lake, [batch.name for batch in batches])
-    return [batch for batch in batches if batch.name not in done]
+    fertile = [batch for batch in batches if not batch.barren]
+    done = complete_among(lake, [batch.name for batch in fertile])
+    return [batch for batch in fertile if batch.name not in done]
 
 
 def load_batch(name: str, folders: Sequence[Path]) -> Batch:
@@ -77,6 +82,11 @@ def load_batch(name: str, folders: Sequence[Path]) -> Batch:
 def all_batches(folders: Sequence[Path]) -> list[Batch]:
     """Every batch that was ever formed, oldest first."""
     return [_read_manifest(path) for path in sorted((folders[0] / MANIFESTS).glob("b_*.json"))]
+
+
+def mark_barren(batch: Batch) -> None:
+    """Remember that a batch makes no row: the lake, which has nothing of it, cannot know that it was read."""
+    _write_manifest(replace(batch, barren=True))
 
 
 def _new_segments(batches: Sequence[Batch], folders: Sequence[Path]) -> list[Segment]:
@@ -99,31 +109,31 @@ def _new_segments(batches: Sequence[Batch], folders: Sequence[Path]) -> list[Seg
     return new
 
 
-def _form(segments: Sequence[Segment], batch_bytes: int) -> Iterator[Batch]:
+def _form(segments: Sequence[Segment], journal: Path, batch_bytes: int) -> Iterator[Batch]:
     """Consecutive segments together, up to `batch_bytes`; a larger segment alone."""
     group: list[Segment] = []
     for segment in segments:
         if group and sum(s.bytes for s in group) + segment.bytes > batch_bytes:
-            yield _name(group)
+            yield _name(group, journal)
             group = []
         group.append(segment)
     if group:
-        yield _name(group)
+        yield _name(group, journal)
 
 
-def _name(segments: Sequence[Segment]) -> Batch:
+def _name(segments: Sequence[Segment], journal: Path) -> Batch:
     newest = datetime.fromtimestamp(max(s.changed_ns for s in segments) / 1e9, UTC)
     digest = hashlib.sha256("".join(sorted(s.sha256 for s in segments)).encode()).hexdigest()
-    return Batch(f"b_{newest:%Y-%m-%d}_{digest[:12]}", tuple(segments))
+    return Batch(f"b_{newest:%Y-%m-%d}_{digest[:12]}", tuple(segments), journal)
 
 
-def _write_manifest(folder: Path, batch: Batch) -> None:
+def _write_manifest(batch: Batch) -> None:
     """Paths inside the journal folder are written relative to it, so that a home can be moved."""
-    root = folder.resolve()
+    root = batch.journal.resolve()
     segments = [asdict(s) | {"path": str(_relative(s.path, root))} for s in batch.segments]
     draft = root / MANIFESTS / f".{uuid.uuid4().hex}"
     with draft.open("w", encoding="utf-8") as file:
-        json.dump({"name": batch.name, "segments": segments}, file, indent=1)
+        json.dump({"name": batch.name, "barren": batch.barren, "segments": segments}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, root / MANIFESTS / f"{batch.name}.json")
@@ -133,7 +143,8 @@ def _read_manifest(path: Path) -> Batch:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         root = path.resolve().parent.parent
-        return Batch(content["name"], tuple(Segment(**s | {"path": root / s["path"]}) for s in content["segments"]))
+        segments = tuple(Segment(**s | {"path": root / s["path"]}) for s in content["segments"])
+        return Batch(content["name"], segments, root, content["barren"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a batch manifest ({error}). Remove it: its segments then form a new batch, and recordings "

@@ -1,10 +1,11 @@
 """Rows on their way into the lake: blocks of bounded size, the same ones each time the same source is read.
 
 A source (a batch of segments, an imported file) becomes the blocks `<name>/000`, `<name>/001`, … and, last of all, the
-block `<name>`. So a source is complete exactly where the lake holds a block with its bare name (`is_complete`), and after
-a crash it is simply read again.
+block `<name>`. So a source is complete exactly where the lake holds a block with its bare name (`is_complete`); after a
+crash it is simply read again.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from datetime import datetime
 from typing import Any
 
 import polars as pl
+from msgspec import Raw
 
-from qbawa.ingest.lines import BadLine, Feedback, Step, plain, shown, text, when
+from qbawa.ingest.lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
 from qbawa.lake.delta import BLOCK, Lake, now, schema_of
 from qbawa.strategies.ids import recorded_id
 
@@ -29,6 +31,7 @@ class Counts:
 
     rows: int = 0
     feedback: int = 0
+    requests: int = 0
     known: int = 0
     quarantined: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
@@ -66,7 +69,7 @@ class BlockWriter:
         self._written: dict[str, list[str]] = {table: [] for table in TABLES}
         self._clear()
 
-    def add(self, file: str, line: int, raw: bytes, item: Step | Feedback | BadLine) -> None:
+    def add(self, file: str, line: int, raw: bytes, item: Line | BadLine) -> None:
         """Take what line number `line` of `file` says; `raw` is kept for the quarantine."""
         # A full block waits for the next line: the last one must get the bare name.
         if self._size > self._limit:
@@ -76,6 +79,9 @@ class BlockWriter:
             self._steps.append((item, file, line, raw))
         elif isinstance(item, Feedback):
             self._opinions.append((item, file, line, raw))
+        elif isinstance(item, Request):
+            self.counts.requests += 1
+            self._tags[item.request_id] = item.tags
         else:
             self._refuse(file, line, raw, item)
 
@@ -92,6 +98,7 @@ class BlockWriter:
         self._steps: list[tuple[Step, str, int, bytes]] = []
         self._opinions: list[tuple[Feedback, str, int, bytes]] = []
         self._refused: list[tuple[str, int, str, str]] = []
+        self._tags: dict[str, Raw] = {}
         self._size = 0
 
     def _refuse(self, file: str, line: int, raw: bytes, bad: BadLine) -> None:
@@ -152,7 +159,7 @@ class BlockWriter:
             "pipeline": [s.pipeline for s, *_ in steps],
             "step": [s.step for s, *_ in steps],
             "inputs": [text(s.inputs) for s, *_ in steps],
-            "messages": [text(s.messages) for s, *_ in steps],
+            "messages": [listed(s.messages) for s, *_ in steps],
             "output": [plain(s.output) for s, *_ in steps],
             "model": [s.model for s, *_ in steps],
             "parameters": [text(s.parameters) for s, *_ in steps],
@@ -162,21 +169,29 @@ class BlockWriter:
             "cost_usd": [s.cost_usd for s, *_ in steps],
             "latency_s": [s.latency_s for s, *_ in steps],
             "error": [text(s.error) for s, *_ in steps],
-            "tags": [text(s.tags) for s, *_ in steps],
+            "tags": [self._tags_of(s) for s, *_ in steps],
             "user": [None if s.user is None else str(s.user) for s, *_ in steps],
             "source": [f"{file} ({self._format})" for _, file, *_ in steps],
             "recorded_at": [when(s.started_at) for s, *_ in steps],
         }
         return _frame("recordings", columns)
 
+    def _tags_of(self, step: Step) -> str | None:
+        """The step's tags, with those that its request got later, where the request ended in the same block."""
+        late = self._tags.get(step.request_id, NULL)
+        if late in (NULL, step.tags):
+            return text(step.tags)
+        both = json.loads(bytes(step.tags) or b"null") or {}
+        return json.dumps({**both, **json.loads(bytes(late))}, ensure_ascii=False, separators=(",", ":"))
+
     def _feedback(self) -> pl.DataFrame:
         key = ["request_id", "given_at"]
-        opinions = self._first_of_each("feedback", self._opinions, key, lambda o: (o.request_id, when(o.given_at)))
+        opinions = self._first_of_each("feedback", self._opinions, key, lambda o: (o.request_id, when(o.at)))
         columns: dict[str, list[Any]] = {
             "request_id": [o.request_id for o, *_ in opinions],
             "score": [None if o.score is None else float(o.score) for o, *_ in opinions],
             "comment": [o.comment for o, *_ in opinions],
-            "given_at": [when(o.given_at) for o, *_ in opinions],
+            "given_at": [when(o.at) for o, *_ in opinions],
         }
         return _frame("feedback", columns)
 

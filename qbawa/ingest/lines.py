@@ -1,7 +1,7 @@
 """One line of the journal, read: a step, a request, a piece of feedback, or the reason why it is none.
 
-Format 1 is described in docs/recording.md. A reader accepts unknown fields, so that an older qbawa can read what a newer
-one wrote as long as `v` stays 1.
+Format 1 is described in docs/recording.md. Unknown fields are let pass, so that an older qbawa reads what a newer one
+wrote as long as `v` stays 1.
 """
 
 import math
@@ -76,16 +76,17 @@ class Step(msgspec.Struct, tag_field="kind", tag="step", gc=False):
 
 
 class Request(msgspec.Struct, tag_field="kind", tag="request", gc=False):
-    """The end of a request. It makes no row: what it knows stands on the request's steps too."""
+    """The end of a request. It makes no row of its own; its final tags go to the rows of its steps."""
 
     v: int
     request_id: Id
+    tags: Raw = NULL
 
 
 class Feedback(msgspec.Struct, tag_field="kind", tag="feedback", gc=False):
     v: int
     request_id: Id
-    given_at: datetime | float
+    at: datetime | float
     score: float | bool | None = None
     comment: str | None = None
 
@@ -95,15 +96,14 @@ class _Head(msgspec.Struct):
     kind: Any = None
 
 
-class _Message(msgspec.Struct):
-    role: str
-    content: Raw = NULL
+class _Object(msgspec.Struct):
+    pass
 
 
 Line = Step | Request | Feedback
 _decode = msgspec.json.Decoder(Line).decode
 _head = msgspec.json.Decoder(_Head).decode
-_messages = msgspec.json.Decoder(list[_Message]).decode
+_messages = msgspec.json.Decoder(list[_Object]).decode
 _text = msgspec.json.Decoder(str).decode
 # An integer that Python's json refuses to read (4,300 digits) must not reach those who trust the lake.
 _LONG = b"0" * 1000
@@ -125,8 +125,11 @@ def read_line(line: bytes) -> Line | BadLine:
             return _wrong_version(item.v)
         if type(item) is Step:
             _check_step(item)
-        elif type(item) is Feedback and item.score is not None and not math.isfinite(item.score):
-            return BadLine("wrong_type", "score is not finite")
+        elif type(item) is Feedback:
+            _check_finite(item, "score")
+            when(item.at)
+        else:
+            _check_shape(item, "tags", "{", "an object")
         return item
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         return _explain(line, error)
@@ -137,6 +140,12 @@ def text(value: Raw) -> str | None:
     if value == NULL:
         return None
     return str(memoryview(value), "utf-8")
+
+
+def listed(value: Raw) -> str | None:
+    """The JSON text of a list; anything else as a list of one."""
+    found = text(value)
+    return found if found is None or found[0] == "[" else f"[{found}]"
 
 
 def plain(value: Raw) -> str | None:
@@ -190,26 +199,27 @@ def _inspect(line: bytes) -> BadLine | None:
 
 
 def _check_step(step: Step) -> None:
-    """Raises ValueError where a JSON value is not of the kind that its field needs."""
-    for name, opening, needed in _SHAPES:
-        value = getattr(step, name)
-        if value is not NULL and value != NULL and memoryview(value)[0] != opening:
-            raise ValueError(f"{name} must be {needed}")
-    if step.messages is not NULL and step.messages != NULL:
+    """Raises ValueError where a value is not of the kind that its field needs."""
+    for name in ("inputs", "parameters", "error", "tags"):
+        _check_shape(step, name, "{", "an object")
+    _check_shape(step, "messages", "[{", "a list")
+    if step.messages != NULL and memoryview(step.messages)[0] == ord("["):
         _messages(step.messages)
-    for value in (step.cost_usd, step.latency_s):
-        if value is not None and not math.isfinite(value):
-            raise ValueError("cost_usd and latency_s must be finite")
+    _check_finite(step, "cost_usd")
+    _check_finite(step, "latency_s")
     when(step.started_at)
 
 
-_SHAPES = (
-    ("inputs", ord("{"), "an object"),
-    ("messages", ord("["), "a list"),
-    ("parameters", ord("{"), "an object"),
-    ("error", ord("{"), "an object"),
-    ("tags", ord("{"), "an object"),
-)
+def _check_shape(item: Line, field: str, opening: str, needed: str) -> None:
+    value: Raw = getattr(item, field)
+    if value is not NULL and value != NULL and chr(memoryview(value)[0]) not in opening:
+        raise ValueError(f"{field} must be {needed}")
+
+
+def _check_finite(item: Line, field: str) -> None:
+    value: float | None = getattr(item, field)
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{field} must be finite")
 
 
 def _wrong_version(version: object) -> BadLine:
