@@ -111,8 +111,9 @@ class Call:
     """One model call. Part of its step while that is not written; a row of its own afterwards, or outside any step."""
 
     __slots__ = (
-        "recorder", "request", "owner", "recording_id", "parent_id", "name", "model", "messages", "parameters", "output",
-        "input_tokens", "output_tokens", "cost_usd", "started_at", "latency_s", "failure", "done", "cut", "size", "process",
+        "recorder", "request", "owner", "recording_id", "parent_id", "name", "model", "inputs", "messages",
+        "parameters", "output", "input_tokens", "output_tokens", "cost_usd", "started_at", "latency_s", "failure",
+        "done", "cut", "size", "process",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
@@ -125,6 +126,7 @@ class Call:
         self.model = model
         self.size = 300
         self.cut: tuple[str, ...] = ()
+        self.inputs: dict[str, Any] = {}
         self.messages = self._keep("messages", messages)
         self.parameters = self._keep("parameters", parameters)
         self.output: Any = None

@@ -52,7 +52,6 @@ class Recorder:
         segment_age_s: float = 60.0,
     ) -> None:
         self.pipeline = pipeline
-        self.before_exit: list[Callable[[float], None]] = []
         self._sample_rate, self._sample_rule = sample_rate, sample_rule
         self._redactor, self._redact = redactor or Redactor(), redact
         self._queue_bytes = queue_bytes
@@ -122,9 +121,10 @@ class Recorder:
     def close(self, timeout_s: float = EXIT_S) -> None:
         """Write what there is, in bounded time, and close the segment."""
         deadline = time.monotonic() + timeout_s
-        for finish in self.before_exit:
+        litellm_calls = sys.modules.get("qbawa.record.litellm_calls")
+        if litellm_calls and not _in_event_loop():
             with contextlib.suppress(Exception):
-                finish(max(0.1, deadline - time.monotonic()))
+                litellm_calls.drain(max(0.1, deadline - time.monotonic()))
         for call in list(self._open_calls.values()):
             if call.owner is None or call.owner.ended:
                 call.end(failure=_unfinished())

@@ -13,14 +13,7 @@ from qbawa.record.redact import Redactor
 from qbawa.record.snapshot import Snapshot, json_safe
 
 VERSION = 1
-Row = dict[str, Any]
-Hook = Callable[[Row], Row | None]
-
-# Identifiers, times and numbers are ours; no pattern may touch them. All else comes from the application.
-_OURS = frozenset(
-    "v kind recording_id request_id parent_id pipeline step input_tokens output_tokens cost_usd started_at latency_s "
-    "llm_calls score at".split()
-)
+Hook = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 class Feedback(NamedTuple):
@@ -32,40 +25,44 @@ class Feedback(NamedTuple):
     at: float
 
 
+class Row(NamedTuple):
+    """One line to be. `head` is ours: identifiers, times, numbers, which no pattern may touch. `body` is the user's."""
+
+    head: dict[str, Any]
+    body: dict[str, Any]
+
+
 def rows_of(item: Step | Call | Request | Feedback) -> list[Row]:
-    """The rows that one recorded thing becomes: a step with several model calls also yields one row for each of them."""
+    """The rows that one recorded thing becomes; a step with several model calls also yields a row for each of them."""
     if isinstance(item, Step):
         return _step_rows(item)
     if isinstance(item, Call):
         return [_call_row(item)]
     if isinstance(item, Feedback):
-        row = {"v": VERSION, "kind": "feedback", **item._asdict()}
-        row["at"] = _time(item.at)
-        return [row]
-    return [
-        {
-            "v": VERSION,
-            "kind": "request",
-            "request_id": item.request_id,
-            "pipeline": item.pipeline,
-            "started_at": _time(item.started_at),
-            "latency_s": item.latency_s,
-            "user": item.user,
-            "tags": dict(item.tags),
-            "error": item.failure.as_dict() if item.failure else None,
-        }
-    ]
+        head = {"v": VERSION, "kind": "feedback", "request_id": item.request_id, "at": _time(item.at)}
+        return [Row(head, {"score": item.score, "comment": item.comment})]
+    head = {
+        "v": VERSION,
+        "kind": "request",
+        "request_id": item.request_id,
+        "pipeline": item.pipeline,
+        "started_at": _time(item.started_at),
+        "latency_s": item.latency_s,
+    }
+    error = item.failure.as_dict() if item.failure else None
+    return [Row(head, {"user": item.user, "tags": _tags(item), "error": error})]
 
 
 def encode(row: Row, redactor: Redactor, hook: Hook | None = None) -> bytes | None:
     """One line, without newline, or None where the hook wants the row dropped. Raises what the hook raises."""
+    head, body = row
     if hook:
-        changed = hook(row)
+        changed = hook({**head, **body})
         if changed is None:
             return None
-        row = Snapshot(changed, max_chars=1 << 24).value
-    head = {key: value for key, value in row.items() if key in _OURS}
-    body = {key: value for key, value in row.items() if key not in _OURS}
+        copy = Snapshot(changed, max_chars=1 << 24).value
+        head = {key: copy[key] for key in head if key in copy}
+        body = {key: value for key, value in copy.items() if key not in head}
     text = _dump(body)
     if redactor.may_hold(text):
         text = _dump(redactor.clean(body))
@@ -77,36 +74,29 @@ def encode(row: Row, redactor: Redactor, hook: Hook | None = None) -> bytes | No
 
 
 def _step_rows(step: Step) -> list[Row]:
+    if step.calls is None:
+        step.written = True
+        return [_row(step, None, 0)]
     with context.calls_lock:
         # From here on a call that is still open becomes a row of its own when it reports.
         step.written = True
-        calls = [call for call in step.calls or () if call.done]
-        number = len(step.calls or ())
-    merged = calls[0] if number == 1 and calls and (calls[0].failure is None or step.failure) else None
-    row = _base(step, merged)
-    row["inputs"] = step.inputs
-    row["output"] = merged.output if merged and step.opaque else step.output
-    row["error"] = step.failure.as_dict() if step.failure else None
-    row["llm_calls"] = number
+        calls = [call for call in step.calls if call.done]
+        number = len(step.calls)
+    # A failed call that the step got over explains neither its output nor an error of its own.
+    merged = calls[0] if number == len(calls) == 1 and (calls[0].failure is None or step.failure) else None
+    row = _row(step, merged, number)
+    if merged and step.opaque:  # the step returned a stream: what came out of it is known by now
+        row.body["output"] = merged.output
     return [row] if merged else [row, *map(_call_row, calls)]
 
 
 def _call_row(call: Call) -> Row:
-    row = _base(call, call)
-    row["inputs"] = {}
-    row["output"] = call.output
-    row["error"] = call.failure.as_dict() if call.failure else None
-    row["llm_calls"] = 1
-    return row
+    return _row(call, call, 1)
 
 
-def _base(item: Step | Call, call: Call | None) -> Row:
+def _row(item: Step | Call, call: Call | None, llm_calls: int) -> Row:
     request = item.request
-    tags = {str(key): Snapshot(value).value for key, value in dict(request.tags).items()} if request.tags else {}
-    cut = (*item.cut, *(call.cut if call is not None and call is not item else ()))
-    if cut:
-        tags["qbawa.cut"] = ",".join(dict.fromkeys(cut))
-    return {
+    head = {
         "v": VERSION,
         "kind": "step",
         "recording_id": item.recording_id,
@@ -114,30 +104,41 @@ def _base(item: Step | Call, call: Call | None) -> Row:
         "parent_id": item.parent_id,
         "pipeline": request.pipeline,
         "step": item.name,
-        "inputs": None,
-        "messages": call.messages if call else None,
-        "output": None,
-        "model": call.model if call else None,
-        "parameters": call.parameters if call else None,
+        "started_at": _time(item.started_at),
+        "latency_s": item.latency_s,
+        "llm_calls": llm_calls,
         "input_tokens": call.input_tokens if call else None,
         "output_tokens": call.output_tokens if call else None,
         "cost_usd": call.cost_usd if call else None,
-        "started_at": _time(item.started_at),
-        "latency_s": item.latency_s,
-        "error": None,
-        "tags": tags,
-        "user": request.user,
-        "llm_calls": 0,
     }
+    body = {
+        "model": call.model if call else None,
+        "inputs": item.inputs,
+        "messages": call.messages if call else None,
+        "parameters": call.parameters if call else None,
+        "output": item.output,
+        "error": item.failure.as_dict() if item.failure else None,
+        "user": request.user,
+        "tags": _tags(request),
+    }
+    cut = item.cut if call is None or call is item else item.cut + call.cut
+    if cut:
+        body["tags"]["qbawa.cut"] = ",".join(dict.fromkeys(cut))
+    return Row(head, body)
+
+
+def _tags(request: Request) -> dict[str, Any]:
+    tags = Snapshot(dict(request.tags)).value if request.tags else {}
+    return tags if type(tags) is dict else {}
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def _dump(row: Row) -> str:
+def _dump(row: dict[str, Any]) -> str:
     try:
         return _encode(row)
-    except (ValueError, TypeError):  # NaN, an infinity, an integer too long to print, something odd in a tag
+    except (ValueError, TypeError):  # NaN, an infinity, an integer too long to print, a user that is no text
         return _encode(json_safe(Snapshot(row, max_chars=1 << 25).value))
 
 

@@ -1,0 +1,134 @@
+"""`qbawa.record_litellm()`: every litellm call of the process, through litellm's own `CustomLogger`.
+
+litellm reports from other threads and tasks, often after the step has ended. The hook `log_pre_api_call` still runs where
+the call is made, so that is where a call is tied to its step; the report finds it by litellm's call id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from qbawa.record import session
+from qbawa.record.calls import answer_of, as_messages, begin_call, end_call
+from qbawa.record.context import Call
+from qbawa.record.failure import Failure
+
+_installed = False
+
+
+def record_litellm() -> None:
+    """Record every litellm call from now on: sync, async, streaming, in any thread. Calling it again changes nothing.
+
+    Imports litellm, which takes seconds; call it where the application imports litellm anyway.
+    """
+    global _installed
+    if _installed:
+        return
+    import litellm
+    from litellm.integrations.custom_logger import CustomLogger
+
+    class Logger(_Hooks, CustomLogger):
+        pass
+
+    litellm.callbacks.append(Logger())
+    _installed = True
+
+
+def drain(timeout_s: float) -> None:
+    """At the end of the process: let litellm deliver the reports of async calls whose event loop has ended."""
+    if not _installed:
+        return
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    # By itself litellm delivers at most 200 of them at exit.
+    asyncio.run(asyncio.wait_for(GLOBAL_LOGGING_WORKER.flush(), timeout_s))
+
+
+class _Hooks:
+    """The methods that litellm calls. None of them may raise or take long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[str, Call] = {}
+        self._lock = threading.RLock()
+
+    def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
+        with contextlib.suppress(Exception):
+            call_id = str(kwargs.get("litellm_call_id"))
+            with self._lock:
+                known = call_id in self._open  # litellm's own retries of one call
+            if known:
+                return
+            call = begin_call(model, messages, kwargs.get("optional_params"))
+            if call is not None:
+                with self._lock:
+                    self._open[call_id] = call
+
+    def log_success_event(self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any) -> None:
+        self._report(kwargs, response_obj, start_time, end_time)
+
+    def log_failure_event(self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any) -> None:
+        self._report(kwargs, response_obj, start_time, end_time)
+
+    async def async_log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._report(kwargs, response_obj, start_time, end_time)
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._report(kwargs, response_obj, start_time, end_time)
+
+    def _report(self, kwargs: dict[str, Any], response: Any, start_time: Any, end_time: Any) -> None:
+        try:
+            payload = kwargs.get("standard_logging_object")
+            if not isinstance(payload, Mapping):
+                return  # a chunk of a stream; the whole is reported at its end
+            with self._lock:
+                call = self._open.pop(str(kwargs.get("litellm_call_id")), None)
+            if call is None:  # answered from a cache, or refused before it was sent
+                call = begin_call(payload.get("model"), payload.get("messages"), payload.get("model_parameters"))
+            if call is not None:
+                _finish(call, payload)
+        except Exception as problem:
+            if session.recorder is not None:
+                session.recorder.counts.add("internal_error", f"a litellm call was not recorded: {problem!r}")
+
+
+def _finish(call: Call, payload: Mapping[str, Any]) -> None:
+    failure = None
+    if payload.get("status") == "failure":
+        about = payload.get("error_information") or {}
+        failure = Failure.reported(
+            str(about.get("error_class") or "Error"),
+            str(about.get("error_message") or payload.get("error_str") or ""),
+            str(about.get("traceback") or ""),
+        )
+    start, end = payload.get("startTime"), payload.get("endTime")
+    end_call(
+        call,
+        None if failure else _output(payload.get("response")),
+        model=payload.get("model"),
+        messages=as_messages(payload.get("messages")),
+        parameters=payload.get("model_parameters"),
+        input_tokens=payload.get("prompt_tokens"),
+        output_tokens=payload.get("completion_tokens"),
+        cost_usd=payload.get("response_cost"),
+        started_at=start,
+        latency_s=end - start if isinstance(start, float) and isinstance(end, float) else None,
+        failure=failure,
+    )
+
+
+def _output(response: Any) -> Any:
+    """The answer of a chat or text completion; of anything else, such as embeddings, the response as it is."""
+    choices = response.get("choices") if isinstance(response, Mapping) else None
+    if not choices:
+        return response
+    answers = [answer_of(choice.get("message")) if choice.get("message") else choice.get("text") for choice in choices]
+    return answers[0] if len(answers) == 1 else answers
