@@ -31,7 +31,7 @@ Signal = Literal["verdict", "both_orders", "shown_first", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Logistic weights of a jury. Every feature changes sign with a and b and there is no intercept: p becomes 1 − p."""
+    """Logistic weights of a jury. Features change sign with a and b and there is no intercept: p becomes 1 − p."""
 
     features: tuple[tuple[str, Signal], ...]
     """(judge, signal), one per weight; the judge is '' for the length gap."""

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from qbawa.errors import DisconnectedError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from qbawa.ratings.design import Design, Floats, Ints
 
 # A separated field walks towards its finite optimum in steps of at most this many logits.
 LONGEST_STEP = 2.0
@@ -28,7 +25,7 @@ class Rating:
     covariance: Floats
     """Inverse information, shape (strategies, strategies): every match stands alone; `rate` clusters by request."""
     separated: bool
-    """Some strategies never lost to the others: their strengths are finite only through the prior."""
+    """Part of the field never lost to the rest: strengths are finite only through the prior."""
 
 
 def bradley_terry(wins: np.ndarray, *, tolerance: float = 1e-6) -> Rating:
@@ -43,8 +40,7 @@ def bradley_terry(wins: np.ndarray, *, tolerance: float = 1e-6) -> Rating:
     if wins.ndim != 2 or wins.shape[0] != wins.shape[1] or not np.isfinite(wins).all() or (wins < 0).any():
         raise ValueError(f"wins must be a square matrix of counts, received shape {wins.shape}")
     size = len(wins)
-    met = coo_array(wins + wins.T)
-    components, of = connected_components(met, directed=False)
+    components, of = connected_components(coo_array(wins + wins.T), directed=False)
     if components > 1:
         alone = np.flatnonzero(of != np.bincount(of).argmax())
         raise DisconnectedError(
@@ -67,107 +63,51 @@ def best_first(strength: Floats) -> Ints:
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
-    """A sparse matrix X of fixed row width: row r has values[k][r] in column columns[k][r], for each term k.
-
-    A match of i and j has +1 in column i and −1 in column j; covariates follow in the columns after the strategies.
-    """
-
-    columns: tuple[Ints, ...]
-    values: tuple[Floats, ...]
-    component: Ints
-    """Component of each strategy, shape (strategies,)."""
-    width: int
-    """Parameters: strategies, then covariates."""
-    ridge: Floats
-    """Precision of a normal prior with mean 0 on each parameter, shape (width,); 0 is none."""
-
-    @staticmethod
-    def of_pairs(
-        i: Ints, j: Ints, strategies: int, *extra: tuple[Ints, Floats], ridge: Floats | None = None
-    ) -> "Design":
-        """The design of matches i against j, followed by further terms (columns counted after the strategies)."""
-        one = np.ones(len(i), dtype=np.float64)
-        _, component = connected_components(coo_array((one, (i, j)), shape=(strategies, strategies)), directed=False)
-        ridge = np.zeros(0) if ridge is None else ridge
-        return Design(
-            (i, j, *(strategies + column for column, _ in extra)),
-            (one, -one, *(value for _, value in extra)),
-            component.astype(np.int64),
-            strategies + len(ridge),
-            np.concatenate([np.zeros(strategies), ridge]),
-        )
-
-    def times(self, theta: Floats) -> Floats:
-        """X @ theta, one per row."""
-        out = np.zeros(len(self.values[0]))
-        for c, v in zip(self.columns, self.values, strict=True):
-            out += v * theta[c]
-        return out
-
-    def gather(self, weight: Floats) -> Floats:
-        """X.T @ weight, one per parameter."""
-        out = np.zeros(self.width)
-        for c, v in zip(self.columns, self.values, strict=True):
-            out += np.bincount(c, v * weight, self.width)
-        return out
-
-    def information(self, weight: Floats) -> Floats:
-        """X.T @ diag(weight) @ X plus the ridge, shape (width, width)."""
-        total = np.zeros(self.width**2)
-        terms = list(zip(self.columns, self.values, strict=True))
-        for k, (ck, vk) in enumerate(terms):
-            for cl, vl in terms[k:]:
-                total += np.bincount(ck * self.width + cl, vk * vl * weight, self.width**2) * (0.5 if cl is ck else 1.0)
-        half = total.reshape(self.width, self.width)
-        return half + half.T + np.diag(self.ridge)
-
-    def invert(self, information: Floats) -> Floats:
-        """Inverse on the space where strengths have mean 0 in every component."""
-        size = len(self.component)
-        same = (self.component[:, None] == self.component[None, :]) / np.bincount(self.component)[self.component]
-        scale = max(float(np.trace(information[:size, :size])) / size, 1e-9)
-        padded = information.copy()
-        padded[:size, :size] += scale * same
-        inverse: Floats = np.linalg.inv(padded).astype(np.float64)
-        inverse[:size, :size] -= same / scale
-        return inverse
-
-    def spread(self, inverse: Floats) -> Floats:
-        """x @ inverse @ x for each row x."""
-        out = np.zeros(len(self.values[0]))
-        terms = list(zip(self.columns, self.values, strict=True))
-        for k, (ck, vk) in enumerate(terms):
-            for cl, vl in terms[k:]:
-                out += vk * vl * inverse[ck, cl] * (1.0 if cl is ck else 2.0)
-        return out
-
-
-@dataclass(frozen=True, slots=True)
 class Maximum:
+    """Where the likelihood is highest."""
+
     theta: Floats
+    """Strengths, then covariates."""
+    luck: Floats
+    """Each request's luck; empty without."""
     covariance: Floats
-    """Inverse of the information, shape (width, width)."""
+    """Of theta: inverse information, shape (width, width)."""
+    luck_variance: Floats
     prior_meat: Floats
     """Score variance that Firth's imaginary matches carry, shape (width, width); zero without them."""
 
 
-def maximise(design: Design, wins: Floats, played: Floats, *, tolerance: float = 1e-6, firth: bool = True) -> Maximum:
-    """Parameters at the maximum of the (penalised) binomial likelihood: wins of `played` in each row of the design.
+def maximise(
+    design: Design,
+    wins: Floats,
+    played: Floats,
+    *,
+    tolerance: float = 1e-6,
+    firth: bool = True,
+    start: Maximum | None = None,
+) -> Maximum:
+    """Parameters at the maximum of the penalised binomial likelihood: `wins` of `played` in each row of the design.
 
-    `firth` adds Jeffreys' prior: each row gets half its leverage as imaginary wins and losses.
+    `firth` adds Jeffreys' prior: each row gets half its leverage as imaginary wins and as many imaginary losses.
     """
-    theta = np.zeros(design.width)
+    theta = np.zeros(design.width) if start is None else start.theta
+    luck = np.zeros(0 if design.luck is None else design.requests) if start is None else start.luck
+    loose = 0.0 if design.luck is None else design.luck.sd**-2
     for _ in range(MOST_STEPS):
-        p = 1 / (1 + np.exp(-design.times(theta)))
+        p = 1 / (1 + np.exp(-(design.times(theta) + design.times_luck(luck))))
         weight = played * p * (1 - p)
-        covariance = design.invert(design.information(weight))
-        leverage = weight * design.spread(covariance) if firth else np.zeros_like(p)
-        score = design.gather(wins - played * p + leverage * (0.5 - p)) - design.ridge * theta
-        step = covariance @ score
-        longest = float(np.abs(step).max(initial=0.0))
-        theta = theta + step * min(1.0, LONGEST_STEP / max(longest, LONGEST_STEP))
+        on_luck = design.luck_information(weight)
+        covariance = design.invert(design.information(weight, on_luck))
+        row_variance, luck_variance = design.variances(weight, covariance, on_luck)
+        leverage = weight * row_variance if firth else np.zeros_like(p)
+        residual = wins - played * p + leverage * (0.5 - p)
+        pull = (design.gather_luck(residual) - loose * luck) / on_luck
+        step = covariance @ (design.gather(residual - weight * design.times_luck(pull)) - design.ridge * theta)
+        luck_step = pull - design.gather_luck(weight * design.times(step)) / on_luck
+        longest = max(float(np.abs(step).max(initial=0.0)), float(np.abs(luck_step).max(initial=0.0)))
+        shorter = min(1.0, LONGEST_STEP / max(longest, LONGEST_STEP))
+        theta, luck = theta + shorter * step, luck + shorter * luck_step
         if longest < tolerance:
             break
-    prior = design.information(leverage / 2 * (p**2 + (1 - p) ** 2)) - np.diag(design.ridge)
-    return Maximum(theta, covariance, prior)
+    prior_meat = design.information(leverage / 2 * (p**2 + (1 - p) ** 2)) - np.diag(design.ridge)
+    return Maximum(theta, luck, covariance, luck_variance, prior_meat)

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qbawa.ratings.newton import Floats, Ints
+from qbawa.ratings.design import Floats, Ints
 
 
-def rank_ranges(strength: Floats, covariance: Floats, critical: Floats) -> NDArray[np.bool_]:
+def separably_better(strength: Floats, covariance: Floats, critical: Floats) -> NDArray[np.bool_]:
     """better[i, j]: i is separably better than j. Shape (strategies, strategies).
 
     The difference of two strengths is compared with its own standard error, which is smaller than the two intervals

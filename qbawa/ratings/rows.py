@@ -1,0 +1,125 @@
+"""Scored matches as arrays, and the designs that are fitted to them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from qbawa.errors import InputError
+from qbawa.ratings.design import Design, Floats, Ints, Luck
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One element per scored match."""
+
+    strategies: list[str]
+    """Sorted; `a` and `b` count in it."""
+    request: Ints
+    a: Ints
+    b: Ints
+    outcome: Floats
+    """Share of the match that a won, 0 to 1."""
+    order: Floats | None
+    """+½ where a was shown first, −½ where b was, 0 where it is not known; None where it is known nowhere."""
+    length: Floats | None
+    """tanh of the gap of lengths, a minus b, over the gaps' root mean square (AlpacaEval-LC's form; Dubois et al. 2024,
+    arXiv 2404.04475): a long answer cannot buy more than a fixed advantage. None unless asked for."""
+
+    @staticmethod
+    def of(matches: pl.DataFrame, length_effect: bool) -> "Rows":
+        """Rows with a null p_a are left out; with `length_effect` so are rows that lack a length.
+
+        Raises InputError for a missing column, a p_a outside 0 to 1, or a strategy matched against itself.
+        """
+        needed = ["request_id", "strategy_a", "strategy_b", "p_a"] + ["length_a", "length_b"] * length_effect
+        if missing := [name for name in needed if name not in matches.columns]:
+            raise InputError(f"Matches lack the column(s) {missing}. Present: {matches.columns}.")
+        scored = matches.filter(pl.col("p_a").is_not_null() & pl.col("p_a").cast(pl.Float64).is_not_nan())
+        if length_effect:
+            scored = scored.filter(pl.col("length_a").is_not_null() & pl.col("length_b").is_not_null())
+        outcome = scored["p_a"].cast(pl.Float64).to_numpy()
+        if len(outcome) and (outcome.min() < 0 or outcome.max() > 1):
+            raise InputError(f"p_a must lie in 0 to 1, received {outcome.min()} to {outcome.max()}.")
+        both = [scored[column].cast(pl.String).unique() for column in ("strategy_a", "strategy_b")]
+        names = pl.concat(both).unique().sort()
+        a, b = (_codes(scored[column], names) for column in ("strategy_a", "strategy_b"))
+        if (a == b).any():
+            itself = names[int(a[a == b][0])]
+            raise InputError(f"Strategy '{itself}' is matched against itself. Leave such matches out.")
+        requests = scored["request_id"].cast(pl.String)
+        return Rows(
+            names.to_list(),
+            _codes(requests, requests.unique().sort()),
+            a,
+            b,
+            outcome,
+            _order(scored),
+            _length(scored) if length_effect else None,
+        )
+
+    @property
+    def effects(self) -> list[str]:
+        """Covariates in the order of their columns after the strategies."""
+        return [name for name, values in (("order", self.order), ("length", self.length)) if values is not None]
+
+    def design(self, *, slope_sd: float | None = None, luck_sd: float | None = None) -> Design:
+        """One row per match. `slope_sd` lets the length effect differ by strategy, `luck_sd` adds luck by request."""
+        shared = [values for values in (self.order, self.length) if values is not None]
+        terms = [(np.full(len(self.a), k, dtype=np.int64), values) for k, values in enumerate(shared)]
+        ridge = np.zeros(len(shared))
+        if self.length is not None and slope_sd is not None:
+            terms += [(len(shared) + side, self.length) for side in (self.a, self.b)]
+            ridge = np.concatenate([ridge, np.full(len(self.strategies), slope_sd**-2)])
+        sign = self.shared_opponent() if luck_sd is not None else None
+        luck = Luck(sign, luck_sd) if sign is not None and luck_sd is not None else None
+        return Design.of_pairs(
+            self.a, self.b, len(self.strategies), *terms, ridge=ridge, request=self.request, luck=luck
+        )
+
+    def shared_opponent(self) -> Floats | None:
+        """+1 (−1) where a (b) plays all matches of the request, of which there are several; None where nobody does."""
+        count = np.bincount(self.request)
+        first = np.zeros(len(count), dtype=np.int64)
+        first[self.request[::-1]] = np.arange(len(self.request))[::-1]
+        sign = np.zeros(len(self.a))
+        for candidate in (self.a[first], self.b[first]):
+            is_a, is_b = self.a == candidate[self.request], self.b == candidate[self.request]
+            shares = (np.bincount(self.request, is_a | is_b) == count) & (count > 1)
+            sign = np.where(shares[self.request] & (sign == 0), is_a.astype(float) - is_b.astype(float), sign)
+        return sign if sign.any() else None
+
+    def aggregate(self) -> tuple[Design, Floats, Floats]:
+        """Design, wins and matches with one row per (pair, order): what Newton iterates over, without lengths."""
+        size = len(self.strategies)
+        swap = self.a > self.b
+        i, j = np.where(swap, self.b, self.a), np.where(swap, self.a, self.b)
+        order = np.zeros(len(i), dtype=np.int64) if self.order is None else (2 * self.order).astype(np.int64)
+        key = (i * size + j) * 3 + np.where(swap, -order, order) + 1
+        played = np.bincount(key)
+        wins = np.bincount(key, np.where(swap, 1 - self.outcome, self.outcome))
+        cells = np.flatnonzero(played)
+        pair, shown = np.divmod(cells, 3)
+        terms = [] if self.order is None else [(np.zeros(len(cells), dtype=np.int64), (shown - 1) / 2)]
+        design = Design.of_pairs(pair // size, pair % size, size, *terms, ridge=np.zeros(len(terms)))
+        return design, wins[cells].astype(np.float64), played[cells].astype(np.float64)
+
+
+def _order(scored: pl.DataFrame) -> Floats | None:
+    if "shown_first" not in scored.columns:
+        return None
+    first = scored["shown_first"].cast(pl.String)
+    half = [(first == side).fill_null(False).to_numpy().astype(np.float64) for side in ("a", "b")]
+    order = (half[0] - half[1]) / 2
+    return order if order.any() else None
+
+
+def _length(scored: pl.DataFrame) -> Floats | None:
+    gap = (scored["length_a"].cast(pl.Float64) - scored["length_b"].cast(pl.Float64)).to_numpy()
+    scale = float(np.sqrt(np.mean(gap**2))) if len(gap) else 0.0
+    return np.tanh(gap / scale) if scale > 0 else None
+
+
+def _codes(column: pl.Series, names: pl.Series) -> Ints:
+    """Position of each value in `names` (sorted, distinct)."""
+    return column.cast(pl.String).cast(pl.Enum(names)).to_physical().cast(pl.Int64).to_numpy()
