@@ -7,7 +7,6 @@ a tag, start a turn or hide.
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from jinja2 import TemplateSyntaxError
 
 from qbawa.errors import ConfigError, TemplateError
+from qbawa.strategies.escape import escaped_json
 from qbawa.strategies.question import Question
 from qbawa.strategies.sandbox import compile_template, sandbox
 
@@ -85,9 +85,6 @@ _CLOSING: Mapping[JudgeKind, str] = {
     "listwise": "How do the answers rank by the rubric? Reply with the JSON object alone.",
 }
 _BLOCK = re.compile(r"<(question|answer_[1-9][0-9]*)>([^<>]*)</\1>")
-# Escaping is lossless in JSON: joiners and direction marks that a language needs come back as they were.
-_SUSPECT = re.compile(r"[<>&]|[^\x00-\x7e]")
-_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def judge_messages(
@@ -126,18 +123,6 @@ def block(name: str, value: Any, left_out: int = 0) -> str:
 def read_blocks(text: str) -> dict[str, Any]:
     """The values of a user message's blocks by name: the inverse of `block`."""
     return {name: json.loads(inside) for name, inside in _BLOCK.findall(text)}
-
-
-def escaped_json(value: Any) -> str:
-    """The value as JSON whose every character is visible and none forms a tag; `json.loads` gives the value back."""
-    return _SUSPECT.sub(_escaped, json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    character = match.group()
-    if character in "<>&\x7f":
-        return f"\\u{ord(character):04x}"
-    return json.dumps(character)[1:-1] if unicodedata.category(character) in _HIDDEN else character
 
 
 def question_value(question: Question) -> Any:

@@ -179,7 +179,8 @@ def _judge(where: str, name: str, step: str, config: Config) -> dict[str, Any]:
         raise ConfigError(f"{where}: there is no judge '{name}'. Judges: {_names(config.judges)}.")
     judge = config.judges[name]
     rubric = config.steps.get(step, StepConfig()).rubric or judge.rubric
-    return {"kind": judge.kind, "model": judge.model, "rubric": rubric, "params": dict(judge.params)}
+    content = {"kind": judge.kind, "model": judge.model, "rubric": rubric, "params": dict(judge.params)}
+    return content | ({"order": "both"} if judge.order == "both" else {})
 
 
 def _names(judges: Mapping[str, Any]) -> str:

@@ -17,15 +17,15 @@ _SCHEMA = pl.Schema({c.name: _TYPES[c.type] for c in STRATEGIES.columns} | {"blo
 def to_rows(strategies: Sequence[Strategy], known: pl.DataFrame | None = None) -> pl.DataFrame:
     """Rows of the table `strategies`; a block is a step.
 
-    `known`, rows that the table holds already, keep their `created_at`; those of them that are absent from
-    `strategies` come back too, marked inactive, since their answers stay. Equal input gives equal rows, so that a
-    configuration that did not change writes nothing.
+    `known`, rows that the table holds already, keep their `created_at`. Those of them that came from the configuration
+    and are absent from `strategies` come back inactive, since their answers stay. Equal input gives equal rows.
     """
     now = datetime.now(UTC)
     before: dict[str, dict[str, Any]] = {} if known is None else {row["strategy_id"]: row for row in known.to_dicts()}
     rows = [_row(strategy, before.get(strategy.strategy_id, {}).get("created_at") or now) for strategy in strategies]
     here = {strategy.strategy_id for strategy in strategies}
-    rows += [{**row, "active": False} for identity, row in before.items() if identity not in here]
+    gone = [row for identity, row in before.items() if identity not in here and row["origin"] == "config"]
+    rows += [{**row, "active": False} for row in gone]
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 

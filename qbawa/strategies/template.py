@@ -8,10 +8,12 @@ from jinja2 import TemplateSyntaxError, meta
 from jinja2.exceptions import UndefinedError
 
 from qbawa.errors import ConfigError, TemplateError
+from qbawa.strategies.escape import escaped_json
 from qbawa.strategies.sandbox import compile_template, sandbox
 from qbawa.strategies.strategy import Strategy, Template
 
 Messages = list[dict[str, Any]]
+EXAMPLES = "Examples of the task below, each a JSON value:"
 SYSTEM_ROLES = ("system", "developer")
 _ENVIRONMENT = sandbox()
 
@@ -32,26 +34,36 @@ def render(
     template = strategy.template
     if template.kind == "recorded":
         raise TemplateError(f"Strategy '{strategy.name}' is production's own answer; it is never replayed.")
+    # An example made of this very request would hand the strategy its own question's answer.
+    shown = [example for example in (*template.examples, *examples) if example.get("request_id") != request_id]
+    variables = {**inputs, **({"messages": messages} if messages else {}), "inputs": inputs, "examples": shown}
+    made = _messages(strategy, variables, messages, request_id)
+    return with_material(made, EXAMPLES, "", shown) if shown and not uses_examples(template) else made
+
+
+def _messages(
+    strategy: Strategy, variables: Mapping[str, Any], messages: Sequence[Mapping[str, Any]] | None, request_id: str
+) -> Messages:
+    template = strategy.template
+
+    def message(role: str, source: str) -> dict[str, Any]:
+        return {"role": role, "content": _text(source, variables, strategy, request_id)}
+
     if template.kind == "prompt":
-        variables = _variables(inputs, messages, [*template.examples, *examples])
-        system = (
-            [] if template.system is None else [_message("system", template.system, variables, strategy, request_id)]
-        )
-        return [*system, _message("user", template.prompt or "", variables, strategy, request_id)]
+        system = [] if template.system is None else [message("system", template.system)]
+        return [*system, message("user", template.prompt or "")]
     if not messages:
         raise TemplateError(
             f"Strategy '{strategy.name}' reuses the recorded messages, absent from request {request_id}: its step "
             f"'{strategy.step}' made no single model call. Give the strategy a prompt or leave the request out."
         )
-    kept = [dict(message) for message in messages]
+    kept = [dict(one) for one in messages]
     if template.kind == "keep_prompt":
         return kept
-    variables = _variables(inputs, messages, [*template.examples, *examples])
-    new = _message("system", template.system or "", variables, strategy, request_id)
-    place = next((index for index, message in enumerate(kept) if message.get("role") in SYSTEM_ROLES), None)
+    place = next((index for index, one in enumerate(kept) if one.get("role") in SYSTEM_ROLES), None)
     if place is None:
-        return [new, *kept]
-    kept[place] = {**new, "role": kept[place]["role"]}
+        return [message("system", template.system or ""), *kept]
+    kept[place] = message(kept[place]["role"], template.system or "")
     return kept
 
 
@@ -69,8 +81,31 @@ def check_template(template: Template, where: str) -> None:
 
 def uses_examples(template: Template) -> bool:
     """True where the template says itself how examples are shown."""
-    parts = [part for part in (template.system, template.prompt) if part is not None]
-    return any("examples" in meta.find_undeclared_variables(_ENVIRONMENT.parse(part)) for part in parts)
+    return any(_mentions_examples(part) for part in (template.system, template.prompt) if part is not None)
+
+
+def with_material(messages: Messages, before: str, after: str, values: Sequence[Any]) -> Messages:
+    """The messages with numbered values in front of the last user message, and a last word behind it.
+
+    Values are escaped JSON, one a line, so nothing in them can pass for the prompt's own text.
+    """
+    lines = "\n".join(f"{number}. {escaped_json(value)}" for number, value in enumerate(values, start=1))
+    place = max((index for index, message in enumerate(messages) if message.get("role") == "user"), default=None)
+    first, last = f"{before}\n{lines}\n\n", f"\n\n{after}" if after else ""
+    if place is None:
+        return [*messages, {"role": "user", "content": (first + last).strip()}]
+    content = messages[place].get("content")
+    if isinstance(content, list):
+        joined: Any = [{"type": "text", "text": first.strip()}, *content]
+        joined += [{"type": "text", "text": last.strip()}] if after else []
+    else:
+        joined = f"{first}{content or ''}{last}"
+    return [*messages[:place], {**messages[place], "content": joined}, *messages[place + 1 :]]
+
+
+@lru_cache(maxsize=4096)
+def _mentions_examples(source: str) -> bool:
+    return "examples" in source and "examples" in meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
 
 
 @lru_cache(maxsize=4096)
@@ -78,16 +113,9 @@ def _compiled(source: str) -> Callable[[Mapping[str, Any]], str]:
     return compile_template(_ENVIRONMENT, source)
 
 
-def _variables(inputs: Mapping[str, Any], messages: Any, examples: list[Any]) -> dict[str, Any]:
-    reserved = {"inputs": inputs, "examples": examples}
-    return {**inputs, **({"messages": messages} if messages else {}), **reserved}
-
-
-def _message(
-    role: str, source: str, variables: Mapping[str, Any], strategy: Strategy, request_id: str
-) -> dict[str, Any]:
+def _text(source: str, variables: Mapping[str, Any], strategy: Strategy, request_id: str) -> str:
     try:
-        return {"role": role, "content": _compiled(source)(variables)}
+        return _compiled(source)(variables)
     except TemplateSyntaxError as error:
         reason = f"it is not valid Jinja, line {error.lineno}: {error.message}"
     except UndefinedError as error:
