@@ -41,6 +41,7 @@ class CallIndex:
         self._segments: dict[str, _Segment] = {}
         self._old = {name.removesuffix(CLOSED) for name in _names(folder / LANDED)}
         self._stamp = (-1, -1)
+        self._folders = (str(folder), str(folder / LANDED))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -50,7 +51,7 @@ class CallIndex:
 
     def refresh(self) -> None:
         """Read what was added since the last time. Costs some microseconds where nothing was."""
-        stamp = (_stamp(self.folder), _stamp(self.folder / LANDED))
+        stamp = (_stamp(self._folders[0]), _stamp(self._folders[1]))
         if stamp != self._stamp or time.time_ns() - max(stamp) < _FRESH_NS:
             self._stamp = stamp
             self._list()
@@ -159,7 +160,7 @@ def _names(folder: Path, suffix: str = CLOSED) -> list[str]:
         return []
 
 
-def _stamp(folder: Path) -> int:
+def _stamp(folder: str) -> int:
     try:
         return os.stat(folder).st_mtime_ns
     except FileNotFoundError:

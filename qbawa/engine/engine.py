@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from qbawa.engine.budget import Budget
-from qbawa.engine.expectation import Expectation
+from qbawa.engine.expectation import CallLoad, Expectation
 from qbawa.engine.gate import Gate
 from qbawa.engine.lanes import Lanes
 from qbawa.engine.ledger import Ledger
@@ -37,6 +37,13 @@ log = logging.getLogger("qbawa.engine")
 DRAIN_S = 60.0
 LONGEST_WAIT_S = 600.0
 """How long to wait for another process that claims a call, before paying it after all."""
+
+
+class _ElsewhereError(Exception):
+    """Another process is paying for this call."""
+
+
+_NO_PROBLEM = ProviderError("none", "")
 
 
 class Watcher(Protocol):
@@ -158,28 +165,18 @@ class Engine:
             self._halt(NotMadeError(f"{why}, so the call was not made; its cell stays missing."))
 
     async def _obtain(self, call: ModelCall) -> CallResult:
-        waited_since = time.monotonic()
+        found = await self.ledger.find(call.key)
+        if found is not None:
+            self.stats.cached += 1
+            return found
         claimed = False
-        while True:
-            found = await self.ledger.find(call.key)
-            if found is None and self._stopping is not None:
-                raise self._stopping
-            if found is None and self.ledger.claim(call.key):
-                # Whoever held the claim before may have answered between our look and our claim.
-                found = self.ledger.journalled(call.key)
-                if found is None:
-                    claimed = True
-                    break
-                self.ledger.release(call.key)
-            if found is not None:
-                self.stats.cached += 1
-                return found
-            if time.monotonic() - waited_since > LONGEST_WAIT_S:
-                self.stats.raced += 1
-                break
-            await self.ledger.changed()
         try:
-            return await self._pay(call, await self._model(call.model))
+            model = await self._model(call.model)
+            try:
+                return await self._pay(call, model)
+            except _ElsewhereError:
+                claimed = await self._wait_for_other(call)
+            return await self._pay(call, model, claimed=True)
         except NotMadeError:
             self.stats.not_made += 1
             raise
@@ -190,37 +187,43 @@ class Engine:
             if claimed:
                 self.ledger.release(call.key)
 
-    async def _pay(self, call: ModelCall, model: Model) -> CallResult:
+    async def _wait_for_other(self, call: ModelCall) -> bool:
+        """Wait while another process pays for this call. True where the claim is ours now, False after too long."""
+        since = time.monotonic()
+        while time.monotonic() - since < LONGEST_WAIT_S:
+            await self.ledger.changed()
+            if self._stopping is not None:
+                raise self._stopping
+            if self.ledger.claim(call.key):
+                return True
+        self.stats.raced += 1
+        return False
+
+    async def _pay(self, call: ModelCall, model: Model, *, claimed: bool = False) -> CallResult:
+        """Buy the answer, unless it turns up meanwhile. Raises _ElsewhereError where another process is buying it."""
         patience = Patience(model.settings.max_attempts)
-        reservation = await self.budget.reserve(call.step, lambda: model.price.of(*model.expectation.tokens(call)))
-        cost_usd, attempts = 0.0, 0
+        load = model.expectation.load(call)
+        reservation = await self.budget.reserve(call.step, lambda: model.price.of(*load.expected))
+        cost_usd, attempts, ours = 0.0, 0, False
         try:
             while True:
                 if self._stopping is not None:
                     raise self._stopping
                 if model.stopped is not None:
                     raise model.stopped
-                reserved = sum(model.expectation.tokens(call))
-                await model.gate.enter(reserved, front=attempts > 0)
+                await model.gate.enter(load, front=attempts > 0)
+                if attempts == 0:
+                    # As late as possible: while we waited, another process may have begun or even finished.
+                    ours = not claimed and self.ledger.claim(call.key)
+                    found = self.ledger.journalled(call.key)
+                    if found is not None or not (ours or claimed):
+                        model.gate.undo(load)
+                        if found is None:
+                            raise _ElsewhereError
+                        self.stats.cached += 1
+                        return found
                 attempts += 1
-                self.stats.attempts += 1
-                answer: Answer | None = None
-                started = time.perf_counter()
-                try:
-                    answer = await model.lane.send(call)
-                except TransientError as error:
-                    problem: ProviderError = error
-                    if error.reason == "rate_limited":
-                        self.stats.limited += 1
-                        try:
-                            model.gate.hold(patience.hold_s(error))
-                        except ModelStoppedError as stopped:
-                            problem = stopped
-                except ProviderError as error:
-                    problem = error
-                finally:
-                    model.gate.done(reserved, _used(answer))
-                latency_s = time.perf_counter() - started
+                answer, problem, latency_s = await self._attempt(call, model, load, patience)
                 if answer is not None:
                     cost_usd = await self._keep(call, model, answer, latency_s, attempts)
                     return CallResult(
@@ -247,6 +250,30 @@ class Engine:
                 raise await self._fail(call, model, problem, latency_s, attempts)
         finally:
             self.budget.settle(reservation, cost_usd)
+            if ours:
+                self.ledger.release(call.key)
+
+    async def _attempt(
+        self, call: ModelCall, model: Model, load: CallLoad, patience: Patience
+    ) -> tuple[Answer | None, ProviderError, float]:
+        """Send the call once: the answer or the problem, and the seconds it took."""
+        self.stats.attempts += 1
+        answer: Answer | None = None
+        problem = _NO_PROBLEM
+        started = time.perf_counter()
+        try:
+            answer = await model.lane.send(call)
+        except ProviderError as error:
+            problem = error
+            if isinstance(error, TransientError) and error.reason == "rate_limited":
+                self.stats.limited += 1
+                try:
+                    model.gate.hold(patience.hold_s(error))
+                except ModelStoppedError as stopped:
+                    problem = stopped
+        finally:
+            model.gate.done(load, _used(answer, load))
+        return answer, problem, time.perf_counter() - started
 
     async def _keep(self, call: ModelCall, model: Model, answer: Answer, latency_s: float, attempts: int) -> float:
         """Journal a paid answer; what it cost. Raises FinalError('unpriced') where the provider counted no tokens."""
@@ -262,8 +289,6 @@ class Engine:
         self.stats.cost_usd += cost_usd
         self.stats.input_tokens += answer.input_tokens or 0
         self.stats.output_tokens += answer.output_tokens or 0
-        if counted:
-            model.expectation.learn(call, answer.input_tokens or 0, answer.output_tokens or 0)
         if answer.limits is not None:
             model.gate.heed(answer.limits.requests_per_minute, answer.limits.tokens_per_minute)
         return cost_usd
@@ -379,10 +404,10 @@ class Engine:
             flight.exception()  # seen, even where its caller was cancelled
 
 
-def _used(answer: Answer | None) -> float | None:
-    """Tokens that an attempt used; an attempt that failed has, as far as one can know, used none."""
+def _used(answer: Answer | None, load: CallLoad) -> tuple[float, float] | None:
+    """Tokens that an attempt used, as expected where nobody counted; None for one that failed."""
     if answer is None:
-        return 0.0
-    if answer.input_tokens is None or answer.output_tokens is None:
         return None
-    return float(answer.input_tokens + answer.output_tokens)
+    if answer.input_tokens is None or answer.output_tokens is None:
+        return load.expected
+    return answer.input_tokens, answer.output_tokens

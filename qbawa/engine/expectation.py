@@ -1,4 +1,4 @@
-"""How many tokens a call will probably use: the running mean of what calls of its kind have used."""
+"""How many tokens calls will probably use: the running mean of what calls of their kind have used."""
 
 from __future__ import annotations
 
@@ -9,40 +9,89 @@ from typing import Any
 from qbawa.engine.types import ModelCall
 
 CHARS_PER_TOKEN = 4.0
-UNKNOWN_OUTPUT = 512
+UNKNOWN_OUTPUT = 1024.0
 """Output tokens expected before the first answer, where the call sets no maximum."""
-_MEMORY = 500
-"""Calls that the running mean looks back on."""
-
-
-@dataclass(slots=True)
-class _Means:
-    calls: int = 0
-    tokens_per_char: float = 1 / CHARS_PER_TOKEN
-    output_tokens: float = 0.0
+_FIRST_GUESS = 20  # calls that the first guess counts for: one short answer must not let a burst of long ones loose
+_MEMORY = 500  # calls that the running mean looks back on
 
 
 class Expectation:
-    """Running means for one model, apart for each purpose: verdicts are short where answers are long."""
+    """Expected tokens of one model's calls, and of all of them that are under way together.
+
+    Calls of one kind share a mean. A kind is a purpose and a `max_tokens`: verdicts are short where answers are long.
+    """
 
     def __init__(self) -> None:
-        self._means: dict[str, _Means] = {}
+        self._kinds: dict[tuple[str, float | None], _Kind] = {}
 
-    def tokens(self, call: ModelCall) -> tuple[float, float]:
-        """Input and output tokens that the call will probably use."""
-        means = self._means.get(call.purpose)
+    def load(self, call: ModelCall) -> CallLoad:
         most = max_tokens(call.params)
-        chars = text_length(call.messages)
-        if means is None:
-            return chars / CHARS_PER_TOKEN, most if most is not None else UNKNOWN_OUTPUT
-        return chars * means.tokens_per_char, min(means.output_tokens, most or means.output_tokens)
+        key = (call.purpose, most)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = _Kind(output_tokens=UNKNOWN_OUTPUT if most is None else most)
+        return CallLoad(kind, text_length(call.messages))
 
-    def learn(self, call: ModelCall, input_tokens: int, output_tokens: int) -> None:
-        means = self._means.setdefault(call.purpose, _Means())
-        means.calls += 1
-        weight = 1 / min(means.calls, _MEMORY)
-        means.tokens_per_char += weight * (input_tokens / max(1, text_length(call.messages)) - means.tokens_per_char)
-        means.output_tokens += weight * (output_tokens - means.output_tokens)
+
+class CallLoad:
+    """What one call asks of a token limit, as known at each moment; see `qbawa.engine.gate.Load`."""
+
+    __slots__ = ("_chars", "_kind")
+
+    def __init__(self, kind: _Kind, chars: int) -> None:
+        self._kind = kind
+        self._chars = chars
+
+    @property
+    def expected(self) -> tuple[float, float]:
+        """Input and output tokens that the call will probably use."""
+        return self._kind.tokens(self._chars)
+
+    @property
+    def tokens(self) -> float:
+        return sum(self.expected)
+
+    def begin(self) -> None:
+        self._kind.calls += 1
+        self._kind.chars += self._chars
+
+    def end(self, used: tuple[float, float] | None) -> float:
+        """By how much more than was set aside has been used: by this call, None where it failed, and by the others.
+
+        What one answer teaches is applied to all calls of its kind still under way at once. So a wrong first guess
+        costs one round trip, not the time until every call that began under it has ended.
+        """
+        kind = self._kind
+        kind.calls -= 1
+        kind.chars -= self._chars
+        own = self.tokens
+        if used is None:
+            return -own
+        before = kind.under_way()
+        kind.learn(self._chars, *used)
+        return sum(used) - own + kind.under_way() - before
+
+
+@dataclass(slots=True)
+class _Kind:
+    output_tokens: float
+    tokens_per_char: float = 1 / CHARS_PER_TOKEN
+    learned: int = _FIRST_GUESS
+    calls: int = 0
+    """Under way."""
+    chars: int = 0
+    """Of the prompts of those."""
+
+    def tokens(self, chars: int) -> tuple[float, float]:
+        return chars * self.tokens_per_char, self.output_tokens
+
+    def under_way(self) -> float:
+        return self.chars * self.tokens_per_char + self.calls * self.output_tokens
+
+    def learn(self, chars: int, input_tokens: float, output_tokens: float) -> None:
+        self.learned = min(self.learned + 1, _MEMORY)
+        self.tokens_per_char += (input_tokens / max(1, chars) - self.tokens_per_char) / self.learned
+        self.output_tokens += (output_tokens - self.output_tokens) / self.learned
 
 
 def text_length(messages: tuple[Mapping[str, Any], ...]) -> int:

@@ -11,14 +11,31 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from typing import Protocol
 
 PACE = 0.995
 BURST_S = 0.3
 CUT_EVERY_S = 5.0
 """The pace is lowered at most this often, and grows back only after as long without a 429."""
-RECOVERY_PER_S = 0.01
+RECOVERY_PER_S = (0.05, 0.002)
+"""How fast the pace grows back, as a share: at first fast, and half as fast after each cut that soon followed."""
+REMEMBER_S = 120.0
 LEAST_SHARE = 0.05
-_TICK_S = 0.002  # calls that are due this close to each other share a timer
+_TICK_S = 0.02  # calls that are due this close to each other leave together: waking up costs more than sending
+
+
+class Load(Protocol):
+    """What one request asks of a token limit."""
+
+    @property
+    def tokens(self) -> float:
+        """That it will probably use, as known now."""
+
+    def begin(self) -> None:
+        """It is sent."""
+
+    def end(self, used: tuple[float, float] | None) -> float:
+        """It has ended, having used so many input and output tokens; None where it failed. What to take in addition."""
 
 
 class Gate:
@@ -44,9 +61,10 @@ class Gate:
         self._held_until = -math.inf
         self._cut_at = -math.inf
         self._growing_from = math.inf
+        self._growth = RECOVERY_PER_S[0]
         self._granted = 0  # since _granted_from, without those that were answered 429
         self._granted_from = math.inf
-        self._queue: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._queue: deque[tuple[asyncio.Future[None], Load]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed: BaseException | None = None
 
@@ -63,29 +81,33 @@ class Gate:
     def tokens_per_second(self) -> float:
         return self._tokens.rate
 
-    async def enter(self, tokens: float, *, front: bool = False) -> None:
-        """Wait for leave to send a request that will use about `tokens`. `front`: before all who wait (retries).
+    async def enter(self, load: Load, *, front: bool = False) -> None:
+        """Wait for leave to send a request. `front`: before all who wait (retries).
 
         Every `enter` that returned needs one `done`. Raises what `close` was given once the gate is closed.
         """
         if self._closed:
             raise self._closed
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._queue.appendleft if front else self._queue.append)((waiter, tokens))
+        (self._queue.appendleft if front else self._queue.append)((waiter, load))
         self._pump()
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and not waiter.exception():
-                self.done(tokens, 0.0)
+                self.done(load, None)
             raise
 
-    def done(self, reserved: float, used: float | None = None) -> None:
-        """A request has ended that reserved and used so many tokens; None where unknown: what was reserved stands."""
+    def done(self, load: Load, used: tuple[float, float] | None) -> None:
+        """A request has ended and used so many input and output tokens; None where it failed."""
         self.in_flight -= 1
-        if used is not None:
-            self._tokens.take(used - reserved)
+        self._tokens.take(load.end(used))
         self._pump()
+
+    def undo(self, load: Load) -> None:
+        """Give a permit back unused: nothing was sent."""
+        self._requests.take(-1)
+        self.done(load, None)
 
     def hold(self, seconds: float) -> None:
         """The provider said 429: send nothing for `seconds`, and afterwards no faster than it has really granted."""
@@ -97,6 +119,9 @@ class Gate:
             pace = self._requests.rate
             granted = max(self._granted, 1) / (self._held_until - self._granted_from)
             self._learned = granted if pace == math.inf else min(pace * 0.98, max(granted, pace / 2, self._least))
+            # A provider that says no again and again means it: then it is asked for more ever more slowly.
+            soon = now - self._cut_at < REMEMBER_S
+            self._growth = max(self._growth / 2, RECOVERY_PER_S[1]) if soon else RECOVERY_PER_S[0]
             self._cut_at = self._granted_from = now
             self._granted = 0
         self._growing_from = self._held_until + CUT_EVERY_S
@@ -129,12 +154,13 @@ class Gate:
         self._requests.fill(now)
         self._tokens.fill(now)
         while self._queue:
-            waiter, tokens = self._queue[0]
+            waiter, load = self._queue[0]
             if waiter.done():  # its caller gave up
                 self._queue.popleft()
                 continue
             if self.in_flight >= self.max_in_flight:
                 return  # `done` pumps again
+            tokens = load.tokens
             wait_s = max(self._held_until - now, self._requests.wait_s(1), self._tokens.wait_s(tokens))
             if wait_s > 0:
                 self._timer = asyncio.get_running_loop().call_later(max(wait_s, _TICK_S), self._pump)
@@ -142,6 +168,7 @@ class Gate:
             self._queue.popleft()
             self._requests.take(1)
             self._tokens.take(tokens)
+            load.begin()
             self.in_flight += 1
             self._granted += 1
             self._granted_from = min(self._granted_from, now)
@@ -150,7 +177,7 @@ class Gate:
     def _recover(self, now: float) -> None:
         """Set the pace; what was learned grows back slowly, so that a passing shortage is forgotten."""
         if now > self._growing_from:
-            self._learned *= 1 + RECOVERY_PER_S * (now - self._growing_from)
+            self._learned *= 1 + self._growth * (now - self._growing_from)
             self._growing_from = now
         if self._learned >= self._sold:
             self._learned = self._growing_from = math.inf

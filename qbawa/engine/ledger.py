@@ -26,8 +26,8 @@ from qbawa.journal import JournalWriter, adopt_orphans
 Lookup = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
 """Rows of the table `calls` (answers only) for those of the keys that it holds."""
 
-LINGER_S = 0.004
-"""Answers that arrive within this time share one fsync."""
+LINGER_S = 0.02
+"""Under load, answers that arrive within this time share one fsync."""
 WATCH_S = 0.1
 _DISK_TRIES = 10
 
@@ -59,6 +59,7 @@ class Ledger:
         self._disk: ThreadPoolExecutor | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._committing = False
+        self._committed_at = -LINGER_S
 
     async def find(self, key: str) -> CallResult | None:
         """The answer that the ledger holds for a key, None where it holds none."""
@@ -127,9 +128,12 @@ class Ledger:
     async def _commit(self) -> None:
         try:
             while self._pending:
-                await asyncio.sleep(LINGER_S)
+                # One call after the other is not kept waiting; many at once share a batch.
+                if time.monotonic() - self._committed_at < LINGER_S or len(self._pending) > 1:
+                    await asyncio.sleep(LINGER_S)
                 batch, self._pending = self._pending, []
                 error = await self._on_disk(functools.partial(self._write, [line for line, _ in batch]))
+                self._committed_at = time.monotonic()
                 for _, done in batch:
                     if done.cancelled():
                         continue

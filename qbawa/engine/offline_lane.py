@@ -17,7 +17,7 @@ class OfflineLane:
             raise FinalError("unknown_model", f"No model '{call.model}'. Offline models: {', '.join(offline.MODELS)}.")
         await asyncio.sleep(0)  # thousands of them must not starve the event loop
         try:
-            text = offline.complete(call.model, call.messages, call.params)
+            text = offline.complete(call.model, call.messages, {**call.params, "sample": call.sample})
         except QbawaError as error:
             raise FinalError("bad_request", str(error)) from None
         return Answer(text, sum(count_tokens(str(m.get("content") or "")) for m in call.messages), count_tokens(text))
