@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qbawa.record import session, threads
-from qbawa.record.context import Call, implicit_request
+from qbawa.record.context import Call, Step, implicit_request
 from qbawa.record.failure import Failure
 
 
@@ -46,8 +46,9 @@ def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
         return None
     try:
         here = threads.here() or implicit_request(recorder)
-        request = getattr(here, "request", here)
-        return Call(recorder, here, str(model), as_messages(messages), parameters) if request.sampled else None
+        if not (here.request if isinstance(here, Step) else here).sampled:
+            return None
+        return Call(recorder, here, str(model), as_messages(messages), parameters)
     except Exception as problem:
         recorder.counts.add("internal_error", f"a model call was not recorded: {problem!r}")
         return None
@@ -67,8 +68,15 @@ def as_messages(messages: Any) -> Any:
 
 
 def answer_of(message: Any) -> Any:
-    """What an OpenAI-style assistant message says: its text, or the whole message where there is more than text."""
+    """What an OpenAI-style assistant message says: its text, or the whole message where it says more than text can."""
     if not isinstance(message, Mapping):
         return message
-    more = {key: value for key, value in message.items() if value and key not in ("role", "content")}
-    return {"role": "assistant", "content": message.get("content"), **more} if more else message.get("content")
+    if not any(message.get(part) for part in ("tool_calls", "function_call", "refusal", "audio", "images")):
+        return message.get("content")
+    return {"role": "assistant", **{key: value for key, value in message.items() if value is not None}}
+
+
+def answers_of(choices: Sequence[Any]) -> Any:
+    """The answer of a chat or text completion; a list where several were asked for."""
+    answers = [answer_of(choice["message"]) if choice.get("message") else choice.get("text") for choice in choices]
+    return answers[0] if len(answers) == 1 else answers

@@ -10,6 +10,7 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qbawa.record.failure import Failure
@@ -113,7 +114,7 @@ class Call:
     __slots__ = (
         "recorder", "request", "owner", "recording_id", "parent_id", "name", "model", "inputs", "messages",
         "parameters", "output", "input_tokens", "output_tokens", "cost_usd", "started_at", "latency_s", "failure",
-        "done", "cut", "size", "process",
+        "done", "cut", "size", "process", "otherwise",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
@@ -135,6 +136,7 @@ class Call:
         self.cost_usd: float | None = None
         self.failure: Failure | None = None
         self.done = False
+        self.otherwise: Callable[[], None] | None = None  # ends the call from what is known, should no report come
         self.process = process
         self.started_at = time.time()
         self.latency_s = 0.0

@@ -32,8 +32,8 @@ def step(function: Any = None, /, *, name: str | None = None) -> Any:
 def _decorate(function: Any, name: str | None) -> Any:
     if isinstance(function, (classmethod, staticmethod)):
         return type(function)(_decorate(function.__func__, name))
-    name = name or getattr(function, "__name__", type(function).__name__)
-    begin = functools.partial(_begin, name, _Parameters(function))
+    label: str = name or getattr(function, "__name__", type(function).__name__)
+    begin = functools.partial(_begin, label, _Parameters(function))
     if inspect.isasyncgenfunction(function):
         return _async_generator(function, begin)
     if inspect.iscoroutinefunction(function):
@@ -50,7 +50,7 @@ def _begin(name: str, parameters: _Parameters, recorder: Any, args: Any, kwargs:
     """The step that begins here, made current; None where it is not recorded. Never raises."""
     try:
         here = threads.here()
-        if type(here) is Step:
+        if isinstance(here, Step):
             request, parent_id = here.request, here.recording_id
         else:
             request, parent_id = here or implicit_request(recorder), None

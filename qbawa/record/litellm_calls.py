@@ -1,21 +1,24 @@
 """`qbawa.record_litellm()`: every litellm call of the process, through litellm's own `CustomLogger`.
 
-litellm reports from other threads and tasks, often after the step has ended. The hook `log_pre_api_call` still runs where
-the call is made, so that is where a call is tied to its step; the report finds it by litellm's call id.
+litellm reports from other threads and tasks, often after the step has ended. The hook `log_pre_api_call` still runs
+where the call is made, so that is where a call is tied to its step; the report finds it by litellm's call id.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from qbawa.record import session
-from qbawa.record.calls import answer_of, as_messages, begin_call, end_call
+from qbawa.record.calls import answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
 from qbawa.record.failure import Failure
+from qbawa.record.snapshot import Snapshot
 
 _installed = False
 
@@ -68,6 +71,15 @@ class _Hooks:
                 with self._lock:
                     self._open[call_id] = call
 
+    async def async_post_call_success_deployment_hook(self, request_data: Any, response: Any, call_type: Any) -> None:
+        """Note an async call's response where it arrives: litellm cancels reports under way when a loop ends."""
+        with contextlib.suppress(Exception):
+            with self._lock:
+                call = self._open.get(str(request_data.get("litellm_call_id")))
+            if call is not None:
+                call.latency_s = time.time() - call.started_at
+                call.otherwise = functools.partial(_finish_unreported, call, response)
+
     def log_success_event(self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any) -> None:
         self._report(kwargs, response_obj, start_time, end_time)
 
@@ -116,19 +128,31 @@ def _finish(call: Call, payload: Mapping[str, Any]) -> None:
         model=payload.get("model"),
         messages=as_messages(payload.get("messages")),
         parameters=payload.get("model_parameters"),
-        input_tokens=payload.get("prompt_tokens"),
-        output_tokens=payload.get("completion_tokens"),
-        cost_usd=payload.get("response_cost"),
+        # litellm reports zeros for a call that never got an answer.
+        input_tokens=payload.get("prompt_tokens") or (None if failure else 0),
+        output_tokens=payload.get("completion_tokens") or (None if failure else 0),
+        cost_usd=payload.get("response_cost") or (None if failure else 0.0),
         started_at=start,
         latency_s=end - start if isinstance(start, float) and isinstance(end, float) else None,
         failure=failure,
     )
 
 
+def _finish_unreported(call: Call, response: Any) -> None:
+    whole = Snapshot(response).value
+    usage = whole.get("usage") or {}
+    hidden = getattr(response, "_hidden_params", None) or {}
+    end_call(
+        call,
+        _output(whole),
+        input_tokens=usage.get("prompt_tokens"),
+        output_tokens=usage.get("completion_tokens"),
+        cost_usd=hidden.get("response_cost"),
+        latency_s=call.latency_s,
+    )
+
+
 def _output(response: Any) -> Any:
     """The answer of a chat or text completion; of anything else, such as embeddings, the response as it is."""
     choices = response.get("choices") if isinstance(response, Mapping) else None
-    if not choices:
-        return response
-    answers = [answer_of(choice.get("message")) if choice.get("message") else choice.get("text") for choice in choices]
-    return answers[0] if len(answers) == 1 else answers
+    return answers_of(choices) if choices else response

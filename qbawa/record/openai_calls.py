@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
-from qbawa.record.calls import answer_of, as_messages, begin_call, end_call
+from qbawa.record.calls import answer_of, answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
 from qbawa.record.failure import Failure
 from qbawa.record.snapshot import Snapshot
@@ -22,14 +22,15 @@ _MARK = "_qbawa_records"
 def wrap_openai(client: Client) -> Client:
     """The same client, an `OpenAI` or `AsyncOpenAI` or one of their Azure kin, which now records its model calls.
 
-    Covers `chat.completions.create/parse/stream`, `completions.create`, `responses.create/parse/stream`, and clients made
-    from this one by `with_options` and `copy`. A streamed call is recorded when its stream ends or is closed.
+    Covers `chat.completions.create/parse/stream`, `completions.create`, `responses.create/parse/stream`, and clients
+    made from this one by `with_options` and `copy`. A streamed call is recorded when its stream ends or is closed.
     """
     if getattr(client, _MARK, False):
         return client
     any_client: Any = client
     chat = getattr(any_client, "chat", None)
-    for owner in (getattr(chat, "completions", None), getattr(any_client, "completions", None), getattr(any_client, "responses", None)):
+    completions, responses = getattr(any_client, "completions", None), getattr(any_client, "responses", None)
+    for owner in (getattr(chat, "completions", None), completions, responses):
         for name in ("create", "parse"):
             method = getattr(owner, name, None)
             if callable(method):
@@ -103,8 +104,8 @@ def _take(call: Call | None, response: Any) -> Any:
             response._iterator = (_alisten if asynchronous else _listen)(response._iterator, heard)
             response.close = (_aclosing if asynchronous else _closing)(response.close, heard)
         else:
-            whole = response.parse() if hasattr(response, "http_response") and not hasattr(response, "model") else response
-            _end(call, whole)
+            raw = hasattr(response, "http_response") and hasattr(response, "parse")  # of `with_raw_response`
+            _end(call, response.parse() if raw else response)
     except Exception as problem:
         call.recorder.counts.add("internal_error", f"an openai call was not recorded: {problem!r}")
     return response
@@ -128,7 +129,7 @@ class _Heard:
             if getattr(chunk, "type", None) in ("response.completed", "response.incomplete", "response.failed"):
                 _end(self._call, chunk.response)
         except Exception as problem:
-            self._call.recorder.counts.add("internal_error", f"a chunk of an openai stream was not recorded: {problem!r}")
+            self._call.recorder.counts.add("internal_error", f"a chunk of an openai stream was lost: {problem!r}")
 
     def _choice(self, choice: Any) -> None:
         answer = self._choices.setdefault(choice.index, {"role": "assistant", "content": None})
@@ -210,11 +211,7 @@ def _end(call: Call, response: Any) -> None:
         return end_call(call, whole)
     usage = whole.get("usage") or {}
     choices = whole.get("choices")
-    if choices:
-        answers = [answer_of(choice["message"]) if choice.get("message") else choice.get("text") for choice in choices]
-        output = answers[0] if len(answers) == 1 else answers
-    else:
-        output = _said(whole.get("output"))
+    output = answers_of(choices) if choices else _said(whole.get("output"))
     end_call(
         call,
         output,
@@ -225,8 +222,10 @@ def _end(call: Call, response: Any) -> None:
 
 
 def _said(items: Any) -> Any:
-    """The text of a Responses API answer; all its items where there is more than text."""
-    parts = [part for item in items or () for part in (item.get("content") or [item] if isinstance(item, dict) else [item])]
-    if parts and all(isinstance(part, dict) and part.get("type") == "output_text" for part in parts):
+    """The text of a Responses API answer; all its items where they say more than text can."""
+    items = items if isinstance(items, list) else []
+    messages = [item for item in items if item.get("type") != "reasoning"]
+    parts = [part for item in messages for part in item.get("content") or [item]]
+    if parts and all(part.get("type") == "output_text" for part in parts):
         return "".join(part.get("text", "") for part in parts)
     return items

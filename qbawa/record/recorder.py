@@ -126,7 +126,9 @@ class Recorder:
             with contextlib.suppress(Exception):
                 litellm_calls.drain(max(0.1, deadline - time.monotonic()))
         for call in list(self._open_calls.values()):
-            if call.owner is None or call.owner.ended:
+            if call.otherwise:
+                call.otherwise()
+            elif call.owner is None or call.owner.ended:
                 call.end(failure=_unfinished())
         self._writer.close(max(0.1, deadline - time.monotonic()))
 
@@ -138,6 +140,9 @@ class Recorder:
         now = time.monotonic()
         for step, until in list(self._held.values()):
             if now >= until:
+                for call in step.calls or ():
+                    if call.otherwise and not call.done:
+                        call.otherwise()
                 self.release(step)
         return bool(self._held)
 

@@ -21,6 +21,9 @@ class Pattern(NamedTuple):
     regex: re.Pattern[str]
     confirms: Callable[[str], bool] | None = None
 
+    def replacement(self, match: re.Match[str]) -> str:
+        return match[0] if self.confirms and not self.confirms(match[0]) else f"[redacted:{self.name}]"
+
 
 def _secret(name: str, regex: str) -> Pattern:
     return Pattern(name, re.compile(regex))
@@ -65,7 +68,10 @@ _SCREEN_ASSIGNED = re.compile(r"=(?i:(?<=key=|ret=|ord=|swd=|pwd=|ken=))")
 def _luhn(text: str) -> bool:
     """Whether the digits carry a valid card checksum (ISO/IEC 7812-1)."""
     digits = [int(character) for character in text if character.isdigit()]
-    return sum(digit if place % 2 == 0 else 2 * digit - 9 * (digit > 4) for place, digit in enumerate(digits[::-1])) % 10 == 0
+    return (
+        sum(digit if place % 2 == 0 else 2 * digit - 9 * (digit > 4) for place, digit in enumerate(digits[::-1])) % 10
+        == 0
+    )
 
 
 def _telephone(text: str) -> bool:
@@ -77,14 +83,16 @@ def _telephone(text: str) -> bool:
 PERSONAL = (
     Pattern("email", re.compile(r"[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24}")),
     Pattern("card", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _luhn),
-    Pattern("phone", re.compile(r"(?<![\w.+-])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{2,4}\)?){2,5}(?![\w-])"), _telephone),
+    Pattern(
+        "phone", re.compile(r"(?<![\w.+-])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{2,4}\)?){2,5}(?![\w-])"), _telephone
+    ),
 )
 
 # What stands under these keys is a secret whatever it looks like. Compared in lower case, without `_`, `-` and blanks.
 SECRET_KEYS = frozenset({
-    "accesskey", "accesstoken", "apikey", "authorization", "authtoken", "awssecretaccesskey", "bearertoken", "clientsecret",
-    "cookie", "credentials", "idtoken", "passphrase", "passwd", "password", "privatekey", "proxyauthorization",
-    "refreshtoken", "secret", "secretaccesskey", "secretkey", "sessiontoken", "setcookie", "xapikey",
+    "accesskey", "accesstoken", "apikey", "authorization", "authtoken", "awssecretaccesskey", "bearertoken",
+    "clientsecret", "cookie", "credentials", "idtoken", "passphrase", "passwd", "password", "privatekey",
+    "proxyauthorization", "refreshtoken", "secret", "secretaccesskey", "secretkey", "sessiontoken", "setcookie", "xapikey",
 })  # fmt: skip
 
 
@@ -124,12 +132,8 @@ class Redactor:
     def _text(self, text: str) -> str:
         if len(text) < 6:
             return text
-        for name, regex, confirms in self._patterns:
-            mark = f"[redacted:{name}]"
-            if confirms is None:
-                text = regex.sub(mark, text)
-            else:
-                text = regex.sub(lambda match, mark=mark, confirms=confirms: mark if confirms(match[0]) else match[0], text)
+        for pattern in self._patterns:
+            text = pattern.regex.sub(pattern.replacement, text)
         return text
 
 

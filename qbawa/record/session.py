@@ -34,7 +34,7 @@ def configure(
     segment_bytes: int = 64 << 20,
     segment_age_s: float = 60.0,
 ) -> None:
-    """Record from now on, into the journal in `folder` or in the environment variable QBAWA_JOURNAL; without either, don't.
+    """Record from now on, into the journal in `folder`, else in the environment variable QBAWA_JOURNAL, else not at all.
 
     sample_rate is the share of requests that is recorded, whole requests at a time; `sample_rule(request)` may answer
     for one request with True, False, a rate of its own, or None for `sample_rate`.
@@ -46,7 +46,9 @@ def configure(
     """
     global recorder
     if not 0.0 <= sample_rate <= 1.0:
-        raise ConfigError(f"sample_rate={sample_rate!r} is not a share. Give a number from 0 (none) to 1 (all requests).")
+        raise ConfigError(
+            f"sample_rate={sample_rate!r} is not a share. Give a number from 0 (none) to 1 (all requests)."
+        )
     try:
         redactor = Redactor(personal=redact_personal, patterns=redact_patterns)
     except Exception as error:

@@ -230,7 +230,7 @@ def message_of(error: BaseException) -> str:
 
 
 def json_safe(value: Any) -> Any:
-    """A snapshot's value with the numbers that JSON lacks replaced: NaN and infinities by name, huge integers by text."""
+    """A snapshot's value without the numbers that JSON lacks: NaN and infinities by name, huge integers as text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else ("NaN" if value != value else f"{'-' * (value < 0)}Infinity")
     if isinstance(value, int):

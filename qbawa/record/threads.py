@@ -55,7 +55,7 @@ def _start_carrying(self: threading.Thread) -> None:
     _start(self)
 
 
-@functools.wraps(_submit)
+@functools.wraps(_submit)  # type: ignore[arg-type]
 def _submit_carrying(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     here = current.get()
     if here is None:

@@ -209,8 +209,8 @@ class Writer:
         self._trouble = True
         self._counts.warn(
             "disk",
-            f"the journal in {self._journal.folder} cannot be written: {error}. The application goes on; recordings wait "
-            "in memory and are dropped once the queue is full. Free space or make the folder writable",
+            f"the journal in {self._journal.folder} cannot be written: {error}. The application goes on; recordings "
+            "wait in memory and are dropped once the queue is full. Free space or make the folder writable",
         )
 
     def _write_late(self) -> None:
