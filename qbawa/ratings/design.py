@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 Floats = NDArray[np.float64]
@@ -56,7 +57,9 @@ class Design:
     ) -> "Design":
         """The design of matches i against j; covariates are terms whose columns count after the strategies."""
         one = np.ones(len(i), dtype=np.float64)
-        _, component = connected_components(coo_array((one, (i, j)), shape=(strategies, strategies)), directed=False)
+        met = np.zeros((strategies, strategies), dtype=bool)
+        met[i, j] = True
+        _, component = connected_components(csr_array(met), directed=False)
         return Design(
             (i, j, *(strategies + column for column, _ in covariates)),
             (one, -one, *(value for _, value in covariates)),
@@ -132,7 +135,7 @@ class Design:
         scale = max(float(np.trace(information[:size, :size])) / size, 1e-9)
         padded = information.copy()
         padded[:size, :size] += scale * same
-        inverse: Floats = np.linalg.inv(padded).astype(np.float64)
+        inverse: Floats = cho_solve(cho_factor(padded, check_finite=False), np.eye(self.width), check_finite=False)
         inverse[:size, :size] -= same / scale
         return inverse
 

@@ -74,7 +74,7 @@ class Maximum:
     """Of theta: inverse information, shape (width, width)."""
     luck_variance: Floats
     prior_meat: Floats
-    """Score variance that Firth's imaginary matches carry, shape (width, width); zero without them."""
+    """Score variance of the priors, shape (width, width): they count as observations made on no request."""
 
 
 def maximise(
@@ -92,13 +92,15 @@ def maximise(
     """
     theta = np.zeros(design.width) if start is None else start.theta
     luck = np.zeros(0 if design.luck is None else design.requests) if start is None else start.luck
+    luck_variance = np.zeros_like(luck)
     loose = 0.0 if design.luck is None else design.luck.sd**-2
     for _ in range(MOST_STEPS):
         p = 1 / (1 + np.exp(-(design.times(theta) + design.times_luck(luck))))
         weight = played * p * (1 - p)
         on_luck = design.luck_information(weight)
         covariance = design.invert(design.information(weight, on_luck))
-        row_variance, luck_variance = design.variances(weight, covariance, on_luck)
+        if firth or design.luck is not None:
+            row_variance, luck_variance = design.variances(weight, covariance, on_luck)
         leverage = weight * row_variance if firth else np.zeros_like(p)
         residual = wins - played * p + leverage * (0.5 - p)
         pull = (design.gather_luck(residual) - loose * luck) / on_luck
@@ -109,5 +111,5 @@ def maximise(
         theta, luck = theta + shorter * step, luck + shorter * luck_step
         if longest < tolerance:
             break
-    prior_meat = design.information(leverage / 2 * (p**2 + (1 - p) ** 2)) - np.diag(design.ridge)
+    prior_meat = design.information(leverage / 2 * (p**2 + (1 - p) ** 2))
     return Maximum(theta, luck, covariance, luck_variance, prior_meat)

@@ -8,6 +8,10 @@ import polars as pl
 from qbawa.errors import InputError
 from qbawa.ratings.design import Design, Floats, Ints, Luck
 
+# Prior of a shared effect, in logits: no pull where it can be told from the strengths, finite where it cannot (one
+# strategy always shown first, say), and then its width shows in the intervals.
+EFFECT_SD = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -67,7 +71,7 @@ class Rows:
         """One row per match. `slope_sd` lets the length effect differ by strategy, `luck_sd` adds luck by request."""
         shared = [values for values in (self.order, self.length) if values is not None]
         terms = [(np.full(len(self.a), k, dtype=np.int64), values) for k, values in enumerate(shared)]
-        ridge = np.zeros(len(shared))
+        ridge = np.full(len(shared), EFFECT_SD**-2)
         if self.length is not None and slope_sd is not None:
             terms += [(len(shared) + side, self.length) for side in (self.a, self.b)]
             ridge = np.concatenate([ridge, np.full(len(self.strategies), slope_sd**-2)])
@@ -101,7 +105,7 @@ class Rows:
         cells = np.flatnonzero(played)
         pair, shown = np.divmod(cells, 3)
         terms = [] if self.order is None else [(np.zeros(len(cells), dtype=np.int64), (shown - 1) / 2)]
-        design = Design.of_pairs(pair // size, pair % size, size, *terms, ridge=np.zeros(len(terms)))
+        design = Design.of_pairs(pair // size, pair % size, size, *terms, ridge=np.full(len(terms), EFFECT_SD**-2))
         return design, wins[cells].astype(np.float64), played[cells].astype(np.float64)
 
 
