@@ -118,7 +118,8 @@ def _code_and_words(error: Any) -> tuple[str, str]:
     if isinstance(error, dict) and "error" in error:
         error = error["error"]
     if isinstance(error, dict):
-        code = " ".join(str(error[key]) for key in ("code", "type", "status") if error.get(key) is not None)
+        named = [str(error[key]) for key in ("code", "type", "status") if error.get(key) is not None]
+        code = " ".join(dict.fromkeys(named))
         words = error.get("message") or error.get("detail") or error.get("msg") or ""
         return code[:100], words if isinstance(words, str) else repr(words)[:SHOWN]
     return "", error if isinstance(error, str) else "" if error is None else repr(error)[:SHOWN]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from qbawa.engine.budget import Budget
 from qbawa.engine.expectation import CallLoad, Expectation
@@ -49,7 +49,17 @@ _NO_PROBLEM = ProviderError("none", "")
 class Watcher(Protocol):
     """Shows progress while an engine runs; see `qbawa.engine.progress`."""
 
+    async def watch(self, engine: Engine) -> None:
+        """Show progress until cancelled."""
+
+    def cell(self, outcome: Literal["ok", "failed", "missing"]) -> None:
+        """Whoever answers cells says so here."""
+
+
+class _Silent:
     async def watch(self, engine: Engine) -> None: ...
+
+    def cell(self, outcome: Literal["ok", "failed", "missing"]) -> None: ...
 
 
 @dataclasses.dataclass(slots=True)
@@ -117,14 +127,19 @@ class Engine:
         self._unusable: dict[str, ProviderError] = {}
         self._preparing: dict[str, asyncio.Future[Model]] = {}
         self._flights: dict[str, asyncio.Task[CallResult]] = {}
-        self._progress = progress
+        self.progress: Watcher = progress or _Silent()
         self._watching: asyncio.Task[None] | None = None
         self._drain_s = drain_s
         self._stopping: NotMadeError | LedgerError | None = None
+        ledger.on_line = self._notice
+
+    @property
+    def gates(self) -> set[Gate]:
+        """One for each provider, key and model; models that share a limit share one."""
+        return {model.gate for model in self.models.values()}
 
     async def __aenter__(self) -> Engine:
-        if self._progress is not None:
-            self._watching = asyncio.create_task(self._progress.watch(self))
+        self._watching = asyncio.create_task(self.progress.watch(self))
         return self
 
     async def __aexit__(
@@ -386,6 +401,14 @@ class Engine:
         for model in self.models.values():
             model.gate.close(error)
         self.budget.close(error)
+
+    def _notice(self, line: Mapping[str, Any]) -> None:
+        """A line of the journal: what another process paid today counts under the caps of day and step."""
+        cost_usd = line.get("cost_usd")
+        if line.get("run_id") == self.run_id or not isinstance(cost_usd, float) or cost_usd <= 0:
+            return
+        if str(line.get("called_at")).startswith(f"{datetime.now(UTC):%Y-%m-%d}"):
+            self.budget.note_elsewhere(line.get("step"), cost_usd)
 
     async def _drain(self) -> None:
         flights = set(self._flights.values())

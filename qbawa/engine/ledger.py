@@ -38,19 +38,15 @@ class Ledger:
     `lookup` reads the lake; without it only the journal counts. Reusable after `close`.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        lookup: Lookup | None = None,
-        *,
-        on_line: Callable[[Mapping[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, folder: str | Path, lookup: Lookup | None = None) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         adopt_orphans(self.folder)
         self._lookup = lookup
         self._writer = JournalWriter(self.folder)
-        self._index = CallIndex(self.folder, on_line)
+        self.on_line: Callable[[Mapping[str, Any]], None] = lambda line: None
+        """Sees every journalled line of any process once, failures included."""
+        self._index = CallIndex(self.folder, lambda line: self.on_line(line))
         self._claims = Claims(self.folder)
         self._in_lake: dict[str, CallResult] = {}
         self._not_in_lake: set[str] = set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 from types import ModuleType
 from typing import Any
 
@@ -106,13 +107,15 @@ def _translate(error: Exception) -> ProviderError:
         return FinalError("context_too_long", message)
     if kind == "ContentPolicyViolationError":
         return FinalError("refused", message)
-    if kind in ("UnsupportedParamsError", "BadRequestError") and not isinstance(body, dict) and status in (400, None):
-        body = None
     if kind == "Timeout":
         return TransientError("timeout", message)
-    if kind == "APIConnectionError":
+    # litellm reports both as a server's error 500, although no server said so.
+    if kind == "APIConnectionError" or (kind == "InternalServerError" and message.endswith("Connection error.")):
         return TransientError("connection", message)
-    if kind in ("JSONSchemaValidationError", "APIResponseValidationError"):
+    if kind in ("JSONSchemaValidationError", "APIResponseValidationError") or (
+        kind == "InternalServerError"
+        and re.search(r"invalid response from LLM|Expecting |Extra data|char \d+", message)
+    ):
         return malformed(message)
     if not isinstance(status, int):
         return TransientError("malformed", f"{kind}: {message}")

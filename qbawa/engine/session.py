@@ -19,7 +19,7 @@ Log = Callable[[str], Any]
 
 @asynccontextmanager
 async def paying(
-    project: Project, *, run_id: str, log: Log, cells: int, usd: float | None = None
+    project: Project, progress: Progress, *, run_id: str, usd: float | None = None
 ) -> AsyncIterator[Engine]:
     """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid has landed when it closes."""
     land_calls(project.lake, project.home.calls)
@@ -32,7 +32,7 @@ async def paying(
         spent_by_step_usd=_spent_by_step(project.lake),
     )
     ledger = Ledger(project.home.calls, lambda keys: held_calls(project.lake, keys))
-    engine = Engine(project.config.models, ledger, budget, Progress(cells, log), run_id=run_id)
+    engine = Engine(project.config.models, ledger, budget, progress, run_id=run_id)
     try:
         async with engine:
             yield engine
@@ -42,7 +42,16 @@ async def paying(
 
 def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:
     """Answered calls among these keys, as the ledger reads them."""
-    columns = ["call_key", "response_text", "logprobs", "input_tokens", "output_tokens", "cost_usd", "latency_s", "attempts"]
+    columns = [
+        "call_key",
+        "response_text",
+        "logprobs",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        "latency_s",
+        "attempts",
+    ]
     held = pl.col("call_key").is_in(list(keys)) & pl.col("error").is_null()
     return lake.read("calls", columns, keep=held).iter_rows(named=True)
 

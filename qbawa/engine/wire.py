@@ -66,10 +66,13 @@ def read_response(body: Json) -> Answer:
         raise malformed("a message without content")
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    input_tokens, output_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if input_tokens == output_tokens == 0:
+        input_tokens = output_tokens = None  # litellm's way to say that nobody counted; no prompt has no tokens
     return Answer(
         text=text,
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
         logprobs=_logprobs(choice.get("logprobs")),
     )
 

@@ -1,0 +1,145 @@
+"""Journalled calls become rows of the lake's table `calls`. Safe to interrupt, to repeat and to run twice at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from qbawa.engine.call_index import LANDED
+from qbawa.journal import CLOSED, adopt_orphans, closed_segments, read_lines
+from qbawa.lake.delta import Lake, frame
+
+log = logging.getLogger("qbawa.engine")
+
+KEEP_S = 24 * 3600.0
+"""How long a landed segment stays in `landed/`, for runs that began before it landed and look it up there."""
+_BATCH_BYTES = 128 << 20  # of segments that land in one commit
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    segments: int = 0
+    calls: int = 0
+    unreadable: int = 0
+    """Lines that are no calls, left out and logged."""
+
+
+def land_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> Landing:
+    """Land every closed segment of `folder` as one block of `calls`, named after it, and move it to `landed/`.
+
+    Segments of writers that died are closed first. Segments that landed more than `keep_s` ago are deleted.
+    """
+    adopt_orphans(folder)
+    segments = calls = unreadable = 0
+    batch: list[Path] = []
+    size = 0
+    waiting = closed_segments(folder)
+    for position, path in enumerate(waiting):
+        batch.append(path)
+        size += _size(path)
+        if size >= _BATCH_BYTES or position == len(waiting) - 1:
+            landed = _land(lake, folder, batch)
+            segments += landed.segments
+            calls += landed.calls
+            unreadable += landed.unreadable
+            batch, size = [], 0
+    delete_landed(folder, older_than_s=keep_s)
+    return Landing(segments, calls, unreadable)
+
+
+def delete_landed(folder: Path, *, older_than_s: float = 0.0) -> int:
+    """Delete segments that have landed long enough ago; how many. 0 s deletes them all, as forgetting a person must."""
+    deleted = 0
+    for path in closed_segments(folder / LANDED):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= older_than_s:
+                path.unlink()
+                deleted += 1
+    return deleted
+
+
+def call_row(line: bytes) -> dict[str, Any] | None:
+    """The row of `calls` in a journalled line, without its block; None for a line that is no call."""
+    try:
+        call = orjson.loads(line)
+        if not isinstance(call, dict) or call.get("kind") != "call" or not isinstance(call["call_key"], str):
+            return None
+        return {name: _plain(name, call.get(name)) for name in _COLUMNS} | {
+            "called_at": datetime.fromisoformat(call["called_at"]).astimezone(UTC)
+        }
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+_TEXT = (
+    "call_key",
+    "purpose",
+    "model",
+    "request_id",
+    "strategy_id",
+    "judge",
+    "step",
+    "response_text",
+    "error",
+    "run_id",
+)
+_JSON = ("messages", "params", "logprobs")
+_INTEGERS = ("sample", "input_tokens", "output_tokens", "attempts")
+_NUMBERS = ("cost_usd", "latency_s")
+_COLUMNS = ("run_id",) + _TEXT + _JSON + _INTEGERS + _NUMBERS
+
+
+def _plain(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in _JSON:
+        return orjson.dumps(value).decode()
+    if name in _INTEGERS:
+        return int(value)
+    return float(value) if name in _NUMBERS else str(value)
+
+
+def _land(lake: Lake, folder: Path, paths: list[Path]) -> Landing:
+    rows: list[Mapping[str, Any]] = []
+    unreadable = 0
+    present = []
+    for path in paths:
+        try:
+            lines = list(read_lines(path))
+        except FileNotFoundError:
+            continue  # another process has just landed it
+        present.append(path)
+        for line in lines:
+            row = call_row(line)
+            if row is None:
+                unreadable += 1
+            else:
+                rows.append(row | {"block_id": path.stem})
+    if unreadable:
+        log.warning("%d lines in %s are no calls and were left out of the lake.", unreadable, folder)
+    if not present:
+        return Landing()
+    lake.replace("calls", [path.stem for path in present], frame("calls", rows))
+    shelf = folder / LANDED
+    shelf.mkdir(exist_ok=True)
+    for path in present:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # its time on the shelf begins now
+            os.rename(path, shelf / (path.stem + CLOSED))
+    return Landing(len(present), len(rows), unreadable)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,127 @@
+"""How a run is doing, while it runs: one live line in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from qbawa.engine.engine import Engine
+
+TERMINAL_EVERY_S = 0.5
+LOG_EVERY_S = 15.0
+_WINDOW_S = 60.0
+"""Rates look back on this long."""
+
+
+class Progress:
+    """Shows cells, rate, share of limit, dollars and time left of the engine that it is given to.
+
+    Whoever answers cells tells `cell`. `log` gets a line every `every_s`; with none the live line goes to the terminal,
+    if standard error is one.
+    """
+
+    def __init__(self, cells: int, log: Callable[[str], Any] | None = None, *, every_s: float | None = None) -> None:
+        self.cells = cells
+        self.ok = 0
+        self.failed = 0
+        self.missing = 0
+        self._log = log
+        self._every_s = every_s or (LOG_EVERY_S if log else TERMINAL_EVERY_S)
+        self._began = time.monotonic()
+        self._past: deque[tuple[float, int, int, int]] = deque()
+
+    def cell(self, outcome: Literal["ok", "failed", "missing"]) -> None:
+        """A cell has ended: `ok`, `failed`, or `missing` where a budget or Ctrl-C kept it from being answered."""
+        if outcome == "ok":
+            self.ok += 1
+        elif outcome == "failed":
+            self.failed += 1
+        else:
+            self.missing += 1
+
+    @property
+    def done(self) -> int:
+        return self.ok + self.failed + self.missing
+
+    def line(self, engine: Engine) -> str:
+        """The state of the run in one line."""
+        now = time.monotonic()
+        stats = engine.stats
+        self._past.append((now, self.done, stats.attempts, stats.input_tokens + stats.output_tokens))
+        while len(self._past) > 2 and now - self._past[0][0] > _WINDOW_S:
+            self._past.popleft()
+        began, cells, attempts, tokens = self._past[0]
+        span = max(now - began, 1e-3)
+        cell_rate = (self.done - cells) / span
+        parts = [f"{self.done:,}/{self.cells:,} cells"]
+        if self.failed:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in stats.failures.most_common(3))
+            parts.append(f"{self.failed:,} failed ({reasons})" if reasons else f"{self.failed:,} failed")
+        if self.missing:
+            parts.append(f"{self.missing:,} not made")
+        if cell_rate > 0:
+            parts.append(f"{cell_rate * 60:,.0f} cells/min")
+        calls = (stats.attempts - attempts) / span * 60
+        parts.append(f"{calls:,.0f} calls/min")
+        share = share_of_limit(
+            engine, span, stats.attempts - attempts, stats.input_tokens + stats.output_tokens - tokens
+        )
+        if share is not None:
+            parts.append(f"{share:.0%} of limit")
+        parts.append(f"{sum(gate.in_flight for gate in engine.gates)} in flight")
+        if stats.cached:
+            parts.append(f"{stats.cached / max(1, stats.asked):.0%} from the ledger")
+        if stats.limited:
+            parts.append(f"{stats.limited} × 429")
+        left = engine.budget.left_usd
+        parts.append(f"${stats.cost_usd:.4f}" + (f" of ${stats.cost_usd + left:.2f}" if left is not None else ""))
+        if cell_rate > 0 and self.done < self.cells:
+            parts.append(f"{_span((self.cells - self.done) / cell_rate)} left")
+        return " · ".join(parts)
+
+    async def watch(self, engine: Engine) -> None:
+        """Show the run until cancelled; then show its end."""
+        show, close = self._screen()
+        try:
+            while True:
+                await asyncio.sleep(self._every_s)
+                show(self.line(engine))
+        finally:
+            show(self.line(engine))
+            close()
+
+    def _screen(self) -> tuple[Callable[[str], Any], Callable[[], Any]]:
+        if self._log is not None:
+            return self._log, lambda: None
+        if not sys.stderr.isatty():
+            return lambda line: None, lambda: None
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        # Text, not markup: model names and reasons are not ours.
+        live = Live(Text(""), console=Console(stderr=True), refresh_per_second=4, transient=False)
+        live.start()
+        return lambda line: live.update(Text(line)), live.stop
+
+
+def share_of_limit(engine: Engine, span_s: float, requests: int, tokens: int) -> float | None:
+    """How much of what the providers sell was used in `span_s`, by the tighter of requests and tokens; None: no limit."""
+    by_request = sum(gate.requests_per_second for gate in engine.gates)
+    by_token = sum(gate.tokens_per_second for gate in engine.gates)
+    shares = [
+        used / span_s / rate for used, rate in ((requests, by_request), (tokens, by_token)) if 0 < rate < math.inf
+    ]
+    return max(shares) if shares else None
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
