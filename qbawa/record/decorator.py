@@ -32,7 +32,7 @@ def step(function: Any = None, /, *, name: str | None = None) -> Any:
 def _decorate(function: Any, name: str | None) -> Any:
     if isinstance(function, (classmethod, staticmethod)):
         return type(function)(_decorate(function.__func__, name))
-    label: str = name or getattr(function, "__name__", type(function).__name__)
+    label: str = name or str(getattr(function, "__name__", type(function).__name__))
     begin = functools.partial(_begin, label, _Parameters(function))
     if inspect.isasyncgenfunction(function):
         return _async_generator(function, begin)

@@ -31,7 +31,7 @@ def _secret(name: str, regex: str) -> Pattern:
 
 SECRETS = (
     _secret("private_key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*KEY-----|\Z)"),
-    _secret("bearer_token", r"(?i:\bbearer) +[A-Za-z0-9._~+/-]{8,}=*"),
+    _secret("bearer_token", r"\b[Bb]earer +[A-Za-z0-9._~+/-]{8,}=*"),
     _secret("basic_auth", r"(?i:\bauthorization: *basic) +[A-Za-z0-9+/]{8,}=*"),
     # OpenAI, Anthropic, OpenRouter, DeepSeek; Groq, xAI, Hugging Face, Replicate, Perplexity, NVIDIA; Stripe
     _secret("api_key", _START + r"(?:sk-|gsk_|xai-|hf_|r8_|pplx-|nvapi-|[srp]k_(?:live|test)_)[A-Za-z0-9_-]{16,}"),
@@ -58,8 +58,6 @@ _SCREEN = tuple(
         r'"(?=:)(?i:(?<=key"|ret"|ord"|swd"|ase"|ion"|kie"|als")|(?<=[_hdrs -]token"))',
         r": (?i:(?<=key: |ret: |ord: |swd: |pwd: |ken: |ion: )|(?<=(?:key|ret|ord|swd|pwd|ken)[\"']: ))",
         r"earer ",
-        r"EARER ",
-        r"://",
     )
 )
 _SCREEN_ASSIGNED = re.compile(r"=(?i:(?<=key=|ret=|ord=|swd=|pwd=|ken=))")
@@ -92,7 +90,8 @@ PERSONAL = (
 SECRET_KEYS = frozenset({
     "accesskey", "accesstoken", "apikey", "authorization", "authtoken", "awssecretaccesskey", "bearertoken",
     "clientsecret", "cookie", "credentials", "idtoken", "passphrase", "passwd", "password", "privatekey",
-    "proxyauthorization", "refreshtoken", "secret", "secretaccesskey", "secretkey", "sessiontoken", "setcookie", "xapikey",
+    "proxyauthorization", "refreshtoken", "secret", "secretaccesskey", "secretkey", "sessiontoken", "setcookie",
+    "xapikey",
 })  # fmt: skip
 
 
@@ -108,7 +107,7 @@ class Redactor:
         """Whether encoded JSON could hold something to redact. Errs on the side of yes."""
         if self._always:
             return True
-        if "=" in text and _SCREEN_ASSIGNED.search(text):
+        if ("=" in text and _SCREEN_ASSIGNED.search(text)) or ("@" in text and "://" in text):
             return True
         return any(screen.search(text) for screen in _SCREEN)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,9 +27,9 @@ class Feedback(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line to be. `head` is ours: identifiers, times, numbers, which no pattern may touch. `body` is the user's."""
+    """One line to be. `head`: identifiers, times and numbers, encoded, which no pattern may touch. `body`: the rest."""
 
-    head: dict[str, Any]
+    head: str
     body: dict[str, Any]
 
 
@@ -37,18 +38,15 @@ def rows_of(item: Step | Call | Request | Feedback) -> list[Row]:
     if isinstance(item, Step):
         return _step_rows(item)
     if isinstance(item, Call):
-        return [_call_row(item)]
+        return [_row(item, item, 1)]
+    start = f'{{"v":{VERSION},"kind":'
     if isinstance(item, Feedback):
-        head = {"v": VERSION, "kind": "feedback", "request_id": item.request_id, "at": _time(item.at)}
+        head = f'{start}"feedback","request_id":{_dump(item.request_id)},"at":"{_time(item.at)}",'
         return [Row(head, {"score": item.score, "comment": item.comment})]
-    head = {
-        "v": VERSION,
-        "kind": "request",
-        "request_id": item.request_id,
-        "pipeline": item.pipeline,
-        "started_at": _time(item.started_at),
-        "latency_s": item.latency_s,
-    }
+    head = (
+        f'{start}"request","request_id":{_dump(item.request_id)},"pipeline":{_name(item.pipeline)},'
+        f'"started_at":"{_time(item.started_at)}","latency_s":{item.latency_s!r},'
+    )
     error = item.failure.as_dict() if item.failure else None
     return [Row(head, {"user": item.user, "tags": _tags(item), "error": error})]
 
@@ -57,16 +55,17 @@ def encode(row: Row, redactor: Redactor, hook: Hook | None = None) -> bytes | No
     """One line, without newline, or None where the hook wants the row dropped. Raises what the hook raises."""
     head, body = row
     if hook:
-        changed = hook({**head, **body})
+        ours = json.loads(f"{head[:-1]}}}")
+        changed = hook({**ours, **body})
         if changed is None:
             return None
         copy = Snapshot(changed, max_chars=1 << 24).value
-        head = {key: copy[key] for key in head if key in copy}
-        body = {key: value for key, value in copy.items() if key not in head}
+        head = f"{_dump({key: copy[key] for key in ours if key in copy})[:-1]},"
+        body = {key: value for key, value in copy.items() if key not in ours}
     text = _dump(body)
     if redactor.may_hold(text):
         text = _dump(redactor.clean(body))
-    line = f"{_dump(head)[:-1]},{text[1:]}"
+    line = head + text[1:]
     try:
         return line.encode("utf-8")
     except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot carry
@@ -87,30 +86,23 @@ def _step_rows(step: Step) -> list[Row]:
     row = _row(step, merged, number)
     if merged and step.opaque:  # the step returned a stream: what came out of it is known by now
         row.body["output"] = merged.output
-    return [row] if merged else [row, *map(_call_row, calls)]
-
-
-def _call_row(call: Call) -> Row:
-    return _row(call, call, 1)
+    return [row] if merged else [row, *(_row(call, call, 1) for call in calls)]
 
 
 def _row(item: Step | Call, call: Call | None, llm_calls: int) -> Row:
     request = item.request
-    head = {
-        "v": VERSION,
-        "kind": "step",
-        "recording_id": item.recording_id,
-        "request_id": request.request_id,
-        "parent_id": item.parent_id,
-        "pipeline": request.pipeline,
-        "step": item.name,
-        "started_at": _time(item.started_at),
-        "latency_s": item.latency_s,
-        "llm_calls": llm_calls,
-        "input_tokens": call.input_tokens if call else None,
-        "output_tokens": call.output_tokens if call else None,
-        "cost_usd": call.cost_usd if call else None,
-    }
+    parent = f'"{item.parent_id}"' if item.parent_id else "null"
+    usage = '"input_tokens":null,"output_tokens":null,"cost_usd":null,'
+    if call:
+        numbers = {"input_tokens": call.input_tokens, "output_tokens": call.output_tokens, "cost_usd": call.cost_usd}
+        usage = f"{_dump(numbers)[1:-1]},"
+    # By hand, since this runs for every step: a third of the time of building and encoding a dict.
+    head = (
+        f'{{"v":{VERSION},"kind":"step","recording_id":"{item.recording_id}","request_id":{_dump(request.request_id)},'
+        f'"parent_id":{parent},"pipeline":{_name(request.pipeline)},'
+        f'"step":{_name(item.name)},"started_at":"{_time(item.started_at)}","latency_s":{item.latency_s!r},'
+        f'"llm_calls":{llm_calls},{usage}'
+    )
     body = {
         "model": call.model if call else None,
         "inputs": item.inputs,
@@ -135,12 +127,23 @@ def _tags(request: Request) -> dict[str, Any]:
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def _dump(row: dict[str, Any]) -> str:
+def _dump(value: Any) -> str:
     try:
-        return _encode(row)
+        return _encode(value)
     except (ValueError, TypeError):  # NaN, an infinity, an integer too long to print, a user that is no text
-        return _encode(json_safe(Snapshot(row, max_chars=1 << 25).value))
+        return _encode(json_safe(Snapshot(value, max_chars=1 << 25).value))
+
+
+@functools.lru_cache(maxsize=1_000)
+def _name(name: str) -> str:
+    return _dump(name)
+
+
+@functools.lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1e6):06d}+00:00"

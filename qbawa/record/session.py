@@ -34,7 +34,7 @@ def configure(
     segment_bytes: int = 64 << 20,
     segment_age_s: float = 60.0,
 ) -> None:
-    """Record from now on, into the journal in `folder`, else in the environment variable QBAWA_JOURNAL, else not at all.
+    """Record from now on, into the journal in `folder`, else in the one that QBAWA_JOURNAL names, else not at all.
 
     sample_rate is the share of requests that is recorded, whole requests at a time; `sample_rule(request)` may answer
     for one request with True, False, a rate of its own, or None for `sample_rate`.

@@ -28,6 +28,7 @@ MARK = "__qbawa__"
 _NOTHING = type(None)
 _PLAIN = frozenset((str, int, float, bool, _NOTHING))  # immutable and JSON: shared, not copied
 _NUMBERS = frozenset((int, float, bool, _NOTHING))
+_TEXT = frozenset((str,))
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _TEXTUAL = (decimal.Decimal, uuid.UUID, os.PathLike)
 _MAX_INT = 1 << 63
@@ -62,9 +63,14 @@ class Snapshot:
         if kind is dict:
             return self._mapping(value, depth)
         if kind is list or kind is tuple:
-            if value and self._nodes >= len(value) and _NUMBERS.issuperset(map(type, value)):
-                self._nodes -= len(value)  # embeddings: one pass in C
-                return list(value)
+            if len(value) <= self._nodes:
+                kinds = set(map(type, value))
+                # Embeddings and lists of texts take a pass or two in C.
+                chars = sum(map(len, value)) if kinds == _TEXT else 0
+                if chars < self._chars and (kinds == _TEXT or kinds <= _NUMBERS):
+                    self._nodes -= len(value)
+                    self._chars -= chars
+                    return list(value)
             return self._sequence(value, len(value), depth)
         return self._foreign(value, kind, depth)
 
@@ -94,15 +100,16 @@ class Snapshot:
                 key = _key(key)
             kind = type(item)
             left -= len(key)
-            if kind in plain and kind is not str:
-                self._nodes -= 1
+            if kind in plain and (kind is not str or len(item) < left):
                 copy[key] = item
+                self._nodes -= 1
+                if kind is str:
+                    left -= len(item)
             else:
                 self._chars = left
                 copy[key] = self._copy(item, depth + 1)
                 left = self._chars
             if self._nodes <= 0 or left <= 0:
-                self._chars = left
                 if len(copy) < len(value):
                     self.cut = True
                     copy[MARK] = f"{len(value) - len(copy)} of {len(value)} keys left out"
