@@ -10,7 +10,7 @@ from scipy.special import ndtr
 from qbawa.errors import InputError
 from qbawa.ratings.design import Design, Floats, Ints
 from qbawa.ratings.intervals import Uncertainty, clustered, critical
-from qbawa.ratings.newton import Maximum, best_first, maximise
+from qbawa.ratings.newton import ONE_BLAS_THREAD, Maximum, best_first, maximise
 from qbawa.ratings.ranks import groups, separably_better
 from qbawa.ratings.rows import Rows
 
@@ -96,11 +96,12 @@ def fit_ratings(matches: pl.DataFrame, *, length_effect: bool = False, confidenc
     size = len(rows.strategies)
     if size == 0:
         return RatingFit(pl.DataFrame(schema=RATING_SCHEMA), [], np.zeros(0), np.zeros((0, 0)), None, None)
-    if rows.length is None:
-        design, fit = rows.design(), maximise(*rows.aggregate())
-    else:
-        design, fit = _even_length(rows)
-    sure = clustered(design, fit, rows.outcome)
+    with ONE_BLAS_THREAD.limit(limits=1, user_api="blas"):
+        if rows.length is None:
+            design, fit = rows.design(), maximise(*rows.aggregate())
+        else:
+            design, fit = _even_length(rows)
+        sure = clustered(design, fit, rows.outcome)
     effects = {name: _effect(fit.theta, sure, size + k, confidence) for k, name in enumerate(rows.effects)}
     strength, covariance = fit.theta[:size], sure.covariance[:size, :size]
     table = _table(rows, design.component, strength, covariance, sure.freedom[:size], confidence)
