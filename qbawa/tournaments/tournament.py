@@ -100,6 +100,7 @@ class Tournament:
         self._told = np.zeros(0, dtype=bool)
         self._cost = np.zeros(0, dtype=np.int64)
         self._extra: list[Result] = []
+        self._settled: list[Match] = []
         self._resume(list(past_results))
 
     # ── asking and telling ───────────────────────────────────────────────────────────────────────────────────────
@@ -126,6 +127,14 @@ class Tournament:
                 )
             self._tell(slot, result)
         self._advance()
+
+    def take_settled(self) -> list[Match]:
+        """Matches between identical answers that came up since this was last called: ties that nobody was asked about.
+
+        Keep them with the results (p_a ½, 0 verdicts): a tournament that is built again needs them to go on as before.
+        """
+        settled, self._settled = self._settled, []
+        return settled
 
     def next_batch(self) -> Pairings:
         """As `next_matches`, as integer rows (a, b, request, swapped): for simulations."""
@@ -225,6 +234,7 @@ class Tournament:
         self._p_a = np.where(identical, 0.5, np.nan)
         self._told = identical
         self._cost = np.zeros(len(self._table), dtype=np.int64)
+        self._settled += [self._match(slot) for slot in np.flatnonzero(identical)]
 
     def _propose(self) -> Pairings:
         board, orders, seed = self._board, self._orders, self._seed
