@@ -1,6 +1,6 @@
 """Tables of other evaluations, read and checked: CSV, JSON lines, a JSON list, Parquet, or a frame.
 
-Everything is checked before anything is written; an InputError names the table, its columns, and the first row at fault.
+Everything is checked before anything is written; an InputError names the table, its columns, the first row at fault.
 """
 
 import json

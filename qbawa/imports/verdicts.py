@@ -40,8 +40,8 @@ def import_verdicts(
     """Write a table's preferences as verdicts of `kind` and as matches of `step`.
 
     Columns: `FIELDS`, with `preference` (0–1 towards a), `verdict` (a, b, tie, unscored, or the winner's name) or both.
-    A row with neither is kept as unscored. Raises InputError, before anything is written, where columns are missing or a
-    row is wrong. Again: nothing changes.
+    A row with neither is kept as unscored. Raises InputError, before anything is written, where columns are missing or
+    a row is wrong. Again: nothing changes.
     """
     rows, source = read_table(table, FIELDS, columns)
     if not {"preference", "verdict"} & set(source):
@@ -79,8 +79,8 @@ def matches_of(verdicts: pl.DataFrame) -> pl.DataFrame:
         (p < 0.5).sum().alias("_for_b"),
         pl.col("cost_usd").sum(),
     )
-    winner = pl.when(pl.col("p_a") > 0.5).then(pl.lit("a")).when(pl.col("p_a") < 0.5).then(pl.lit("b"))
-    winner = winner.when(pl.col("p_a").is_not_null()).then(pl.lit("tie")).alias("winner")
+    sides = pl.when(pl.col("p_a") > 0.5).then(pl.lit("a")).when(pl.col("p_a") < 0.5).then(pl.lit("b"))
+    winner = sides.when(pl.col("p_a").is_not_null()).then(pl.lit("tie")).alias("winner")
     against = pl.when(pl.col("winner") == "a").then("_for_b").when(pl.col("winner") == "b").then("_for_a")
     return (
         found.with_columns(winner)
@@ -115,7 +115,8 @@ def _said(table: str | Path | pl.DataFrame, rows: pl.DataFrame, source: dict[str
     )
     return rows.select(
         pl.col("request").alias("request_id"),
-        "strategy_a", "strategy_b", "judge", "shown_first", "verdict", "preference", "rationale", "cost_usd", "judged_at",
+        "strategy_a", "strategy_b", "judge", "shown_first", "verdict", "preference", "rationale",
+        "cost_usd", "judged_at",
     )  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def _merge_matches(lake: Lake, pairs: pl.DataFrame) -> None:
 
 
 def _verdict_id(match: str, judge: str, shown_first: Literal["a", "b"] | None, repeat: int) -> str:
-    """A judge's second verdict on the same match in the same order is another verdict, such as another person's vote."""
+    """A judge's second verdict on the same match in the same order is another verdict: another person's vote."""
     if repeat == 0:
         return verdict_id(match, judge, shown_first)
     return content_id("verdict", match, judge, shown_first, str(repeat))

@@ -70,6 +70,6 @@ def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | Non
         mark_barren(batch)
     seconds = time.perf_counter() - began
     return IngestReport(
-        batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason), size,
-        seconds, counts.changed,
+        batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason),
+        size, seconds, counts.changed,
     )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Groups of questions that hardly differ, found in bounded memory among any number of them.
+
+Two questions are near-duplicates where about `NEAR` of their word triples are shared (Jaccard similarity, estimated by
+MinHash: Broder 1997, "On the resemblance and containment of documents"; candidates by banding: Leskovec, Rajaraman &
+Ullman, "Mining of Massive Datasets", ch. 3). Groups join whatever is near-duplicate, even indirectly.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import HashingVectorizer
+
+NEAR = 0.6
+"""Of the estimate, whose standard error is 0.04: pairs that share 0.7, leaks to `qbawa.pairs.near`, are met."""
+BANDS, ROWS = 25, 5
+TEMPLATE_SHARE, TEMPLATE_FROM = 0.2, 20
+"""A triple in more than this share of at least so many texts belongs to the prompt's template, not to the question."""
+_FEATURES = 1 << 20
+_CHUNK = 256
+# A word; a character where a script writes no spaces between words.
+_TOKEN = (
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]+"
+)
+_tokens = re.compile(_TOKEN).findall
+_triples = HashingVectorizer(
+    n_features=_FEATURES, ngram_range=(3, 3), analyzer="word", token_pattern=_TOKEN, lowercase=True, norm=None,
+    alternate_sign=False, binary=True, dtype=np.float32,
+)  # fmt: skip
+
+
+def question_clusters(questions: pl.DataFrame, previous: pl.DataFrame | None = None) -> pl.DataFrame:
+    """request_id, cluster and cluster_size of every question, in the order given.
+
+    Columns needed: request_id, text, oldest first. A request that has a cluster in `previous` (request_id, cluster)
+    keeps it, and newcomers to its group join it; a new group is named after its oldest text. Alike questions thus share
+    a cluster for good, however much traffic comes.
+    """
+    ids, texts = questions["request_id"].to_list(), questions["text"].to_list()
+    leaders = near_groups(texts)
+    known: dict[str, str] = {}
+    if previous is not None and not previous.is_empty():
+        known = dict(previous.select("request_id", "cluster").drop_nulls().iter_rows())
+    names: dict[int, str] = {}
+    for request, leader in zip(ids, leaders, strict=True):
+        if request in known:
+            names.setdefault(leader, known[request])
+    for leader in dict.fromkeys(leaders):
+        names.setdefault(
+            leader, f"q_{hashlib.sha256(_normal(texts[leader]).encode('utf-8', 'replace')).hexdigest()[:16]}"
+        )
+    clusters = [known.get(request, names[leader]) for request, leader in zip(ids, leaders, strict=True)]
+    frame = pl.DataFrame(
+        {"request_id": ids, "cluster": clusters}, schema={"request_id": pl.String, "cluster": pl.String}
+    )
+    return frame.with_columns(pl.col("request_id").n_unique().over("cluster").cast(pl.Int64).alias("cluster_size"))
+
+
+def near_groups(texts: Sequence[str]) -> list[int]:
+    """For each text the place of the first text of its group."""
+    first: dict[str, int] = {}
+    leader = [first.setdefault(_normal(text), place) for place, text in enumerate(texts)]
+    places = list(first.values())
+    signatures = _signatures([texts[place] for place in places])
+
+    def lead(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for a, b in _near_pairs(signatures):
+        low, high = sorted((lead(places[a]), lead(places[b])))
+        leader[high] = low
+    return [lead(place) for place in range(len(texts))]
+
+
+def _normal(text: str) -> str:
+    return " ".join(_tokens(text.lower())) or text.strip()
+
+
+def _signatures(texts: Sequence[str]) -> np.ndarray:
+    """MinHash signatures, uint32, shape (texts, BANDS × ROWS)."""
+    common = _common(texts)
+    random = np.random.default_rng(20260101)
+    width = BANDS * ROWS
+    factor = random.integers(1, 1 << 32, width, dtype=np.uint32) | np.uint32(1)
+    offset = random.integers(0, 1 << 32, width, dtype=np.uint32)
+    signatures = np.empty((len(texts), width), np.uint32)
+    for start, block in _blocks(texts):
+        for row in range(block.shape[0]):
+            features = block.indices[block.indptr[row] : block.indptr[row + 1]]
+            own = features[~common[features]]
+            if not len(own):
+                # Too short for a triple, or nothing but template: alike only where equal, which is settled already.
+                digest = hashlib.sha256(_normal(texts[start + row]).encode("utf-8", "replace")).digest()
+                own = np.frombuffer(digest[:4], np.uint32)
+            spread = own.astype(np.uint32)[:, None] * factor + offset
+            # Multiplication leaves the low bits weak; the high ones decide.
+            spread ^= spread >> np.uint32(15)
+            spread *= np.uint32(0x2C1B3C6D)
+            spread ^= spread >> np.uint32(12)
+            signatures[start + row] = spread.min(axis=0)
+    return signatures
+
+
+def _common(texts: Sequence[str]) -> np.ndarray:
+    """Which features belong to a template, bool, shape (_FEATURES,); judged by up to 5,000 texts evenly taken."""
+    if len(texts) < TEMPLATE_FROM:
+        return np.zeros(_FEATURES, bool)
+    sample = texts[:: max(1, len(texts) // 5_000)]
+    seen = np.zeros(_FEATURES, np.int64)
+    for _, block in _blocks(sample):
+        np.add.at(seen, block.indices, 1)
+    return seen > TEMPLATE_SHARE * len(sample)
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, csr_matrix]]:
+    for start in range(0, len(texts), _CHUNK):
+        yield start, _triples.transform(texts[start : start + _CHUNK]).tocsr()
+
+
+def _near_pairs(signatures: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs of rows whose signatures agree in at least NEAR; of a bucket, each row with those right before it."""
+    for band in range(BANDS):
+        part = np.ascontiguousarray(signatures[:, band * ROWS : (band + 1) * ROWS])
+        keys = part.view([("", part.dtype)] * ROWS).ravel()
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        # A bucket of n would have n² pairs; its members that truly belong together are also neighbours within three.
+        for gap in (1, 2, 3):
+            same = np.flatnonzero(ordered[gap:] == ordered[:-gap])
+            left, right = order[same], order[same + gap]
+            for begin in range(0, len(left), 50_000):
+                a, b = left[begin : begin + 50_000], right[begin : begin + 50_000]
+                alike = (signatures[a] == signatures[b]).mean(axis=1) >= NEAR
+                yield from zip(a[alike].tolist(), b[alike].tolist(), strict=True)
