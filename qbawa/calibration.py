@@ -103,13 +103,13 @@ def fit(verdicts: pl.DataFrame, labels: pl.DataFrame | None = None, *, use_lengt
 def calibrate(verdicts: pl.DataFrame, *, use_length: bool = False) -> Calibration | None:
     """`fit` where people gave at least MIN_HUMAN_VERDICTS verdicts on matches that the jury judged; else None."""
     judged = _opinions(verdicts).select("match_id").unique()
-    people = _scored(verdicts).filter(pl.col("judge_kind") == "human").join(judged, on="match_id", how="semi")
+    people = scored_verdicts(verdicts).filter(pl.col("judge_kind") == "human").join(judged, on="match_id", how="semi")
     return fit(verdicts, use_length=use_length) if people.height >= MIN_HUMAN_VERDICTS else None
 
 
 def human_labels(verdicts: pl.DataFrame) -> pl.DataFrame:
     """People's majority: one row per match with match_id, label ('a', 'b', 'tie') and votes. Even votes are a tie."""
-    people = _scored(verdicts).filter(pl.col("judge_kind") == "human")
+    people = scored_verdicts(verdicts).filter(pl.col("judge_kind") == "human")
     side = pl.col("score").sum()
     return (
         people.group_by("match_id", maintain_order=True)
@@ -151,7 +151,7 @@ def combine(
     else:
         jury = _best_judge(verdicts, best_judge)
     vote = math.log(human_accuracy / (1 - human_accuracy))
-    scored = _scored(verdicts)
+    scored = scored_verdicts(verdicts)
     people = scored.filter(pl.col("judge_kind") == "human").group_by("match_id").agg(votes=pl.col("score").sum() * vote)
     # A bare judge's 0 or 1 is no log-odds: where people voted and there is no calibration, people alone decide.
     prior = pl.col("p_a").fill_null(0.5) if calibration is not None else pl.lit(0.5)
@@ -200,7 +200,7 @@ def _best_judge(verdicts: pl.DataFrame, best_judge: str | Sequence[str] | None) 
     )
 
 
-def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
+def scored_verdicts(verdicts: pl.DataFrame) -> pl.DataFrame:
     """Scored rows with `score`, −1 (b) to 1 (a): the preference where there is one, else the verdict."""
     said = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
     preference = 2 * pl.col("preference").cast(pl.Float64) - 1 if "preference" in verdicts.columns else pl.lit(None)
@@ -213,7 +213,7 @@ def _opinions(verdicts: pl.DataFrame) -> pl.DataFrame:
     first = pl.col("shown_first").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
     both = pl.col("shown_first").drop_nulls().n_unique() == 2
     return (
-        _scored(verdicts)
+        scored_verdicts(verdicts)
         .filter(pl.col("judge_kind") != "human")
         .group_by("match_id", "judge", maintain_order=True)
         .agg(
