@@ -134,7 +134,7 @@ class Provider:
             return _error(400, "invalid_request_error", "The body is not a chat completion request.")
         if not isinstance(text, str):
             text = json.dumps(text)
-        content = content_id(text)
+        content = content_id(body)
         if content in self.known:
             self.counts["asked_again"] += 1
         if settings.key and request.headers.get("Authorization") != f"Bearer {settings.key}":
@@ -251,9 +251,9 @@ class Provider:
         return {f"x-ratelimit-limit-{name}": f"{value:g}" for name, value in named.items() if value}
 
 
-def content_id(text: str) -> str:
-    """By what the provider counts: a hash of the last message."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+def content_id(body: dict[str, Any]) -> str:
+    """By what the provider counts: a hash of the request's body."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _draw(faults: dict[str, float], chance: random.Random) -> str | None:
