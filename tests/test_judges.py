@@ -171,6 +171,15 @@ def test_long_answers_are_cut_alike_and_say_so(over_1: int, over_2: int) -> None
         assert (f"({over} characters of answer_{number} are not shown." in user["content"]) == (over > 0)
 
 
+def test_a_picture_in_the_question_is_named_not_spelled_out() -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBOR" * 50_000}}]
+    _, user = judge_messages(
+        "pairwise", RUBRIC, Question("r", "s", {}, [{"role": "user", "content": picture}]), ["a", "b"]
+    )
+    (message,) = read_blocks(user["content"])["question"]
+    assert message["content"][0]["image_url"]["url"] == "data:image/png;base64,…"
+
+
 def test_a_long_question_keeps_its_beginning_and_its_end() -> None:
     question = Question("r", "s", {"a": "first" + "x" * 2 * MAX_QUESTION_CHARS, "b": "last"})
     _, user = judge_messages("pairwise", RUBRIC, question, ["a", "b"])

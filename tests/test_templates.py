@@ -167,6 +167,8 @@ NEST = "{% set x = [1] %}" + "{% set x = [x, x] %}" * 60
         NEST.replace("[x, x]", "{'a': x, 'b': x}") + "{{ x }}",
         NEST.replace("[x, x]", "dict(a=x, b=x)") + "{{ x }}",
         NEST.replace("[x, x]", "(x, x)") + "{{ x }}",
+        "{% macro m() %}{{ kwargs }}{{ varargs }}{% endmacro %}{{ m(1, a=2) }}",
+        "{{ [range(9999) | list] * 9999 }}",
         "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}"
@@ -233,5 +235,5 @@ def test_a_long_recorded_value_may_fill_the_whole_prompt_but_no_more() -> None:
 
 
 def test_one_render_does_not_use_up_another() -> None:
-    source = "{% for i in range(60000) %}{{ i }}{% endfor %}"
+    source = "{% for j in range(10) %}{% for i in range(6000) %}{{ i }}{% endfor %}{% endfor %}"
     assert text(source) == text(source)

@@ -84,6 +84,7 @@ _CLOSING: Mapping[JudgeKind, str] = {
     "pointwise": "How good is the answer by the rubric? Reply with the JSON object alone.",
     "listwise": "How do the answers rank by the rubric? Reply with the JSON object alone.",
 }
+_BASE64 = re.compile(r"(data:[\w.+/-]{1,80};base64,)[A-Za-z0-9+/=]{64,}")
 _BLOCK = re.compile(r"<(question|answer_[1-9][0-9]*)>([^<>]*)</\1>")
 
 
@@ -133,6 +134,10 @@ def question_value(question: Question) -> Any:
 def _shown_question(question: Question) -> tuple[Any, int]:
     value = question_value(question)
     text = json.dumps(value, ensure_ascii=False, default=str)
+    if ";base64," in text:
+        # A picture in letters tells a judge nothing and would fill its prompt.
+        text = _BASE64.sub(r"\1…", text)
+        value = json.loads(text)
     if len(text) <= MAX_QUESTION_CHARS:
         return value, 0
     head, tail = MAX_QUESTION_CHARS * 3 // 4, MAX_QUESTION_CHARS // 4

@@ -12,13 +12,13 @@ others were paid for is in the ledger, so that a rerun pays for the rest alone.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.types import CallResult, ModelCall
 from qbawa.errors import InputError
 from qbawa.ids import content_id
-from qbawa.judges.jury import judge_model_call, jury_calls
+from qbawa.judges.jury import Caller, judge_model_call, jury_calls
 from qbawa.judges.parse import parse_ranking, parse_score
 from qbawa.judges.verdicts import opinion, pack
 from qbawa.strategies.consistency import most_consistent, normalised
@@ -39,12 +39,6 @@ IMPROVE = (
     "Answer the task above better than all of the earlier answers do, in the form the task asks for, with the answer "
     "alone.",
 )
-
-
-class Caller(Protocol):
-    """Whatever answers model calls: `qbawa.engine.Engine`."""
-
-    async def call(self, call: ModelCall) -> CallResult: ...
 
 
 @dataclass(frozen=True, slots=True)

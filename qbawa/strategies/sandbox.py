@@ -21,6 +21,7 @@ MAX_CHARS = 4_000_000
 """Characters that one render may put out: about a million tokens, more than any model reads."""
 MAX_ROUNDS = 100_000
 """Loop rounds and macro calls of one render."""
+MAX_RANGE = 10_000
 MAX_SECONDS = 2.0
 """CPU seconds of one render; a typical one takes 0.00005."""
 MAX_SOURCE = 400_000
@@ -28,7 +29,7 @@ MAX_SOURCE = 400_000
 
 _BUDGET = " budget"  # not a name that a template can spell
 _FILTERS = """
-abs capitalize count d default dictsort first float groupby int items last length list lower map max min reject
+abs capitalize count d default dictsort first float groupby int items last length lower map max min reject
 rejectattr reverse round select selectattr sort title trim truncate unique upper wordcount
 """
 _METHODS = """
@@ -179,6 +180,17 @@ def _sum(values: Iterable[Any], attribute: str | None = None) -> Any:
     return sum(numbers)
 
 
+def _range(*bounds: int) -> range:
+    found = range(*bounds)
+    if len(found) > MAX_RANGE:
+        raise TooMuch(f"a range is longer than {MAX_RANGE:,}")
+    return found
+
+
+def _list(values: Iterable[Any]) -> list[Any]:
+    return _weighed(list(_limited(values)))
+
+
 def _dict(**values: Any) -> dict[str, Any]:
     return _weighed(values)
 
@@ -213,6 +225,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, finalize=finalize, keep_trailing_newline=False, autoescape=False)
         self.filters = {name: FILTERS[name] for name in _FILTERS.split()} | {
             "join": _join,
+            "list": _list,
             "replace": _replace,
             "indent": _indent,
             "sum": _sum,
@@ -223,7 +236,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
             " weighed": _weighed,
             " concat": _join,
         }
-        self.globals = {name: self.globals[name] for name in ("range", "namespace")} | {"dict": _dict}
+        self.globals = {name: self.globals[name] for name in ("namespace",)} | {"dict": _dict, "range": _range}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str | int | float | dict | list | tuple):
@@ -260,6 +273,9 @@ def _bound(tree: nodes.Template) -> None:
             raise TemplateSyntaxError("a `recursive` loop is not allowed", node.lineno)
         chars = sum(len(data.data) for part in node.body for data in _data(part))
         node.iter = _filter(" counted", node.iter, nodes.Const(chars))
+    for name in tree.find_all(nodes.Name):
+        if name.name in ("varargs", "kwargs"):
+            raise TemplateSyntaxError(f"`{name.name}` is not allowed; give the macro's arguments names", name.lineno)
     bodies: list[nodes.Macro | nodes.CallBlock] = [*tree.find_all(nodes.Macro), *tree.find_all(nodes.CallBlock)]
     for block in bodies:
         block.body.insert(0, nodes.ExprStmt(_filter(" tick", nodes.Const(None)), lineno=block.lineno))
