@@ -11,18 +11,20 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-_START = r"(?<![A-Za-z0-9])"
+_START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))"  # also after an escape of JSON that is itself the content of a text
 
 
 class Pattern(NamedTuple):
-    """What to remove, and optionally a second look at each match."""
+    """What to remove, but for its group `name` if it has one, and optionally a second look at each match."""
 
     name: str
     regex: re.Pattern[str]
     confirms: Callable[[str], bool] | None = None
 
     def replacement(self, match: re.Match[str]) -> str:
-        return match[0] if self.confirms and not self.confirms(match[0]) else f"[redacted:{self.name}]"
+        if self.confirms and not self.confirms(match[0]):
+            return match[0]
+        return f"{match.groupdict().get('name') or ''}[redacted:{self.name}]"
 
 
 def _secret(name: str, regex: str) -> Pattern:
@@ -41,11 +43,12 @@ SECRETS = (
     _secret("access_token", _START + r"(?:gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|ya29\.)[A-Za-z0-9._-]{16,}"),
     _secret("json_web_token", _START + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
     _secret("url_password", r"(?<=://)[^\s/:@\"'\\]+:[^\s/@\"'\\]+(?=@)"),
-    # api_key=…, "password": "…" inside a text; a bare JSON value is caught by its key
+    # api_key=…, password: … inside a text, where there is a digit in it; a bare JSON value is caught by its key
     _secret(
         "assigned_secret",
-        r"(?i:\b[\w-]*?(?:api[_ -]?key|secret[_-]?key|access[_-]?key|token|secret|password|passwd|pwd))"
-        r"(?:=|[\"']?: )[\"']?(?!\[redacted:)[^\s\"',;&}]{8,}",
+        r"(?P<name>(?i:api[_ -]?key|secret[_-]?(?:access[_-]?)?key|(?:client|app)[_-]?secret|password|passwd|pwd"
+        r"|(?:access|auth|refresh|session|api|bot)[_-]?token)(?:=|\\*[\"']?: )\\*[\"']?)"
+        r"(?!\[redacted:)(?=[^\s\"',;&}]*\d)[^\s\"',;&}]{6,}",
     ),
 )
 
@@ -55,8 +58,10 @@ _SCREEN = tuple(
     for regex in (
         r"[-_JKIS.](?:(?<=sk-|ai-|lx-|pi-|at-|---|x[abeoprs]-|sk_|rk_|pk_|hf_|r8_|h[pousr]_|at_)[A-Za-z0-9_. -]{8}"
         r"|(?<=eyJ)[A-Za-z0-9]|(?<=AK)IA[A-Z0-9]|(?<=AI)za|(?<=AS)IA[A-Z0-9]|(?<=ya29\.))",
-        r'"(?=:)(?i:(?<=key"|ret"|ord"|swd"|ase"|ion"|kie"|als")|(?<=[_hdrs -]token"))',
-        r": (?i:(?<=key: |ret: |ord: |swd: |pwd: |ken: |ion: )|(?<=(?:key|ret|ord|swd|pwd|ken)[\"']: ))",
+        r'"(?=:)(?<=[yYtTdDeEnNsS]")(?i:(?<=key"|ret"|ord"|swd"|ase"|ion"|kie"|als")|(?<=[_hdrs -]token"))',
+        r": (?i:(?<=key: |ret: |ord: |swd: |pwd: |ken: |ion: )"
+        r"|(?<=(?:key|ret|ord|swd|pwd|ken)': )|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]\": )"
+        r"|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]{3}\": ))",
         r"earer ",
     )
 )
@@ -66,20 +71,21 @@ _SCREEN_ASSIGNED = re.compile(r"=(?i:(?<=key=|ret=|ord=|swd=|pwd=|ken=))")
 def _luhn(text: str) -> bool:
     """Whether the digits carry a valid card checksum (ISO/IEC 7812-1)."""
     digits = [int(character) for character in text if character.isdigit()]
-    return (
-        sum(digit if place % 2 == 0 else 2 * digit - 9 * (digit > 4) for place, digit in enumerate(digits[::-1])) % 10
-        == 0
-    )
+    odd, even = digits[-1::-2], digits[-2::-2]
+    return (sum(odd) + sum(2 * digit - 9 * (digit > 4) for digit in even)) % 10 == 0
 
 
 def _telephone(text: str) -> bool:
-    """Long enough, and not a date with something after it."""
-    date = re.match(r"\d{4}([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2\d{4}", text)
-    return date is None and 9 <= sum(map(str.isdigit, text)) <= 15
+    """Long enough, no date with something after it, no decimal fraction."""
+    other = re.match(r"\d{4}([-./])\d{1,2}\1\d{1,2}|\d{1,2}([-./])\d{1,2}\2\d{4}|\d+\.\d+$", text)
+    return other is None and 9 <= sum(map(str.isdigit, text)) <= 15
 
 
 PERSONAL = (
-    Pattern("email", re.compile(r"[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24}")),
+    Pattern(
+        "email",
+        re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24}"),
+    ),
     Pattern("card", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _luhn),
     Pattern(
         "phone", re.compile(r"(?<![\w.+-])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{2,4}\)?){2,5}(?![\w-])"), _telephone
