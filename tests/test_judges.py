@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.judges.prompt import MAX_ANSWER_CHARS, MAX_QUESTION_CHARS
 from qbawa.lake.delta import frame
 from qbawa.strategies import Question
+from qbawa.strategies.escape import escaped_json
 
 QUESTION = Question("r1", "answer", {"question": "What is 2 + 2?"})
 RUBRIC = "Which answer is right?"
@@ -127,6 +129,14 @@ def test_no_hidden_character_reaches_the_judge(answer: str) -> None:
     )
     assert len(re.findall("[<>]", user["content"])) == 12
     user["content"].encode("utf-8")
+
+
+def test_every_character_that_unicode_calls_hidden_is_escaped() -> None:
+    every = [chr(code) for code in range(0x110000)]
+    hidden = "".join(c for c in every if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
+    assert escaped_json(hidden).isascii() and escaped_json(hidden).isprintable()
+    letters = "".join(c for c in every if unicodedata.category(c) in ("Ll", "Lu", "Lt", "Nd"))
+    assert escaped_json(letters) == f'"{letters}"'
 
 
 def test_the_prompt_reads_like_this() -> None:
