@@ -1,0 +1,189 @@
+"""The dataset card: what stands in the dataset, how sure it is, what it cost, what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from qbawa.config import DatasetConfig
+from qbawa.exports.bias import Bias, measure
+from qbawa.exports.formats import FORMATS
+from qbawa.exports.plots import write_plots
+from qbawa.text import shorten
+
+Json = Any
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the card tells beyond the pairs themselves. Absent facts are said to be absent."""
+
+    reliability: pl.DataFrame | None = None
+    """Rows of `judge_reliability` of the dataset's steps."""
+    cost_usd: float | None = None
+    """What all answers and verdicts of the dataset's steps cost."""
+    sources: Mapping[str, int] | None = None
+    """Requests by where their recordings came from."""
+    strategies: Mapping[str, str] | None = None
+    """Readable name by strategy_id."""
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    config: DatasetConfig,
+    pairs: pl.DataFrame,
+    counts: Mapping[str, int],
+    removed: Mapping[str, int],
+    facts: Facts,
+) -> None:
+    """Write README.md with Hugging Face front matter, and its plots."""
+    bias = measure(pairs)
+    write_plots(folder / "plots", pairs)
+    front = yaml.safe_dump(_front_matter(name, config, counts), sort_keys=False, allow_unicode=True)
+    body = "\n\n".join(
+        part
+        for part in (
+            f"# {name}",
+            _line(config.description),
+            _contents(config, pairs, counts),
+            _sure(pairs),
+            _judges(pairs, facts),
+            _cost(pairs, facts),
+            _biases(bias),
+            _left_out(removed),
+            _rights(config, pairs),
+            _sources(facts),
+        )
+        if part
+    )
+    (folder / "README.md").write_text(f"---\n{front}---\n\n{body}\n", encoding="utf-8")
+
+
+def _front_matter(name: str, config: DatasetConfig, counts: Mapping[str, int]) -> dict[str, Json]:
+    total = sum(counts.values())
+    holds = FORMATS[config.format].holds
+    return {
+        "pretty_name": name,
+        "license": config.license or "unknown",
+        "task_categories": ["text-generation"],
+        "size_categories": [next((label for limit, label in _SIZES if total < limit), "n>10M")],
+        "tags": ["qbawa", config.format, "preference" if holds != "best" else "sft"],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": split, "path": f"{split}.jsonl"} for split in counts]}
+        ],
+    }
+
+
+def _contents(config: DatasetConfig, pairs: pl.DataFrame, counts: Mapping[str, int]) -> str:
+    rows = "\n".join(
+        f"| {split} | {count:,} | {some.height:,} | {some['request_id'].n_unique():,} | {some['cluster'].n_unique():,} |"
+        for split, count in counts.items()
+        for some in [pairs.filter(pl.col("split") == split)]
+    )
+    where = f", where `{shorten(config.where, 200)}`" if config.where else ""
+    return (
+        f"Question, best answer, worse answer, in the format `{config.format}`. Steps: {_listed(pairs['step'])}. "
+        f"Pairs with p_best ≥ {config.p_best:g}, policy `{config.policy}`{where}.\n\n"
+        f"| split | rows | pairs | requests | question clusters |\n|---|---|---|---|---|\n{rows}\n\n"
+        "Splits go by cluster of near-duplicate questions; no question stands in two of them (checked). "
+        "`lineage.parquet` holds each pair's id, strategies, cells, judges, matches and p_best; "
+        "`manifest.json` the SHA-256 of every file."
+    )
+
+
+def _sure(pairs: pl.DataFrame) -> str:
+    p = pairs["p_best"]
+    direct = (pairs["basis"] == "direct").mean()
+    return (
+        "## How sure\n\n"
+        f"p_best is the probability that best really is better: mean {p.mean():.3f}, lowest {p.min():.3f}, so about "
+        f"{(1 - p).mean():.1%} of the pairs are expected to be the wrong way round. {direct:.1%} were judged directly, "
+        "the others are inferred from matches of the same answers and the strategies' ratings.\n\n"
+        "![p_best](plots/p_best.png)"
+    )
+
+
+def _judges(pairs: pl.DataFrame, facts: Facts) -> str:
+    named = pairs["judges"].explode().drop_nulls().value_counts(sort=True).sort("count", "judges", descending=[True, False])
+    known = {}
+    if facts.reliability is not None:
+        known = {row["judge"]: row for row in facts.reliability.sort("step", "judge").iter_rows(named=True)}
+    lines = [
+        f"| {_cell(judge)} | {count:,} | {_share(known.get(judge), 'agreement_human')} | {_share(known.get(judge), 'accuracy')} | "
+        f"{_share(known.get(judge), 'position_bias', '+.3f')} | {_share(known.get(judge), 'length_bias', '+.3f')} |"
+        for judge, count in named.rows()
+    ]
+    dissent = pairs["dissent"].drop_nulls().mean()
+    note = f"\n\nMean dissent among the verdicts of directly judged pairs: {dissent:.1%}." if dissent is not None else ""
+    return (
+        "## Judges\n\n| judge | pairs | agreement with people | accuracy | position bias | length bias |\n|---|---|---|---|---|---|\n"
+        + "\n".join(lines or ["| none | | | | | |"])
+        + note
+    )
+
+
+def _cost(pairs: pl.DataFrame, facts: Facts) -> str:
+    if facts.cost_usd is None:
+        return "## Cost\n\nNot known."
+    return f"## Cost\n\nAnswers and verdicts of these steps cost ${facts.cost_usd:,.4f}: ${facts.cost_usd / pairs.height:.6f} a pair."
+
+
+def _biases(bias: Bias) -> str:
+    return (
+        "## Biases measured\n\n"
+        f"- The longer answer is best in {bias.longer_best:.1%} of the pairs whose lengths differ (50 % is none); "
+        f"picking the longer one would be right that often.\n"
+        f"- Best answers have {bias.best_chars:,.0f} characters on average, worse ones {bias.worse_chars:,.0f}.\n"
+        f"- The answer with more markup (lists, headings, bold, code) is best in {bias.markup_best:.1%} of the pairs where it differs.\n"
+        f"- The most frequent best strategy stands in {bias.top_best:.1%} of the pairs, the most frequent worse one in {bias.top_worse:.1%}.\n\n"
+        "![length](plots/length.png)"
+    )
+
+
+def _left_out(removed: Mapping[str, int]) -> str:
+    if not removed:
+        return "## Left out\n\nNothing."
+    return "## Left out\n\n| reason | pairs |\n|---|---|\n" + "\n".join(f"| {_cell(r)} | {n:,} |" for r, n in removed.items())
+
+
+def _rights(config: DatasetConfig, pairs: pl.DataFrame) -> str:
+    consent = "every request carries the consent and licence of who made it" if config.consent else "not asked for"
+    redacted = ", ".join(config.redact) or "nothing"
+    return (
+        f"## Rights\n\n- Licence: {_line(config.license or '') or 'not stated'}\n- Consent: {consent}\n- Redacted: {redacted}; "
+        "pairs that hold a secret (API key, token, password) are never published with it."
+    )
+
+
+def _sources(facts: Facts) -> str:
+    if not facts.sources:
+        return "## Sources\n\nNot known."
+    return "## Sources\n\n| source | requests |\n|---|---|\n" + "\n".join(
+        f"| {_cell(source)} | {n:,} |" for source, n in sorted(facts.sources.items())
+    )
+
+
+def _listed(values: pl.Series) -> str:
+    return ", ".join(f"`{_cell(v)}`" for v in values.unique().sort())
+
+
+def _share(row: Mapping[str, Json] | None, name: str, form: str = ".1%") -> str:
+    value = row.get(name) if row else None
+    return "–" if value is None else format(value, form)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table or become markup."""
+    line = shorten(text, 80)
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#!" else c for c in line)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,86 @@
+"""Every possible pair of a batch of requests, with its probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, ndtr
+
+from qbawa.pairs.posterior import Answers, Evidence, Floats, Ints, Posterior
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Possible pairs as arrays; an answer is (request, slot), its slot counting the request's answers from 0."""
+
+    request: Ints
+    best: Ints
+    """Slot of the answer more likely to be better."""
+    worse: Ints
+    p_best: Floats
+    margin: Floats
+    """Posterior mean of theta[best] - theta[worse] on the request."""
+    match: Ints
+    """Row of the evidence that judged this very pair, or -1."""
+
+
+def candidates(answers: Answers, posterior: Posterior, calibrated: Floats) -> Candidates:
+    """All pairs of the batch's answers. `calibrated`: each match's calibrated P(a is better), NaN where it has none.
+
+    Without a calibrated verdict p is the posterior's, which has seen the match. With one, the match's own site is taken
+    out again and the two independent opinions multiply as odds: nothing known otherwise leaves the verdict as it was.
+    Evidence must name the strategy of the lower number as a.
+    """
+    i, j = np.triu_indices(answers.strategy.shape[1], 1)
+    there = answers.strategy[:, j] >= 0
+    gap = answers.mean[:, i] - answers.mean[:, j]
+    own = np.einsum("kii->ki", answers.covariance)
+    variance = np.maximum(own[:, i] + own[:, j] - 2 * answers.covariance[:, i, j], 1e-9)
+    p = ndtr(gap / np.sqrt(variance))
+    match = np.full(p.shape, -1, dtype=np.int64)
+    rows, batch, place = _judged(answers, posterior.evidence)
+    match[batch, place] = rows
+    known = ~np.isnan(calibrated[rows])
+    rows, at = rows[known], (batch[known], place[known])
+    rest = _without(rows, gap[at], variance[at], posterior)
+    said = calibrated[rows]
+    p[at] = said * rest / (said * rest + (1 - said) * (1 - rest))
+    toward = p >= 0.5
+    request = np.broadcast_to(answers.requests[:, None], p.shape)
+    return Candidates(
+        request[there],
+        np.where(toward, i, j)[there],
+        np.where(toward, j, i)[there],
+        np.maximum(p, 1 - p)[there],
+        np.where(toward, gap, -gap)[there],
+        match[there],
+    )
+
+
+def _judged(answers: Answers, evidence: Evidence) -> tuple[Ints, Ints, Ints]:
+    """Matches between answers of the batch: (row of the evidence, place in the batch, place among the upper triangle)."""
+    width = answers.strategy.shape[1]
+    most = max(evidence.a.max(initial=0), evidence.b.max(initial=0), answers.strategy.max(initial=0))
+    slot = np.full((len(answers.requests), int(most) + 1), -1)
+    k, n = np.nonzero(answers.strategy >= 0)
+    slot[k, answers.strategy[k, n]] = n
+    order = np.argsort(answers.requests)
+    found = np.searchsorted(answers.requests[order], evidence.request)
+    found = np.minimum(found, len(order) - 1)
+    rows = np.flatnonzero(answers.requests[order][found] == evidence.request)
+    batch = order[found[rows]]
+    low, high = slot[batch, evidence.a[rows]], slot[batch, evidence.b[rows]]
+    both = (low >= 0) & (high >= 0)
+    rows, batch, low, high = rows[both], batch[both], low[both], high[both]
+    return rows, batch, low * width - low * (low + 1) // 2 + (high - low - 1)
+
+
+def _without(rows: Ints, gap: Floats, variance: Floats, posterior: Posterior) -> Floats:
+    """P(a is better) by everything but the match itself: its Gaussian site divided out (a cavity, Minka 2001)."""
+    at, weight = posterior.gap[rows], posterior.evidence.weight[rows]
+    p = expit(at)
+    curve = np.maximum(weight * p * (1 - p), 1e-9)
+    pull = curve * at + weight * (posterior.evidence.toward_a[rows] - p)
+    precision = np.maximum(1 / variance - curve, 1e-3)
+    return np.asarray(ndtr((gap / variance - pull) / np.sqrt(precision)))
