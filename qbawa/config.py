@@ -262,6 +262,10 @@ class Config(_Section):
         """Settings of a model; offline models need none."""
         return self.models.get(name) or ModelConfig(free=name.startswith("offline/"))
 
+    def family(self, model: str) -> str:
+        """The model's family: as configured, else its provider (`openai/…`), else the first word of its name."""
+        return self.model(model).family or (model.split("/", 1)[0] if "/" in model else model.split("-", 1)[0])
+
 
 def load_config(path: Path) -> Config:
     """The configuration in a file. Raises ConfigError that says what is wrong, where, and what would be right."""

@@ -63,3 +63,17 @@ def leaderboard(project: Project) -> pl.DataFrame:
         ORDER BY r.step, r.rank
         """
     )
+
+
+def surest_close_pair(project: Project) -> dict[str, Any] | None:
+    """A pair worth looking at: sure (P ≥ 0.9), judged directly, and of strategies that are close; with their names."""
+    found = project.lake.query(
+        """
+        SELECT q.*, b.name AS best_name, w.name AS worse_name
+        FROM qbawa q
+        LEFT JOIN strategies b ON b.strategy_id = q.best_strategy
+        LEFT JOIN strategies w ON w.strategy_id = q.worse_strategy
+        ORDER BY p_best < 0.9, basis <> 'direct', abs(margin), pair_id LIMIT 1
+        """
+    )
+    return found.row(0, named=True) if found.height else None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import polars as pl
+from dagster import AssetKey, DagsterInstance
 
 from qbawa_assets.events import PartitionEvents
 from qbawa_assets.partitions import cell_key
@@ -33,3 +34,11 @@ def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
             events.planned(str(cell_key(*key)) for key in bad.select("request_id", "strategy_id").iter_rows())
 
     return report
+
+
+def unreported_cells(instance: DagsterInstance, cells: pl.DataFrame) -> pl.DataFrame:
+    """Those of the cells that the lake calls ok but Dagster does not know as materialised."""
+    known = instance.get_materialized_partitions(AssetKey("replay_matrix"))
+    ok = cells.filter(pl.col("state") == "ok")
+    keys = [str(cell_key(*key)) not in known for key in ok.select("request_id", "strategy_id").iter_rows()]
+    return ok.filter(pl.Series(keys, dtype=pl.Boolean))

@@ -1,19 +1,22 @@
 """Jobs: exactly the missing cells, exactly the open matches, and the whole flywheel once.
 
-They are made of ops, since one run of an asset job cannot hold assets of different partitions; every op reports what
+They are made of ops, since one run of an asset job cannot hold assets of different partitions. Every op reports what
 it made as materialisations of the assets, so the UI shows the same picture whichever way something was made.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from dagster import (
+    AssetCheckEvaluation,
     AssetMaterialization,
     Config,
+    DagsterInstance,
     Failure,
     In,
     MaterializeResult,
+    MetadataValue,
     Nothing,
     OpDefinition,
     OpExecutionContext,
@@ -21,38 +24,183 @@ from dagster import (
     job,
     op,
 )
+from pydantic import Field
 
 from qbawa import flywheel
 from qbawa.brackets.run import play
 from qbawa.project import Project
 from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.run import replay
-from qbawa_assets.cells import report_cells
+from qbawa.replay.run import done_cells, replay
+from qbawa_assets.cells import report_cells, unreported_cells
 from qbawa_assets.events import PartitionEvents
-from qbawa_assets.partitions import cell_key, recording_batches, requests, strategies
+from qbawa_assets.pairs import export, pair, promote
+from qbawa_assets.partitions import recording_batches
+from qbawa_assets.recordings import choose, ingest
+from qbawa_assets.replay import declare
+from qbawa_assets.shown import picture
+from qbawa_assets.tournaments import judge_judges, rate, take_human
 from resources import ProjectResource
 
 AFTER = {"after": In(Nothing)}
 
 
 class ReplaySweep(Config):  # type: ignore[misc]
-    """Which cells to take."""
-
-    requests: str = "*"
-    """Glob over request ids."""
-    strategies: str = "*"
-    """Glob over ids or names of strategies."""
-    states: list[str] = ["missing", "failed"]
-    older_than_days: float | None = None
-    """Also answered cells that are older than this."""
-    usd: float | None = None
-    """Dollar cap of this run, besides those in qbawa.yaml."""
+    requests: str = Field("*", description="Glob over request ids.")
+    strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
+    states: list[str] = Field(["missing", "failed"], description="States of the cells to take: missing, failed, ok.")
+    older_than_days: float | None = Field(None, description="Answer also cells again that are older than this.")
+    usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
 
 class TournamentSweep(Config):  # type: ignore[misc]
-    steps: list[str] = []
-    """Default: all."""
-    verdict_budget: int | None = None
-    """Verdicts a step at most; default: qbawa.yaml's."""
-    usd: float | None = None
-    """Dollar cap of this run, besides those in qbawa.yaml."""
+    steps: list[str] = Field([], description="Steps to play; default: all.")
+    verdict_budget: int | None = Field(None, description="Verdicts a step at most; default: qbawa.yaml's.")
+    usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
+
+
+def _report(context: OpExecutionContext, result: MaterializeResult, partition: str | None = None) -> None:
+    """Log what a stage returned as the materialisation and the checks that its asset would have made."""
+    key = result.asset_key
+    assert key is not None
+    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata))
+    for check in result.check_results or ():
+        context.log_event(
+            AssetCheckEvaluation(
+                asset_key=key,
+                check_name=str(check.check_name),
+                passed=check.passed,
+                metadata=check.metadata or {},
+                severity=check.severity,
+            )
+        )
+
+
+def _stage(name: str, body: Callable[[DagsterInstance, Project], MaterializeResult]) -> OpDefinition:
+    """An op that makes one unpartitioned asset, after the stage before it."""
+
+    @op(name=name, ins=AFTER, out=Out(Nothing), description=body.__doc__)
+    def run(context: OpExecutionContext, project: ProjectResource) -> None:
+        _report(context, body(context.instance, project.open()))
+
+    return run
+
+
+@op(ins=AFTER, out=Out(Nothing))
+def take_recordings(context: OpExecutionContext, project: ProjectResource) -> None:
+    """Take in every batch of recordings that the lake does not hold yet."""
+    opened = project.open()
+    batches = flywheel.new_batches(opened)
+    context.instance.add_dynamic_partitions(str(recording_batches.name), batches)
+    for batch in batches:
+        _report(context, ingest(opened, [batch]), batch)
+
+
+@op(ins=AFTER, out=Out(Nothing), pool="model_calls")
+def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: ProjectResource) -> None:
+    """Answer exactly the cells that are missing or failed. Failed cells show red when the run ends, all others stay."""
+    opened = project.open()
+    wanted = wanted_cells(opened.lake)
+    chosen = choose_cells(
+        wanted,
+        states=config.states,
+        requests=config.requests,
+        strategies=flywheel.matching_strategies(opened, config.strategies),
+        older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
+    )
+    # Cells that a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
+    lost = unreported_cells(context.instance, wanted)
+    if lost.height:
+        report_cells(context)(done_cells(opened, lost))
+    report = replay(
+        opened,
+        chosen,
+        run_id=context.run_id,
+        log=context.log.info,
+        on_cells=report_cells(context, plan_failures=True),
+        usd=config.usd,
+    )
+    opened.publish()
+    context.log.info(report.summary())
+    context.add_output_metadata(report.metadata() | {"matrix": picture(flywheel.matrix_picture(opened))})
+
+
+@op(ins=AFTER, out=Out(Nothing), pool="model_calls")
+def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project: ProjectResource) -> None:
+    """Play the matches that are still worth their verdicts, within the budget."""
+    opened = project.open()
+    report = play(
+        opened,
+        steps=config.steps or None,
+        verdict_budget=config.verdict_budget,
+        run_id=context.run_id,
+        log=context.log.info,
+        usd=config.usd,
+    )
+    opened.publish()
+    context.log.info(report.summary())
+    PartitionEvents.of(context, "tournament_brackets").materialized(
+        (request, {"matches": matches}) for request, matches in report.matches_by_request.items()
+    )
+    context.add_output_metadata(report.metadata())
+
+
+@op(ins=AFTER)
+def fail_for_failed_cells(context: OpExecutionContext, project: ProjectResource) -> None:
+    """End the run in failure if cells of it failed: only then does Dagster show them red."""
+    failed = flywheel.failures_of_run(project.open(), context.run_id)
+    if failed.height:
+        examples = failed.select("request_id", "strategy_id", "error").head(5).to_dicts()
+        reasons = dict(failed["error"].str.split(":").list.first().value_counts().iter_rows())
+        raise Failure(
+            f"{failed.height} cells failed: {reasons}. All others are done; `replay_sweep` takes the failed ones again.",
+            metadata={"examples": MetadataValue.json(examples)},
+            allow_retries=False,
+        )
+
+
+@op(ins=AFTER, out=Out(Nothing))
+def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
+    """Compact the lake's small files, delete old ones, and publish the catalog anew."""
+    done: dict[str, Any] = flywheel.maintain(project.open())
+    context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
+
+
+choose_requests = _stage("choose_requests", choose)
+declare_strategies = _stage("declare_strategies", declare)
+take_human_verdicts = _stage("take_human_verdicts", take_human)
+rate_strategies = _stage("rate_strategies", rate)
+rate_judges = _stage("rate_judges", judge_judges)
+build_pairs = _stage("build_pairs", pair)
+export_datasets = _stage("export_datasets", export)
+promote_champions = _stage("promote_champions", promote)
+
+
+@job(description="Take in new recordings and choose the requests that stand for all traffic.")
+def take_new_recordings() -> None:
+    declare_strategies(choose_requests(take_recordings()))
+
+
+@job(description="Answer exactly the cells of the replay matrix that are missing or failed.")
+def replay_sweep() -> None:
+    fail_for_failed_cells(sweep_matrix(declare_strategies(choose_requests())))
+
+
+@job(description="Take in people's verdicts and decide, rate, pair and promote anew. Asks no model.")
+def judge_anew() -> None:
+    promote_champions(export_datasets(build_pairs(rate_judges(rate_strategies(take_human_verdicts())))))
+
+
+@job(description="Let answers meet where verdicts are still worth their price.")
+def tournament_sweep() -> None:
+    rate_judges(rate_strategies(take_human_verdicts(sweep_brackets())))
+
+
+@job(name="flywheel", description="The whole flywheel once: from new recordings to datasets and champions.")
+def flywheel_job() -> None:
+    judged = rate_judges(rate_strategies(take_human_verdicts(sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings())))))))
+    fail_for_failed_cells(promote_champions(export_datasets(build_pairs(judged))))
+
+
+@job(description="Compact and clean the lake.")
+def maintain_lake() -> None:
+    maintain()

@@ -1,38 +1,40 @@
 """Stage 4: QBaWa, the datasets made of it, and the champions."""
 
-from dagster import AssetCheckResult, AssetCheckSpec, MaterializeResult, asset
+from dagster import AssetCheckResult, AssetCheckSpec, AssetExecutionContext, DagsterInstance, MaterializeResult, asset
 
 from qbawa import flywheel
-from qbawa_assets.shown import columns_of, counts, picture, preview
+from qbawa.project import Project
+from qbawa_assets.shown import columns_of, counts, preview
 from qbawa_assets.tournaments import judge_reliability, ratings
 from resources import ProjectResource
 
 
-@asset(deps=[ratings, judge_reliability], group_name="4_qbawa", kinds={"deltalake"}, metadata=columns_of("qbawa"))
-def qbawa(project: ProjectResource) -> MaterializeResult:
-    """One row per pair: question, best answer, worse answer, and the probability that best really is better."""
-    report = flywheel.build_qbawa(project.open())
+def pair(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Build the pairs of every step."""
+    report = flywheel.build_qbawa(project)
+    shown = ["step", "request_id", "p_best", "basis", "best_answer", "worse_answer"]
     return MaterializeResult(
+        asset_key="qbawa",
         metadata={
             "dagster/row_count": report.pairs.height,
             "by_split": counts(dict(report.pairs.group_by("split").len().iter_rows())),
             "removed": counts(report.removed),
-            "preview": preview(report.pairs, ["step", "request_id", "p_best", "basis", "best_answer", "worse_answer"]),
-        }
+            "preview": preview(report.pairs, shown),
+        },
     )
 
 
-@asset(
-    deps=[qbawa],
-    group_name="4_qbawa",
-    kinds={"parquet"},
-    metadata=columns_of("datasets"),
-    check_specs=[AssetCheckSpec("no_question_in_two_splits", asset="qbawa_datasets", blocking=True)],
-)
-def qbawa_datasets(project: ProjectResource) -> MaterializeResult:
-    """One row per exported dataset version, as qbawa.yaml declares them; the files stand under `exports/`."""
-    exported = flywheel.export_datasets(project.open())
+@asset(deps=[ratings, judge_reliability], group_name="stage_4_qbawa", kinds={"deltalake"}, metadata=columns_of("qbawa"))
+def qbawa(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """One row per pair: question, best answer, worse answer, and the probability that best really is better."""
+    return pair(context.instance, project.open())
+
+
+def export(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Write the datasets that qbawa.yaml declares."""
+    exported = flywheel.export_datasets(project)
     return MaterializeResult(
+        asset_key="qbawa_datasets",
         metadata={
             "dagster/row_count": exported.rows.height,
             "preview": preview(exported.rows, ["dataset", "version", "format", "rows", "path"]),
@@ -40,18 +42,43 @@ def qbawa_datasets(project: ProjectResource) -> MaterializeResult:
         },
         check_results=[
             AssetCheckResult(
-                check_name="no_question_in_two_splits",
+                asset_key="qbawa_datasets",
+                check_name="no_dataset_refused",
                 passed=not exported.refused,
-                metadata={name: reason for name, reason in exported.refused.items()},
+                metadata=dict(exported.refused),
             )
         ],
     )
 
 
-@asset(deps=[ratings], group_name="4_qbawa", kinds={"deltalake"}, metadata=columns_of("champions"))
-def champions(project: ProjectResource) -> MaterializeResult:
-    """One row per promotion: the strategy of each step that is surely better than the champion before."""
-    rows = flywheel.promote(project.open())
+@asset(
+    deps=[qbawa],
+    group_name="stage_4_qbawa",
+    kinds={"parquet"},
+    metadata=columns_of("datasets"),
+    check_specs=[
+        AssetCheckSpec(
+            "no_dataset_refused",
+            asset="qbawa_datasets",
+            description="No dataset had to be refused, such as for a question that stands in two splits.",
+        )
+    ],
+)
+def qbawa_datasets(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """One row per exported dataset version, as qbawa.yaml declares them; the files stand under `exports/`."""
+    return export(context.instance, project.open())
+
+
+def promote(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Promote what is surely better than the champion before."""
+    rows = flywheel.promote(project)
+    shown = ["step", "strategy_id", "beat_strategy_id", "p_better"]
     return MaterializeResult(
-        metadata={"dagster/row_count": rows.height, "preview": preview(rows, ["step", "strategy_id", "beat_strategy_id", "p_better"])}
+        asset_key="champions", metadata={"dagster/row_count": rows.height, "preview": preview(rows, shown)}
     )
+
+
+@asset(deps=[ratings], group_name="stage_4_qbawa", kinds={"deltalake"}, metadata=columns_of("champions"))
+def champions(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """One row per promotion: the strategy of each step that is surely better than the champion before."""
+    return promote(context.instance, project.open())

@@ -1,26 +1,28 @@
 """Stage 1: what the application recorded, and the requests that stand for all of it."""
 
-from dagster import AssetCheckResult, AssetCheckSpec, AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    BackfillPolicy,
+    DagsterInstance,
+    MaterializeResult,
+    asset,
+)
 
 from qbawa import flywheel
+from qbawa.project import Project
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.partitions import requests as request_partitions
 from qbawa_assets.shown import columns_of, counts, picture, preview
 from resources import ProjectResource
 
 
-@asset(
-    partitions_def=recording_batches,
-    backfill_policy=BackfillPolicy.single_run(),
-    group_name="1_record",
-    kinds={"deltalake"},
-    metadata=columns_of("recordings"),
-    check_specs=[AssetCheckSpec("no_line_quarantined", asset="recordings")],
-)
-def recordings(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
-    """One row per step execution. A partition is a batch of closed journal segments."""
-    report = flywheel.ingest(project.open(), context.partition_keys)
+def ingest(project: Project, batches: list[str]) -> MaterializeResult:
+    """Take these batches in."""
+    report = flywheel.ingest(project, batches)
     return MaterializeResult(
+        asset_key="recordings",
         metadata={
             "dagster/row_count": report.rows,
             "feedback": report.feedback,
@@ -31,24 +33,44 @@ def recordings(context: AssetExecutionContext, project: ProjectResource) -> Mate
         },
         check_results=[
             AssetCheckResult(
-                passed=report.quarantined == 0,
+                asset_key="recordings",
                 check_name="no_line_quarantined",
+                passed=report.quarantined == 0,
                 metadata={"quarantined": report.quarantined, "reasons": counts(report.by_reason)},
             )
         ],
     )
 
 
-@asset(deps=[recordings], group_name="1_record", kinds={"deltalake"}, metadata=columns_of("replay_set"))
-def replay_set(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
-    """One row per request chosen for a step: broadly representative of all traffic, and stable as it grows."""
-    chosen = flywheel.choose_requests(project.open())
-    context.instance.add_dynamic_partitions(str(request_partitions.name), chosen.request_ids)
+@asset(
+    partitions_def=recording_batches,
+    backfill_policy=BackfillPolicy.single_run(),
+    group_name="stage_1_record",
+    kinds={"deltalake"},
+    metadata=columns_of("recordings"),
+    check_specs=[AssetCheckSpec("no_line_quarantined", asset="recordings")],
+)
+def recordings(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """One row per step execution. A partition is a batch of closed journal segments."""
+    return ingest(project.open(), list(context.partition_keys))
+
+
+def choose(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Choose the requests that stand for all traffic; they become the matrix's request partitions."""
+    chosen = flywheel.choose_requests(project)
+    instance.add_dynamic_partitions(str(request_partitions.name), chosen.request_ids)
     return MaterializeResult(
+        asset_key="replay_set",
         metadata={
             "dagster/row_count": chosen.rows.height,
             "reasons": counts(chosen.reasons),
             "preview": preview(chosen.rows, ["step", "request_id", "reason", "cluster_size"]),
             **{f"coverage_{step}": picture(png) for step, png in chosen.pictures.items()},
-        }
+        },
     )
+
+
+@asset(deps=[recordings], group_name="stage_1_record", kinds={"deltalake"}, metadata=columns_of("replay_set"))
+def replay_set(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """One row per request chosen for a step: broadly representative of all traffic, and stable as it grows."""
+    return choose(context.instance, project.open())

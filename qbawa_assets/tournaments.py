@@ -1,9 +1,11 @@
 """Stage 3: answers meet, judges decide, and judges are judged."""
 
-from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
+from dagster import AssetExecutionContext, BackfillPolicy, DagsterInstance, MaterializeResult, asset
 
 from qbawa import flywheel
 from qbawa.brackets.run import play
+from qbawa.project import Project
+from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.partitions import requests
 from qbawa_assets.replay import replay_matrix, strategies
 from qbawa_assets.shown import columns_of, counts, picture, preview
@@ -14,52 +16,76 @@ from resources import ProjectResource
     deps=[replay_matrix],
     partitions_def=requests,
     backfill_policy=BackfillPolicy.single_run(),
-    group_name="3_judge",
+    group_name="stage_3_judge",
     kinds={"deltalake"},
-    pool="replay",
+    pool="model_calls",
     metadata=columns_of("matches"),
 )
 def tournament_brackets(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per match. A partition is the bracket of one request; the job `tournament_sweep` plays all of them."""
     opened = project.open()
-    report = play(opened, requests=context.partition_keys, run_id=context.run_id, log=context.log.info)
-    bracket = flywheel.bracket_picture(opened.lake, context.partition_keys[0])
-    return MaterializeResult(metadata=report.metadata() | {"bracket": picture(bracket)})
+    asked = list(context.partition_keys)
+    report = play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
+    opened.publish()
+    return MaterializeResult(metadata=report.metadata() | {"bracket": picture(flywheel.bracket_picture(opened, asked[0]))})
 
 
-@asset(group_name="3_judge", kinds={"deltalake"}, metadata=columns_of("verdicts"))
-def human_verdicts(project: ProjectResource) -> MaterializeResult:
-    """People's verdicts: tables dropped into the home's folder `human_verdicts/`, as `qbawa import --as verdicts` takes them."""
-    report = flywheel.take_human_verdicts(project.open())
-    return MaterializeResult(metadata={"dagster/row_count": report.verdicts, "files": counts(report.by_file)})
+def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Take in what people have judged."""
+    report = flywheel.take_human_verdicts(project)
+    return MaterializeResult(
+        asset_key="human_verdicts", metadata={"dagster/row_count": report.verdicts, "new_by_file": counts(report.by_file)}
+    )
+
+
+@asset(group_name="stage_3_judge", kinds={"deltalake"}, metadata=columns_of("verdicts"))
+def human_verdicts(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """People's verdicts: tables dropped into the home's folder `human_verdicts/` (docs/judges.md says which columns)."""
+    return take_human(context.instance, project.open())
+
+
+def rate(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Rate every strategy of every step."""
+    rated = flywheel.rate_strategies(project)
+    shown = ["step", "rank", "name", "strength", "low", "high", "win_rate", "matches", "mean_cost_usd"]
+    return MaterializeResult(
+        asset_key="ratings",
+        metadata={
+            "dagster/row_count": rated.rows.height,
+            "preview": preview(rated.rows, shown, 20),
+            **{f"ratings_{step}": picture(png) for step, png in rated.forests.items()},
+            **{f"cost_against_strength_{step}": picture(png) for step, png in rated.fronts.items()},
+        },
+        check_results=rating_checks(rated),
+    )
 
 
 @asset(
     deps=[tournament_brackets, human_verdicts, strategies],
-    group_name="3_judge",
+    group_name="stage_3_judge",
     kinds={"deltalake"},
     metadata=columns_of("ratings"),
+    check_specs=rating_specs("ratings"),
 )
-def ratings(project: ProjectResource) -> MaterializeResult:
+def ratings(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per step and strategy: Bradley–Terry strength with an interval clustered by request."""
-    rated = flywheel.rate_strategies(project.open())
+    return rate(context.instance, project.open())
+
+
+def judge_judges(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Judge the judges."""
+    rows = flywheel.judge_judges(project)
     return MaterializeResult(
-        metadata={
-            "dagster/row_count": rated.rows.height,
-            "preview": preview(rated.rows, ["step", "name", "rank", "strength", "low", "high", "win_rate", "matches"], 20),
-            **{f"ratings_{step}": picture(png) for step, png in rated.forests.items()},
-            **{f"cost_against_strength_{step}": picture(png) for step, png in rated.fronts.items()},
-        }
+        asset_key="judge_reliability", metadata={"dagster/row_count": rows.height, "preview": preview(rows)}
     )
 
 
 @asset(
     deps=[tournament_brackets, human_verdicts],
-    group_name="3_judge",
+    group_name="stage_3_judge",
     kinds={"deltalake"},
     metadata=columns_of("judge_reliability"),
 )
-def judge_reliability(project: ProjectResource) -> MaterializeResult:
-    """One row per step and judge: agreement with people and jury, biases, unscored share, and whether people are still needed."""
-    rows = flywheel.judge_judges(project.open())
-    return MaterializeResult(metadata={"dagster/row_count": rows.height, "preview": preview(rows)})
+def judge_reliability(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+    """One row per step and judge: agreement with people and jury, biases, unscored share, and whether people are needed."""
+    return judge_judges(context.instance, project.open())

@@ -14,13 +14,12 @@ def command(force: bool) -> None:
     """
     from qbawa.errors import InputError
     from qbawa.home import Home
-    from qbawa.sample import SAMPLE_CONFIG
+    from qbawa.sample import write_sample
 
     home = Home.find()
     if home.config.exists():
         if not force:
             raise InputError(f"{home.config} exists already. `qbawa init --force` replaces it and keeps a copy.")
         home.config.replace(home.config.with_suffix(".yaml.bak"))
-    home.root.mkdir(parents=True, exist_ok=True)
-    home.config.write_text(SAMPLE_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
+    write_sample(home)
     click.echo(f"Wrote {home.config}. Next: edit it, then `qbawa plan`.")

@@ -48,7 +48,9 @@ def command(query: str | None, as_json: bool, as_csv: bool) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*(Text(printable(name)) for name in names))
+        table = Table()
+        for name in names:
+            table.add_column(Text(printable(name)))
         for row in rows:
             table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
         Console(soft_wrap=False).print(table)

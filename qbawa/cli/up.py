@@ -18,12 +18,10 @@ def command(host: str, port: int) -> None:
     from qbawa.home import Home
     from qbawa.launch.dagster import serve
     from qbawa.project import open_project
-    from qbawa.sample import SAMPLE_CONFIG
+    from qbawa.sample import write_sample
 
     home = Home.find()
-    if not home.config.exists():
-        home.root.mkdir(parents=True, exist_ok=True)
-        home.config.write_text(SAMPLE_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
+    if write_sample(home):
         click.echo(f"There was no {home.config}, so the sample was put there.")
     open_project(home).publish()
     click.echo(f"qbawa is starting on {home.root}. Dagster UI: http://{host}:{port} (Ctrl-C stops everything)")

@@ -1,7 +1,7 @@
 """Which cells the matrix has, and which of them are done. The lake decides."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -22,8 +22,8 @@ def wanted_cells(lake: Lake) -> pl.DataFrame:
     no such cell.
     """
     chosen = lake.read("replay_set", ["step", "request_id", "recording_id"])
-    strategies = lake.read("strategies", ["step", "strategy_id"], where="active")
-    return with_state(lake, chosen.join(strategies, on="step"))
+    strategies = lake.read("strategies", ["step", "strategy_id", "origin"], where="active")
+    return with_state(lake, _without_recorded_errors(lake, chosen.join(strategies, on="step")))
 
 
 def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
@@ -33,7 +33,7 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
     strategy or a request that the lake does not know.
     """
     asked = pl.DataFrame(pairs, schema=["request_id", "strategy_id"], orient="row").unique(maintain_order=True)
-    strategies = lake.read("strategies", ["step", "strategy_id"])
+    strategies = lake.read("strategies", ["step", "strategy_id", "origin"])
     unknown = asked.join(strategies, on="strategy_id", how="anti")
     if unknown.height:
         raise InputError(
@@ -51,7 +51,8 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
             raise InputError(f"There is no request '{min(missing)}' among the recordings.")
         first = recorded.sort("recorded_at").unique(["step", "request_id"], keep="first").drop("recorded_at")
         known = pl.concat([known, first.select(known.columns)])
-    return with_state(lake, asked.join(strategies, on="strategy_id").join(known, on=["step", "request_id"]))
+    cells = asked.join(strategies, on="strategy_id").join(known, on=["step", "request_id"])
+    return with_state(lake, _without_recorded_errors(lake, cells))
 
 
 def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
@@ -76,33 +77,34 @@ def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _without_recorded_errors(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
+    """Without the cells of `recorded` where production failed: there is no answer that could compete."""
+    broken = lake.read("recordings", ["recording_id"], where="error IS NOT NULL")["recording_id"]
+    no_answer = (pl.col("origin") == "recorded") & pl.col("recording_id").is_in(broken.implode())
+    return cells.filter(~no_answer).drop("origin")
+
+
 def choose_cells(
     cells: pl.DataFrame,
     *,
     states: Sequence[State] = ("missing", "failed"),
     requests: str = "*",
-    strategies: str = "*",
-    names: dict[str, str] | None = None,
+    strategies: Collection[str] | None = None,
     older_than: timedelta | None = None,
-    at: datetime | None = None,
 ) -> pl.DataFrame:
-    """The cells in one of `states` whose request and strategy match the globs; also done ones older than asked.
+    """The cells to answer now: in one of `states`, or answered longer ago than `older_than`.
 
-    A strategy matches by id or, where `names` (id → name) is given, by name.
+    `requests` is a glob, `strategies` a set of ids. Cells that are ok come back as missing, so that they are answered
+    again; what the ledger holds of them is not paid again.
     """
     strange = set(states) - set(STATES)
     if strange:
         raise InputError(f"There is no cell state {sorted(strange)}. States: {', '.join(STATES)}.")
-
-    def matches(strategy_id: str) -> bool:
-        name = (names or {}).get(strategy_id, strategy_id)
-        return fnmatchcase(strategy_id, strategies) or fnmatchcase(name, strategies)
-
-    picked_strategies = [s for s in cells["strategy_id"].unique() if matches(s)]
-    picked_requests = [r for r in cells["request_id"].unique() if fnmatchcase(r, requests)]
     due = pl.col("state").is_in(list(states))
     if older_than is not None:
-        due = due | (pl.col("answered_at") < (at or now()) - older_than)
-    return cells.filter(
-        due & pl.col("strategy_id").is_in(picked_strategies) & pl.col("request_id").is_in(picked_requests)
-    )
+        due = due | (pl.col("answered_at") < now() - older_than)
+    if requests != "*":
+        due = due & pl.col("request_id").is_in([r for r in cells["request_id"].unique() if fnmatchcase(r, requests)])
+    if strategies is not None:
+        due = due & pl.col("strategy_id").is_in(list(strategies))
+    return cells.filter(due).with_columns(state=pl.col("state").replace("ok", "missing"))

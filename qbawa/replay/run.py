@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,13 +13,16 @@ import polars as pl
 
 from qbawa import __version__
 from qbawa.engine import Engine
+from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, paying
-from qbawa.errors import FinalError, NotMadeError, TemplateError
+from qbawa.errors import FinalError, NotMadeError, UserError
 from qbawa.lake.delta import frame, now
 from qbawa.project import Project
-from qbawa.strategies.programs import CellAnswer, run_program
-from qbawa.strategies.store import read_strategies
-from qbawa.strategies.strategy import Strategy
+from qbawa.replay.material import Material, read_material
+from qbawa.replay.plan import estimate_cells
+from qbawa.strategies.programs import CellAnswer, Tally, run_program
+
+logger = logging.getLogger("qbawa.replay")
 
 # A cell that waits for a provider costs a few KB; more at once would only queue at the gates.
 CELLS_AT_ONCE = 8_000
@@ -51,8 +54,19 @@ class ReplayReport:
     latencies_s: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def summary(self) -> str:
+        """The report in one line."""
+        text = f"{self.ok:,} of {self.cells:,} cells answered"
+        if self.done_before:
+            text += f" ({self.done_before:,} before)"
+        text += f", {self.failed:,} failed, {self.missing:,} missing; {self.calls_paid:,} calls made, "
+        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s"
+        if self.reasons:
+            text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
+        return text + (f". Stopped: {self.stopped}" if self.stopped else "")
+
     def metadata(self) -> dict[str, Any]:
-        """The report as plain values, for a log or a UI."""
+        """The report as plain values, for a UI."""
         asked = self.calls_paid + self.calls_cached
         return {
             "cells": self.cells,
@@ -74,7 +88,7 @@ def replay(
     cells: pl.DataFrame,
     *,
     run_id: str,
-    log: Log = lambda message: None,
+    log: Log | None = None,
     on_cells: OnCells | None = None,
     usd: float | None = None,
 ) -> ReplayReport:
@@ -88,7 +102,7 @@ def replay(
 
 
 async def _replay(
-    project: Project, cells: pl.DataFrame, run_id: str, log: Log, on_cells: OnCells, usd: float | None
+    project: Project, cells: pl.DataFrame, run_id: str, log: Log | None, on_cells: OnCells, usd: float | None
 ) -> ReplayReport:
     began = time.monotonic()
     report = ReplayReport(cells=cells.height)
@@ -98,10 +112,12 @@ async def _replay(
     if done.height:
         on_cells(done_cells(project, done))
     if due.height:
-        strategies = read_strategies(project.lake)
-        recordings = _recordings(project, due)
-        async with paying(project, run_id=run_id, log=log, cells=due.height, usd=usd) as engine:
-            await _answer(project, engine, due, strategies, recordings, report, on_cells, run_id)
+        material = read_material(project.lake, due)
+        progress = Progress(due.height, log)
+        async with paying(project, progress, run_id=run_id, usd=usd) as engine:
+            say = log or logger.info
+            say((await estimate_cells(project, engine.ledger, due, material)).line())
+            await _answer(project, engine, due, material, progress, report, on_cells, run_id)
             report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
             report.cost_usd = engine.stats.cost_usd
     report.seconds = time.monotonic() - began
@@ -112,8 +128,8 @@ async def _answer(
     project: Project,
     engine: Engine,
     due: pl.DataFrame,
-    strategies: Mapping[str, Strategy],
-    recordings: Mapping[str, Mapping[str, Any]],
+    material: Material,
+    progress: Progress,
     report: ReplayReport,
     on_cells: OnCells,
     run_id: str,
@@ -125,8 +141,10 @@ async def _answer(
     def account(row: dict[str, Any] | None) -> None:
         if row is None:
             report.missing += 1
+            progress.cell("missing")
             return
         finished.append(row)
+        progress.cell(row["status"])
         if row["status"] == "ok":
             report.ok += 1
             latencies.append(row["latency_s"] or 0.0)
@@ -137,8 +155,7 @@ async def _answer(
     async def work() -> None:
         # All workers draw from one iterator: as many cells are under way as there are workers.
         for cell in waiting:
-            strategy, recording = strategies[cell["strategy_id"]], recordings[cell["recording_id"]]
-            account(await _answer_cell(engine, cell, strategy, recording, run_id, report))
+            account(await _answer_cell(engine, cell, material, run_id, report))
 
     async def store() -> None:
         rows = finished[:]
@@ -172,8 +189,7 @@ async def _answer(
 async def _answer_cell(
     engine: Engine,
     cell: Mapping[str, Any],
-    strategy: Strategy,
-    recording: Mapping[str, Any],
+    material: Material,
     run_id: str,
     report: ReplayReport,
 ) -> dict[str, Any] | None:
@@ -188,24 +204,31 @@ async def _answer_cell(
         "code_version": __version__,
         "block_id": cell["request_id"],
     }
+    strategy, tally = material.strategies[cell["strategy_id"]], Tally()
     try:
-        answer = _recorded_answer(recording) if strategy.is_recorded else await run_program(
-            strategy,
-            request_id=cell["request_id"],
-            inputs=json.loads(recording["inputs"] or "{}"),
-            messages=json.loads(recording["messages"]) if recording["messages"] else None,
-            engine=engine,
-        )
+        if strategy.is_recorded:
+            answer = _recorded_answer(material.recordings[cell["recording_id"]])
+        else:
+            question = material.question(cell["recording_id"])
+            answer = await run_program(
+                strategy,
+                request_id=cell["request_id"],
+                inputs=question.inputs,
+                messages=question.messages,
+                engine=engine,
+                tally=tally,
+            )
+        outcome: dict[str, Any] = {"status": "ok"}
     except NotMadeError as error:
         report.stopped = report.stopped or str(error)
         return None
     except FinalError as error:
-        return row | {"status": "failed", "error": f"{error.reason}: {error}", "answered_at": now(), "call_keys": []}
-    except TemplateError as error:
-        return row | {"status": "failed", "error": f"template: {error}", "answered_at": now(), "call_keys": []}
-    return row | {
-        "status": "ok",
-        "answer": answer.answer,
+        answer, outcome = tally.answer(""), _failed(error.reason, error)
+    except UserError as error:
+        # The request lacks what the prompt needs, or the strategy asks for the impossible: this cell's outcome.
+        answer, outcome = tally.answer(""), _failed(type(error).__name__.removesuffix("Error").lower(), error)
+    return row | outcome | {
+        "answer": answer.answer if outcome["status"] == "ok" else None,
         "input_tokens": answer.input_tokens,
         "output_tokens": answer.output_tokens,
         "cost_usd": answer.cost_usd,
@@ -213,6 +236,10 @@ async def _answer_cell(
         "call_keys": list(answer.call_keys),
         "answered_at": now(),
     }
+
+
+def _failed(reason: str, error: Exception) -> dict[str, Any]:
+    return {"status": "failed", "error": f"{reason}: {error}"}
 
 
 def _recorded_answer(recording: Mapping[str, Any]) -> CellAnswer:
@@ -237,14 +264,6 @@ def done_cells(project: Project, cells: pl.DataFrame) -> pl.DataFrame:
     return cells.join(stored, on="cell_id").select(
         "request_id", "strategy_id", "state", pl.lit(None, pl.String).alias("error"), "cost_usd", "latency_s"
     )
-
-
-def _recordings(project: Project, cells: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    columns = ["recording_id", "inputs", "messages", "output", "error"]
-    columns += ["input_tokens", "output_tokens", "cost_usd", "latency_s"]
-    wanted = cells["recording_id"].unique()
-    rows = project.lake.read("recordings", columns, keep=pl.col("recording_id").is_in(wanted.implode()))
-    return {row["recording_id"]: row for row in rows.iter_rows(named=True)}
 
 
 def _store(project: Project, rows: list[dict[str, Any]], on_cells: OnCells) -> None:

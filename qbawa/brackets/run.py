@@ -1,0 +1,228 @@
+"""Tournaments played: matches asked, judged all at once, stored, until the goal is reached or the budget is spent."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qbawa.brackets.table import StepTable
+from qbawa.engine import Engine
+from qbawa.engine.progress import Progress
+from qbawa.engine.session import Log, paying
+from qbawa.errors import InputError, ModelStoppedError, NotMadeError, TemplateError
+from qbawa.judges import ask
+from qbawa.project import Project
+from qbawa.tournaments import Goal, Match, Result, Tournament, make_tournament
+
+# Verdicts are safe in the ledger already; each time the lake is told, it rewrites the blocks of the requests concerned.
+STORE_EVERY_S = 15.0
+MATCHES_AT_ONCE = 5_000
+
+
+@dataclass
+class StepReport:
+    """How one step's tournament ended."""
+
+    strategies: int = 0
+    requests: int = 0
+    matches: int = 0
+    """Played by this run."""
+    verdicts: int = 0
+    """Asked by this run, found in the ledger or paid."""
+    unscored: int = 0
+    reason: str = "nothing to play"
+    """goal, budget or exhausted; or why it could not go on."""
+    confidence: float | None = None
+    answer: list[str] = field(default_factory=list)
+    """Strategy ids that the goal asked for."""
+
+    @property
+    def sureness(self) -> str:
+        return "" if self.confidence is None else f" at {self.confidence:.0%} confidence"
+
+
+@dataclass
+class PlayReport:
+    steps: dict[str, StepReport] = field(default_factory=dict)
+    matches_by_request: Counter[str] = field(default_factory=Counter)
+    """Matches played by this run."""
+    cost_usd: float = 0.0
+    calls_paid: int = 0
+    calls_cached: int = 0
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        """The report in one line."""
+        matches, verdicts = (sum(getattr(step, name) for step in self.steps.values()) for name in ("matches", "verdicts"))
+        ends = "; ".join(f"{name} ended by {step.reason}" + step.sureness for name, step in self.steps.items())
+        return (
+            f"{matches:,} matches, {verdicts:,} verdicts, {self.calls_paid:,} calls made, {self.calls_cached:,} found in "
+            f"the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s. {ends}"
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """The report as plain values, for a UI."""
+        return {
+            "matches": sum(step.matches for step in self.steps.values()),
+            "verdicts": sum(step.verdicts for step in self.steps.values()),
+            "unscored": sum(step.unscored for step in self.steps.values()),
+            "cost_usd": round(self.cost_usd, 6),
+            "calls_paid": self.calls_paid,
+            "calls_cached": self.calls_cached,
+            "seconds": round(self.seconds, 1),
+            **{
+                f"ended_{name}": f"{step.reason}{step.sureness}, {step.strategies} strategies × {step.requests} requests"
+                for name, step in self.steps.items()
+            },
+        }
+
+
+def play(
+    project: Project,
+    *,
+    run_id: str,
+    log: Log = lambda message: None,
+    steps: Sequence[str] | None = None,
+    requests: Sequence[str] | None = None,
+    verdict_budget: int | None = None,
+    usd: float | None = None,
+) -> PlayReport:
+    """Play every step's tournament as far as its goal and budget go; a rerun goes on where the verdicts stop.
+
+    `steps` and `requests` restrict what is played; results elsewhere still inform. `verdict_budget` counts all
+    verdicts of a step, earlier ones included (default: qbawa.yaml's). `usd` caps this run.
+    Raises InputError for a step that has no strategies.
+    """
+    return asyncio.run(_play(project, run_id, log, steps, requests, verdict_budget, usd))
+
+
+async def _play(
+    project: Project,
+    run_id: str,
+    log: Log,
+    steps: Sequence[str] | None,
+    requests: Sequence[str] | None,
+    verdict_budget: int | None,
+    usd: float | None,
+) -> PlayReport:
+    began = time.monotonic()
+    report = PlayReport()
+    known = sorted(project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"].unique())
+    for step in steps or ():
+        if step not in known:
+            raise InputError(f"Step '{step}' has no answers to judge. Steps with answers: {', '.join(known) or 'none'}.")
+    async with paying(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
+        for step in steps or known:
+            report.steps[step] = await _play_step(project, engine, step, report, log, requests, verdict_budget)
+        report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
+        report.cost_usd = engine.stats.cost_usd
+    report.seconds = time.monotonic() - began
+    return report
+
+
+async def _play_step(
+    project: Project,
+    engine: Engine,
+    step: str,
+    report: PlayReport,
+    log: Log,
+    requests: Sequence[str] | None,
+    verdict_budget: int | None,
+) -> StepReport:
+    done = StepReport()
+    jury = project.config.jury(step)
+    if not jury:
+        done.reason = "no judges: name some under `judges` in qbawa.yaml"
+        log(f"Step '{step}' has {done.reason}.")
+        return done
+    config = project.config.tournament
+    table = StepTable(project.lake, step, jury, config.seed)
+    field = table.field
+    done.strategies, done.requests = len(field.strategies), len(field.requests)
+    here = None if requests is None else [request for request in requests if request in field.requests]
+    if len(field.strategies) < 2 or here == []:
+        return done
+    both = any(judge.order == "both" and judge.kind != "pointwise" for judge in jury.values())
+    tournament = make_tournament(
+        field,
+        format=config.format,
+        goal=Goal(config.goal, k=config.k),
+        confidence=config.confidence,
+        verdict_budget=config.verdict_budget if verdict_budget is None else verdict_budget,
+        verdicts_per_match=sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in jury.values()),
+        orders=1 if both else 2,
+        seed=config.seed,
+        past_results=table.past_results(),
+        only_requests=here,
+    )
+    fresh: dict[str, None] = {}
+    stored_at = time.monotonic()
+    try:
+        while matches := tournament.next_matches(MATCHES_AT_ONCE):
+            _keep_ties(table, tournament, report, fresh)
+            problem = await _judge(engine, table, tournament, matches, done, report, fresh)
+            if problem is not None:
+                done.reason = str(problem)
+                log(f"Step '{step}': {problem}")
+                break
+            if time.monotonic() - stored_at > STORE_EVERY_S:
+                await asyncio.to_thread(table.store, list(fresh))
+                fresh.clear()
+                stored_at = time.monotonic()
+                log(f"Step '{step}': {tournament.verdicts} verdicts, {tournament.reading.confidence:.0%} sure of {config.goal}.")
+    finally:
+        _keep_ties(table, tournament, report, fresh)
+        await asyncio.to_thread(table.store, list(fresh))
+    if tournament.done is not None:
+        done.reason, done.confidence = tournament.done.reason, tournament.done.confidence
+        done.answer = tournament.answer
+    return done
+
+
+async def _judge(
+    engine: Engine,
+    table: StepTable,
+    tournament: Tournament,
+    matches: Sequence[Match],
+    done: StepReport,
+    report: PlayReport,
+    fresh: dict[str, None],
+) -> Exception | None:
+    """Judge matches and tell the tournament; what stopped some of them, if anything did."""
+    outcomes = await asyncio.gather(*(_ask_jury(engine, table, match) for match in matches))
+    judged: list[tuple[Match, list[dict[str, Any]]]] = []
+    problem: Exception | None = None
+    for match, outcome in zip(matches, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            problem = problem or outcome
+        else:
+            judged.append((match, outcome))
+    decided = table.decide([rows for _, rows in judged])
+    results = []
+    for (match, rows), p_a in zip(judged, decided, strict=True):
+        table.add(match, rows)
+        fresh[table.id_of(match)] = None
+        results.append(Result(match, p_a, len(rows)))
+        done.matches += 1
+        done.verdicts += len(rows)
+        done.unscored += sum(row["verdict"] == "unscored" for row in rows)
+        report.matches_by_request[match.request] += 1
+    tournament.record(results)
+    return problem
+
+
+def _keep_ties(table: StepTable, tournament: Tournament, report: PlayReport, fresh: dict[str, None]) -> None:
+    for match in tournament.take_settled():
+        if table.add(match, []):
+            fresh[table.id_of(match)] = None
+            report.matches_by_request[match.request] += 1
+
+
+async def _ask_jury(engine: Engine, table: StepTable, match: Match) -> list[dict[str, Any]] | Exception:
+    try:
+        return list(await asyncio.gather(*(ask(call, engine) for call in table.calls(match))))
+    except (NotMadeError, ModelStoppedError, TemplateError) as error:
+        return error
+

@@ -1,0 +1,207 @@
+"""What a step's tournament is played with: the answers that meet, the questions, and every verdict so far."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from qbawa.calibration import Calibration, calibrate, combine
+from qbawa.config import JudgeConfig
+from qbawa.ids import match_id
+from qbawa.judges import JudgeCall, jury_calls, shown_first
+from qbawa.lake.delta import Lake, now, schema_of
+from qbawa.reliability import best_judges
+from qbawa.strategies import Question
+from qbawa.tournaments import Field, Match, Result
+
+Key = tuple[str, str]
+"""(strategy, request)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str
+    cell_id: str
+
+
+class StepTable:
+    """One step's answers, questions and verdicts, read once and kept up to date while the tournament goes on.
+
+    A verdict counts if it answers the very question that its judge would be asked now: with another rubric or another
+    model, or about another answer, it is asked anew. People's and imported verdicts always count.
+    """
+
+    def __init__(self, lake: Lake, step: str, jury: Mapping[str, JudgeConfig], seed: int) -> None:
+        self.lake = lake
+        self.step = step
+        self.jury = jury
+        self.seed = seed
+        self.answers = _answers(lake, step)
+        self.questions = _questions(lake, step, {request for _, request in self.answers})
+        only = f"step = '{step.replace(chr(39), chr(39) * 2)}'"
+        verdicts = lake.read("verdicts", where=only)
+        matches = lake.read("matches", where=only)
+        self.calibration: Calibration | None = calibrate(verdicts) if verdicts.height else None
+        # Until the jury is calibrated the judge that agrees best with people decides; before people have judged, the first.
+        self.judges = best_judges(lake.read("judge_reliability", where=only), preferred=jury)
+        self.judges += [name for name in jury if name not in self.judges]
+        self._verdicts: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in verdicts.iter_rows(named=True):
+            self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
+        self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
+
+    @property
+    def field(self) -> Field:
+        """The tournament's field: who has an answer to what, and which answers are the same."""
+        return Field.of({key: " ".join(answer.text.split()) for key, answer in self.answers.items()})
+
+    def id_of(self, match: Match) -> str:
+        return match_id(match.request, self.step, match.a, match.b)
+
+    def calls(self, match: Match) -> list[JudgeCall]:
+        """What to ask the jury about a match; the other way round where it is `swapped`."""
+        a, b = self.answers[match.a, match.request].text, self.answers[match.b, match.request].text
+        jury = self.jury
+        if match.swapped:
+            jury = {name: judge.model_copy(update={"order": "both"}) for name, judge in jury.items()}
+        identity = self.id_of(match)
+        asked = jury_calls(identity, self.questions[match.request], a, b, jury, self.seed)
+        if not match.swapped:
+            return asked
+        return [call for call in asked if call.shown_first != shown_first(identity, call.judge, self.seed)]
+
+    def past_results(self) -> list[Result]:
+        """Results of everything that was judged so far, as the tournament that asked for it would have recorded them."""
+        asked: list[tuple[Match, list[dict[str, Any]], int]] = []
+        identical: list[Result] = []
+        for identity, row in self._matches.items():
+            a, b, request = row["strategy_a"], row["strategy_b"], row["request_id"]
+            if (a, request) not in self.answers or (b, request) not in self.answers:
+                continue
+            rows = list(self._verdicts.get(identity, {}).values())
+            if row["origin"] == "identical":
+                if self._same(a, b, request):
+                    identical.append(Result(Match(request, a, b, row["round"] or 0, row["slot"] or 0), 0.5, 0))
+                continue
+            others = [verdict for verdict in rows if verdict["judge_kind"] != "llm"]
+            judged = False
+            for swapped in (False, True):
+                match = Match(request, a, b, 0, row["slot"] or 0, swapped)
+                counting = self._counting(match)
+                if counting:
+                    first = min((verdict["round"] or 0) for verdict in counting)
+                    match = Match(request, a, b, first, row["slot"] or 0, swapped)
+                    asked.append((match, counting + ([] if judged else others), len(counting)))
+                    judged = True
+            if others and not judged:
+                asked.append((Match(request, a, b, 0, 0), others, 0))
+        decided = self.decide([rows for _, rows, _ in asked])
+        return identical + [
+            Result(match, p_a, verdicts) for (match, _, verdicts), p_a in zip(asked, decided, strict=True)
+        ]
+
+    def decide(self, verdicts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
+        """What each group of verdict rows comes to: P(a is better), None where none could be read."""
+        rows = [{**row, "match_id": str(group)} for group, some in enumerate(verdicts) for row in some]
+        if not rows:
+            return [None] * len(verdicts)
+        decided = combine(_frame(rows), self.calibration, self.judges)
+        p_a = dict(decided.select("match_id", "p_a").iter_rows())
+        return [p_a.get(str(group)) for group in range(len(verdicts))]
+
+    def add(self, match: Match, verdicts: Iterable[Mapping[str, Any]]) -> bool:
+        """Keep a match's new verdicts; without any, the answers were identical. False where all was known."""
+        identity = self.id_of(match)
+        rows = {row["verdict_id"]: {**row, "round": match.round} for row in verdicts}
+        self._verdicts.setdefault(identity, {}).update(rows)
+        known = self._matches.get(identity)
+        if known is None or known["origin"] == "identical":
+            self._matches[identity] = {"round": match.round, "slot": match.slot} | {
+                "match_id": identity,
+                "request_id": match.request,
+                "step": self.step,
+                "strategy_a": match.a,
+                "strategy_b": match.b,
+                "origin": "tournament" if rows else "identical",
+                "block_id": match.request,
+            }
+        return bool(rows) or known is None
+
+    def store(self, matches: Iterable[str]) -> None:
+        """Write these matches, by id, and their verdicts to the lake."""
+        identities = list(dict.fromkeys(matches))
+        verdicts = [row for identity in identities for row in self._verdicts.get(identity, {}).values()]
+        if verdicts:
+            self.lake.merge("verdicts", _frame(verdicts))
+        if identities:
+            self.lake.merge("matches", self._match_rows(identities))
+
+    def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:
+        counting = [
+            row
+            for identity in identities
+            for row in self._verdicts.get(identity, {}).values()
+            if row["judge_kind"] != "llm" or row["judge"] in self.jury
+        ]
+        decided = combine(_frame(counting), self.calibration, self.judges) if counting else None
+        outcome = {} if decided is None else {row["match_id"]: row for row in decided.iter_rows(named=True)}
+        rows = []
+        for identity in identities:
+            row, said = self._matches[identity], outcome.get(identity)
+            verdicts = self._verdicts.get(identity, {}).values()
+            tie = row["origin"] == "identical"
+            rows.append(
+                row
+                | {
+                    "cell_a": self.answers[row["strategy_a"], row["request_id"]].cell_id,
+                    "cell_b": self.answers[row["strategy_b"], row["request_id"]].cell_id,
+                    "winner": said["winner"] if said else "tie" if tie else None,
+                    "p_a": said["p_a"] if said else 0.5 if tie else None,
+                    "verdicts": said["verdicts"] if said else 0,
+                    "unscored": said["unscored"] if said else 0,
+                    "dissent": said["dissent"] if said else None,
+                    "cost_usd": sum(verdict["cost_usd"] or 0.0 for verdict in verdicts),
+                    "decided_at": max((verdict["judged_at"] for verdict in verdicts), default=now()),
+                }
+            )
+        return pl.DataFrame(rows, schema=schema_of("matches"), orient="row")
+
+    def _counting(self, match: Match) -> list[dict[str, Any]]:
+        """The jury's verdicts on a match in this order, if every judge has given the one that it would be asked now."""
+        have = self._verdicts.get(self.id_of(match), {})
+        if not have or not self.jury:
+            return []
+        by_question = {(row["judge"], row["call_key"]): row for row in have.values() if row["judge_kind"] == "llm"}
+        if not by_question:
+            return []
+        wanted = [(call.judge, "+".join(model_call.key for model_call in call.calls)) for call in self.calls(match)]
+        found = [by_question[key] for key in wanted if key in by_question]
+        return found if wanted and len(found) == len(wanted) else []
+
+    def _same(self, a: str, b: str, request: str) -> bool:
+        return self.answers[a, request].text.split() == self.answers[b, request].text.split()
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=schema_of("verdicts"), orient="row")
+
+
+def _answers(lake: Lake, step: str) -> dict[Key, Answer]:
+    active = lake.read("strategies", ["strategy_id"], keep=(pl.col("step") == step) & pl.col("active"))
+    cells = lake.read(
+        "replay_matrix",
+        ["strategy_id", "request_id", "answer", "cell_id"],
+        keep=(pl.col("step") == step) & (pl.col("status") == "ok") & (pl.col("sample") == 0),
+    ).join(active, on="strategy_id", how="semi")
+    return {(s, r): Answer(text or "", cell) for s, r, text, cell in cells.iter_rows()}
+
+
+def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]:
+    columns = ["request_id", "step", "recording_id", "inputs", "messages", "recorded_at"]
+    recorded = lake.read("recordings", columns, keep=(pl.col("step") == step) & pl.col("request_id").is_in(requests))
+    chosen = lake.read("replay_set", ["recording_id"])["recording_id"]
+    # The recording that was replayed asks the question; of others the first.
+    order = recorded.with_columns(other=~pl.col("recording_id").is_in(chosen.implode())).sort("other", "recorded_at")
+    questions = {row["request_id"]: Question.from_row(row) for row in order.unique("request_id", keep="first").iter_rows(named=True)}
+    return {request: questions.get(request) or Question(request, step) for request in requests}

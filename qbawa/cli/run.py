@@ -1,0 +1,46 @@
+"""`qbawa run`: a job of the flywheel without the UI."""
+
+import sys
+
+import click
+
+JOBS = ("flywheel", "replay_sweep", "tournament_sweep", "take_new_recordings", "judge_anew", "maintain_lake")
+
+
+@click.command("run")
+@click.argument("job", type=click.Choice(JOBS), default="flywheel")
+@click.option("--requests", help="Glob over request ids (replay_sweep, flywheel).")
+@click.option("--strategies", help="Names, ids or globs of strategies, several with commas (replay_sweep, flywheel).")
+@click.option("--usd", type=float, help="Dollar cap of this run.")
+def command(job: str, requests: str | None, strategies: str | None, usd: float | None) -> None:
+    """Run JOB on the same Dagster instance that the UI shows; `flywheel` runs all stages once.
+
+    Exit code 1 where cells failed; all others are done, and a rerun takes the failed ones again.
+
+    \b
+    Example:
+      qbawa run replay_sweep --strategies 'terse/*' --usd 2
+    """
+    import json
+
+    from qbawa.errors import InputError
+    from qbawa.flywheel import matching_strategies
+    from qbawa.home import Home
+    from qbawa.launch.dagster import run_module
+    from qbawa.project import open_project
+
+    home = Home.find()
+    project = open_project(home)
+    sweeps_matrix, plays = job in ("flywheel", "replay_sweep"), job in ("flywheel", "tournament_sweep")
+    if (requests or strategies) and not sweeps_matrix:
+        raise InputError(f"--requests and --strategies choose cells; the job '{job}' answers none.")
+    if strategies and project.lake.blocks("strategies"):
+        matching_strategies(project, strategies)
+    cells = {k: v for k, v in (("requests", requests), ("strategies", strategies), ("usd", usd)) if v is not None}
+    ops = {}
+    if sweeps_matrix and cells:
+        ops["sweep_matrix"] = {"config": cells}
+    if plays and usd is not None:
+        ops["sweep_brackets"] = {"config": {"usd": usd}}
+    arguments = [job, "--config", json.dumps({"ops": ops} if ops else {})]
+    sys.exit(run_module(home, "qbawa_assets.run", arguments))

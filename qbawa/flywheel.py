@@ -1,0 +1,396 @@
+"""The stages of the flywheel in their order: each reads the lake, calls the domain, writes the lake.
+
+Replay (`qbawa.replay.run`) and tournaments (`qbawa.brackets.run`) have modules of their own, since they pay.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from qbawa import pictures
+from qbawa.champions import promotions
+from qbawa.calibration import calibrate
+from qbawa.errors import InputError, LeakError
+from qbawa.exports import export_dataset
+from qbawa.exports.card import Facts
+from qbawa.imports import import_verdicts
+from qbawa.ingest import IngestReport, ingest_batch, load_batch, pending_batches
+from qbawa.lake.delta import frame, now
+from qbawa.pairs import PairsReport, build_pairs
+from qbawa.project import Project
+from qbawa.ratings import Effect, RatingFit, fit_ratings
+from qbawa.reliability import judge_reliability
+from qbawa.replay.cells import wanted_cells
+from qbawa.selection import COLUMNS, choose, coverage_picture, replayable_steps
+from qbawa.strategies import expand, from_rows, recorded_strategy, select, to_rows
+
+
+# ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def new_batches(project: Project) -> list[str]:
+    """Names of the batches that the lake does not hold yet, oldest first."""
+    return [batch.name for batch in pending_batches(project.lake, project.journals)]
+
+
+def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
+    """Take batches in, one after the other; the report is their sum."""
+    reports = [ingest_batch(project.lake, load_batch(name, project.journals)) for name in batches]
+    project.publish()
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report.by_reason)
+    sums = {n: sum(getattr(r, n) for r in reports) for n in ("lines", "rows", "feedback", "requests", "quarantined", "bytes")}
+    seconds = sum(report.seconds for report in reports)
+    return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The replay set after a choice: its rows, why each was chosen, and a picture of the coverage by step."""
+
+    rows: pl.DataFrame
+    reasons: dict[str, int]
+    pictures: dict[str, bytes]
+
+    @property
+    def request_ids(self) -> list[str]:
+        return self.rows["request_id"].unique().sort().to_list()
+
+
+def choose_requests(project: Project) -> Chosen:
+    """Choose each step's replay set anew: what was chosen before stays."""
+    lake = project.lake
+    feedback, previous = lake.read("feedback"), lake.read("replay_set")
+    steps = replayable_steps(lake)
+    frames, drawn = [previous.clear()], {}
+    for step in steps:
+        here = pl.col("step") == step
+        choice = choose(
+            lake.read("recordings", COLUMNS, keep=here), feedback, project.config.replay_set, previous.filter(here)
+        )
+        frames.append(choice.rows.select(previous.columns))
+        drawn[step] = coverage_picture(choice)
+    rows = pl.concat(frames)
+    lake.replace("replay_set", sorted({*steps, *previous["step"]}), rows)
+    project.publish()
+    return Chosen(rows, dict(rows.group_by("reason").len().sort("reason").iter_rows()), drawn)
+
+
+# ── strategies and the matrix ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def declare_strategies(project: Project) -> pl.DataFrame:
+    """All active strategies: those of qbawa.yaml, `recorded` for every step, and those that other stages made.
+
+    A strategy that has left qbawa.yaml becomes inactive; its answers stay.
+    """
+    lake = project.lake
+    known = lake.read("strategies")
+    ours = known.filter(pl.col("origin").is_in(["config", "recorded"]))
+    steps = sorted({*lake.read("replay_set", ["step"])["step"], *(entry.step for entry in project.config.strategies)})
+    recorded = [recorded_strategy(step) for step in steps]
+    declared = to_rows([*recorded, *expand(project.config, project.home.root)], ours)
+    lake.replace("strategies", sorted({*declared["block_id"], *known["block_id"]}), pl.concat([declared, known.filter(
+        ~pl.col("strategy_id").is_in(declared["strategy_id"].implode())
+    ).select(declared.columns)]))
+    project.publish()
+    return lake.read("strategies", where="active").sort("step", "name")
+
+
+def matching_strategies(project: Project, pattern: str) -> list[str] | None:
+    """Ids of the strategies that a pattern selects, None for all. Raises InputError where it selects none."""
+    if pattern == "*":
+        return None
+    return [strategy.strategy_id for strategy in select(from_rows(project.lake.read("strategies")), pattern)]
+
+
+def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
+    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since."""
+    columns = ["request_id", "strategy_id", "error"]
+    return project.lake.read("replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed"))
+
+
+def matrix_picture(project: Project) -> bytes | None:
+    """Every cell's state, drawn."""
+    cells = wanted_cells(project.lake)
+    if cells.is_empty():
+        return None
+    named = cells.join(_names(project), on="strategy_id").with_columns(name=pl.col("step") + ": " + pl.col("name"))
+    return pictures.matrix_map(named, "Replay matrix")
+
+
+# ── verdicts and ratings ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bracket_picture(project: Project, request_id: str) -> bytes | None:
+    """The matches of one request, drawn."""
+    matches = project.lake.read("matches", blocks=[request_id])
+    if matches.is_empty():
+        return None
+    return pictures.bracket(matches, dict(_names(project).iter_rows()), f"Bracket of request {request_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class HumanReport:
+    verdicts: int
+    """Human verdicts that the lake holds now."""
+    by_file: dict[str, int]
+    """Verdicts taken in, by file that was new."""
+
+
+def human_verdict_files(project: Project) -> list[Path]:
+    """Tables of verdicts that people have left in the home."""
+    return sorted(path for path in (project.home.root / "human_verdicts").glob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
+
+
+def take_human_verdicts(project: Project) -> HumanReport:
+    """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
+
+    A file's name up to the first dot is the step: `summarise.anna.csv`.
+    """
+    taken = {}
+    for path in human_verdict_files(project):
+        report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
+        if report.changed:
+            taken[path.name] = report.written.get("verdicts", 0)
+    project.publish()
+    held = project.lake.read("verdicts", ["verdict_id"], where="judge_kind = 'human'")
+    return HumanReport(held.height, taken)
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Ratings of all steps with the strategies' names, what the checks look at, and pictures by step."""
+
+    rows: pl.DataFrame
+    fits: dict[str, RatingFit] = field(default_factory=dict)
+    order_effects: dict[str, Effect | None] = field(default_factory=dict)
+    unscored_shares: dict[str, float] = field(default_factory=dict)
+    separable: dict[str, bool] = field(default_factory=dict)
+    """Whether the best strategy can be told from the next."""
+    forests: dict[str, bytes] = field(default_factory=dict)
+    fronts: dict[str, bytes] = field(default_factory=dict)
+
+
+def rate_strategies(project: Project) -> Rated:
+    """Rate every step's strategies from its matches."""
+    lake = project.lake
+    fits = _fit_steps(project)
+    costs = (
+        lake.read("replay_matrix", ["step", "strategy_id", "cost_usd", "latency_s"], where="status = 'ok'")
+        .group_by("step", "strategy_id")
+        .agg(mean_cost_usd=pl.col("cost_usd").mean(), mean_latency_s=pl.col("latency_s").mean())
+    )
+    tables = [fit.table.with_columns(step=pl.lit(step), block_id=pl.lit(step)) for step, fit in fits.items()]
+    rows = pl.concat(tables) if tables else lake.read("ratings").clear().drop("mean_cost_usd", "mean_latency_s")
+    rows = rows.join(costs, on=["step", "strategy_id"], how="left")
+    lake.replace("ratings", sorted({*rows["step"], *lake.blocks("ratings")}), rows)
+    project.publish()
+    named = rows.join(_names(project), on="strategy_id", how="left").with_columns(pl.col("name").fill_null(pl.col("strategy_id")))
+    verdicts = lake.read("verdicts", ["step", "verdict"]).group_by("step").agg(unscored=(pl.col("verdict") == "unscored").mean())
+    by_step = {str(step): table for (step,), table in named.group_by("step", maintain_order=True)}
+    return Rated(
+        rows=named,
+        fits=fits,
+        order_effects={step: fit.order_effect for step, fit in fits.items()},
+        unscored_shares=dict(verdicts.iter_rows()),
+        separable={s: t.filter(pl.col("separable_group") == 1).height == 1 for s, t in by_step.items()},
+        forests={s: pictures.forest(t, f"Strategies of step '{s}'") for s, t in by_step.items()},
+        fronts={s: pictures.cost_against_strength(t, f"Cost against strength, step '{s}'") for s, t in by_step.items()},
+    )
+
+
+def judge_judges(project: Project) -> pl.DataFrame:
+    """How far each judge of each step can be trusted."""
+    lake, config = project.lake, project.config
+    models = dict(lake.read("strategies", ["strategy_id", "model"]).drop_nulls().iter_rows())
+    rows = judge_reliability(
+        lake.read("verdicts"),
+        rated_matches(project),
+        strategy_families={strategy: config.family(model) for strategy, model in models.items()},
+        judge_families={name: config.family(judge.model) for name, judge in config.judges.items()},
+        threshold=config.tournament.gate,
+    )
+    lake.replace("judge_reliability", sorted({*rows["step"], *lake.blocks("judge_reliability")}), rows.with_columns(block_id="step"))
+    project.publish()
+    return rows
+
+
+# ── pairs, datasets, champions ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def build_qbawa(project: Project) -> PairsReport:
+    """Build every step's pairs anew; splits that were given stay."""
+    lake = project.lake
+    matches, verdicts, cells = lake.read("matches"), lake.read("verdicts"), lake.read("replay_matrix", where="status = 'ok'")
+    asked = questions(project, cells.select("step", "request_id").unique())
+    splits = lake.read("qbawa", ["request_id", "split"])
+    removed: Counter[str] = Counter()
+    frames, effects = [lake.read("qbawa").clear()], {}
+    at = now()
+    for step in cells["step"].unique().sort():
+        here = pl.col("step") == step
+        report = build_pairs(
+            matches.filter(here),
+            verdicts.filter(here),
+            cells.filter(here),
+            asked.filter(here),
+            project.config.pairs,
+            calibrate(verdicts.filter(here)),
+            previous=splits,
+            built_at=at,
+        )
+        # A request has one split, whichever of its steps is asked first.
+        splits = pl.concat([splits, report.pairs.select("request_id", "split")]).unique("request_id", keep="first", maintain_order=True)
+        frames.append(report.pairs.select(frames[0].columns))
+        removed.update(report.removed)
+        effects |= report.effect
+    pairs = pl.concat(frames)
+    lake.replace("qbawa", sorted({*pairs["block_id"], *lake.blocks("qbawa")}), pairs)
+    project.publish()
+    return PairsReport(pairs, dict(removed), effects)
+
+
+def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
+    """What was asked: one row per (step, request_id) of `asked`, with question (JSON messages) and cluster.
+
+    The question is the recorded messages or, where there are none, one user message that holds the inputs.
+    """
+    lake = project.lake
+    recorded = (
+        lake.read("recordings", ["step", "request_id", "recorded_at", "messages", "inputs"])
+        .join(asked, on=["step", "request_id"], how="semi")
+        .sort("recorded_at")
+        .unique(["step", "request_id"], keep="first", maintain_order=True)
+    )
+    clusters = lake.read("replay_set", ["step", "request_id", "cluster"])
+    shown = [m or json.dumps([{"role": "user", "content": i or ""}]) for m, i in recorded.select("messages", "inputs").iter_rows()]
+    return (
+        asked.join(recorded.select("step", "request_id", pl.Series("question", shown, pl.String)), on=["step", "request_id"], how="left")
+        .join(clusters, on=["step", "request_id"], how="left")
+        .with_columns(pl.col("question").fill_null(json.dumps([{"role": "user", "content": ""}])))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Rows of the table `datasets` for what was declared, and why a dataset could not be written, by name."""
+
+    rows: pl.DataFrame
+    refused: dict[str, str]
+
+
+def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exported:
+    """Write the datasets that qbawa.yaml declares, or those of `names`; a version that is there already stays as it is.
+
+    Raises InputError for a name that is not declared. A dataset that is empty or leaks is refused; the others are written.
+    """
+    lake, declared = project.lake, project.config.datasets
+    for name in names or ():
+        if name not in declared:
+            raise InputError(f"qbawa.yaml declares no dataset '{name}'. Declared: {', '.join(declared) or 'none'}.")
+    pairs, versions = lake.read("qbawa").drop("block_id"), lake.versions()
+    requests, facts = _requests(project), _facts(project)
+    rows, refused = [], {}
+    for name in names or declared:
+        try:
+            report = export_dataset(
+                pairs, name, declared[name], project.home.exports, versions, requests=requests, facts=facts
+            )
+        except (LeakError, InputError) as error:
+            refused[name] = str(error)
+            continue
+        rows.append(
+            {
+                "dataset": name,
+                "version": report.version,
+                "format": report.format,
+                "path": str(report.path),
+                "rows": sum(report.rows.values()),
+                "sha256": report.sha256,
+                "lake_versions": json.dumps(report.lake_versions, sort_keys=True),
+                "pair_ids": report.pair_ids,
+                "request_ids": report.request_ids,
+                "created_at": now(),
+                "block_id": name,
+            }
+        )
+    exported = frame("datasets", rows)
+    known = lake.read("datasets", ["dataset", "version"])
+    lake.merge("datasets", exported.join(known, on=["dataset", "version"], how="anti"))
+    project.publish()
+    return Exported(exported, refused)
+
+
+def promote(project: Project) -> pl.DataFrame:
+    """New champions, if any: rows of the table `champions`."""
+    lake = project.lake
+    rows = frame("champions", list(promotions(_fit_steps(project), lake.read("ratings"), lake.read("champions"), project.config.champions)))
+    lake.merge("champions", rows)
+    project.publish()
+    return rows
+
+
+def maintain(project: Project) -> dict[str, dict[str, int]]:
+    """Compact the lake and publish the catalog; says what was done, by table."""
+    done = project.lake.maintain()
+    project.publish()
+    return done
+
+
+def rated_matches(project: Project) -> pl.DataFrame:
+    """Scored matches with what the ratings fit beside strength: shown_first where all of a match's verdicts share one
+    order, and the lengths of both answers."""
+    lake = project.lake
+    order = lake.read("verdicts", ["match_id", "shown_first"], where="verdict <> 'unscored'").group_by("match_id").agg(
+        shown_first=pl.when(pl.col("shown_first").n_unique() == 1).then(pl.col("shown_first").first())
+    )
+    lengths = lake.read("replay_matrix", ["cell_id", "answer"], where="sample = 0").select(
+        "cell_id", length=pl.col("answer").str.len_chars().cast(pl.Int64)
+    )
+    matches = lake.read("matches").join(order, on="match_id", how="left")
+    for side in ("a", "b"):
+        renamed = lengths.rename({"cell_id": f"cell_{side}", "length": f"length_{side}"})
+        matches = matches.join(renamed, on=f"cell_{side}", how="left")
+    return matches
+
+
+def _fit_steps(project: Project) -> dict[str, RatingFit]:
+    matches, length = rated_matches(project), project.config.tournament.length_effect
+    return {str(s): fit_ratings(m, length_effect=length) for (s,), m in matches.group_by("step", maintain_order=True)}
+
+
+def _requests(project: Project) -> pl.DataFrame:
+    """One row per request: request_id, consent, license (from its tags) and inputs."""
+    recorded = project.lake.read("recordings", ["request_id", "tags", "inputs", "recorded_at"]).sort("recorded_at")
+    first = recorded.unique("request_id", keep="first", maintain_order=True)
+    tags = [_object(text) for text in first["tags"]]
+    return first.select("request_id", "inputs").with_columns(
+        pl.Series("consent", [tag.get("consent") is True for tag in tags], pl.Boolean),
+        pl.Series("license", [tag["license"] if isinstance(tag.get("license"), str) else None for tag in tags], pl.String),
+    )
+
+
+def _facts(project: Project) -> Facts:
+    lake = project.lake
+    sources = lake.read("recordings", ["request_id", "source"]).unique().group_by("source").len().sort("source")
+    return Facts(
+        reliability=lake.read("judge_reliability").drop("block_id"),
+        cost_usd=float(lake.read("calls", ["cost_usd"])["cost_usd"].sum()),
+        sources=dict(sources.iter_rows()),
+        strategies=dict(_names(project).iter_rows()),
+    )
+
+
+def _object(text: str | None) -> dict[str, object]:
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _names(project: Project) -> pl.DataFrame:
+    return project.lake.read("strategies", ["strategy_id", "name"])

@@ -1,0 +1,44 @@
+"""The composition root: everything that Dagster loads."""
+
+from dagster import Definitions
+
+from qbawa_assets import jobs
+from qbawa_assets.console import console
+from qbawa_assets.pairs import champions, qbawa, qbawa_datasets
+from qbawa_assets.recordings import recordings, replay_set
+from qbawa_assets.replay import replay_matrix, strategies
+from qbawa_assets.tournaments import human_verdicts, judge_reliability, ratings, tournament_brackets
+from resources import ProjectResource
+from sensors.schedules import lake_maintenance, nightly_replay
+from sensors.sensors import new_human_verdicts, new_recordings
+
+ASSETS = [
+    recordings,
+    replay_set,
+    strategies,
+    replay_matrix,
+    tournament_brackets,
+    human_verdicts,
+    ratings,
+    judge_reliability,
+    qbawa,
+    qbawa_datasets,
+    champions,
+]
+JOBS = [
+    jobs.flywheel_job,
+    jobs.replay_sweep,
+    jobs.tournament_sweep,
+    jobs.take_new_recordings,
+    jobs.judge_anew,
+    jobs.maintain_lake,
+]
+
+definitions = Definitions(
+    assets=ASSETS,
+    jobs=JOBS,
+    sensors=[new_recordings, new_human_verdicts],
+    schedules=[nightly_replay, lake_maintenance],
+    resources={"project": ProjectResource()},
+    loggers={"console": console},
+)

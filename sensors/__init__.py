@@ -1,0 +1,1 @@
+"""What starts runs by itself: sensors on new data, schedules by the clock."""

@@ -1,0 +1,41 @@
+"""Sensors on what people and applications leave in the home."""
+
+from datetime import UTC, datetime
+
+from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SensorResult, SkipReason, sensor
+
+from qbawa import flywheel
+from qbawa.errors import ConfigError
+from qbawa_assets.jobs import judge_anew, take_new_recordings
+from qbawa_assets.partitions import recording_batches
+from resources import ProjectResource
+
+
+@sensor(job=take_new_recordings, minimum_interval_seconds=15, default_status=DefaultSensorStatus.RUNNING)
+def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -> SensorResult | SkipReason:
+    """Closed journal segments, late ones too, become batches; each new batch is taken in and may join the matrix."""
+    try:
+        batches = flywheel.new_batches(project.open())
+    except ConfigError as error:
+        return SkipReason(str(error))
+    if not batches:
+        return SkipReason("No closed segment that the lake does not hold yet.")
+    # What a run could not take in is tried again every hour; the lake knows what is done, so twice does no harm.
+    key = f"{batches[-1]}-{len(batches)}-{datetime.now(UTC):%Y%m%d%H}"
+    return SensorResult(
+        run_requests=[RunRequest(run_key=key)],
+        dynamic_partitions_requests=[recording_batches.build_add_request(batches)],
+    )
+
+
+@sensor(job=judge_anew, minimum_interval_seconds=30, default_status=DefaultSensorStatus.RUNNING)
+def new_human_verdicts(context: SensorEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
+    """Tables of verdicts in `human_verdicts/` of the home decide matches anew."""
+    try:
+        files = flywheel.human_verdict_files(project.open())
+    except ConfigError as error:
+        return SkipReason(str(error))
+    if not files:
+        return SkipReason("No table of verdicts in human_verdicts/.")
+    newest = max(path.stat().st_mtime_ns for path in files)
+    return RunRequest(run_key=f"{len(files)}-{newest}")
