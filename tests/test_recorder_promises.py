@@ -4,9 +4,7 @@ import asyncio
 import gc
 import json
 import logging
-import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,10 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from recording import rows, run
 
 import qbawa
 from qbawa.journal import adopt_orphans, all_segments, closed_segments, read_lines
-from recording import rows, run
 
 REPO = Path(__file__).parents[1]
 
@@ -83,7 +81,7 @@ def test_a_folder_that_cannot_be_written_costs_recordings_only_and_is_mentioned_
 
 def test_after_a_full_disk_recording_resumes_without_loss(tmp_path):
     run(
-        f"""
+        """
         import resource, time, qbawa
         @qbawa.step
         def work(value): return value
@@ -95,7 +93,7 @@ def test_after_a_full_disk_recording_resumes_without_loss(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         work("after")
         assert qbawa.flush(10)
-        assert qbawa.stats().dropped == {{}}, qbawa.stats()
+        assert qbawa.stats().dropped == {}, qbawa.stats()
         """,
         tmp_path,
     )
@@ -384,4 +382,4 @@ def test_the_package_names_what_it_has():
     for name in qbawa.__all__:
         assert callable(getattr(qbawa, name))
     with pytest.raises(AttributeError, match="public names"):
-        qbawa.nonsense
+        _ = qbawa.nonsense

@@ -5,11 +5,11 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording import rows
 
 import qbawa
 from qbawa.record.redact import Redactor
 from qbawa.record.rows import Row, encode
-from recording import rows
 
 # Made up, in the shape that their issuers document.
 SECRETS = {
