@@ -286,6 +286,8 @@ class Engine:
                     model.gate.hold(patience.hold_s(error))
                 except ModelStoppedError as stopped:
                     problem = stopped
+            if isinstance(problem, ModelStoppedError):
+                self._stop_model(model, problem)  # before the gate lets the next one through
         finally:
             model.gate.done(load, _used(answer, load))
         return answer, problem, time.perf_counter() - started
@@ -314,14 +316,18 @@ class Engine:
         """The error to raise for a call that failed for good, journalled for the record; it is no answer to reuse."""
         clean = type(error)(error.reason, self._secrets.scrub(str(error)))
         await self._journal(call, None, 0.0, latency_s, attempts, clean)
-        if isinstance(clean, ModelStoppedError) and model.stopped is None:
-            model.stopped = clean
-            log.error("Model '%s' is stopped for this run: %s", model.name, clean)
-            for other in self.models.values():
-                if other.gate is model.gate:
-                    other.stopped = clean
-            model.gate.close(clean)
         return clean
+
+    def _stop_model(self, model: Model, error: ModelStoppedError) -> None:
+        """No further call to this model or to others behind its gate; said once."""
+        if model.stopped is not None:
+            return
+        clean = ModelStoppedError(error.reason, self._secrets.scrub(str(error)))
+        log.error("Model '%s' is stopped for this run: %s", model.name, clean)
+        for other in self.models.values():
+            if other.gate is model.gate:
+                other.stopped = clean
+        model.gate.close(clean)
 
     async def _journal(
         self,

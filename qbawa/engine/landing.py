@@ -22,7 +22,7 @@ log = logging.getLogger("qbawa.engine")
 
 KEEP_S = 24 * 3600.0
 """How long a landed segment stays in `landed/`, for runs that began before it landed and look it up there."""
-_BATCH_BYTES = 128 << 20  # of segments that land in one commit
+_BATCH_BYTES = 24 << 20  # of segments that land in one commit: as rows they take several times as much memory
 
 
 @dataclass(frozen=True, slots=True)

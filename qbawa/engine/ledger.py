@@ -28,6 +28,8 @@ Lookup = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
 
 LINGER_S = 0.02
 """Under load, answers that arrive within this time share one fsync."""
+SEGMENT_BYTES = 16 << 20
+"""A segment lands whole, so its size decides how much memory landing takes."""
 WATCH_S = 0.1
 _DISK_TRIES = 10
 
@@ -43,7 +45,7 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         adopt_orphans(self.folder)
         self._lookup = lookup
-        self._writer = JournalWriter(self.folder)
+        self._writer = JournalWriter(self.folder, max_bytes=SEGMENT_BYTES)
         self.on_line: Callable[[Mapping[str, Any]], None] = lambda line: None
         """Sees every journalled line of any process once, failures included."""
         self._index = CallIndex(self.folder, lambda line: self.on_line(line))

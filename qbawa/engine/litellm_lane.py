@@ -101,7 +101,12 @@ def _translate(error: Exception) -> ProviderError:
     status = getattr(error, "status_code", None)
     response = getattr(error, "response", None)
     body = getattr(error, "body", None)
-    headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
+    headers = (
+        getattr(error, "litellm_response_headers", None)
+        or getattr(error, "headers", None)
+        or getattr(response, "headers", None)
+        or {}
+    )
     message = str(getattr(error, "message", None) or error)
     if kind == "ContextWindowExceededError":
         return FinalError("context_too_long", message)

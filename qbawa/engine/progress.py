@@ -112,7 +112,7 @@ class Progress:
 
 
 def share_of_limit(engine: Engine, span_s: float, requests: int, tokens: int) -> float | None:
-    """How much of what the providers sell was used in `span_s`, by the tighter of requests and tokens; None: no limit."""
+    """Share of what the providers sell that was used in `span_s`, by the tighter of requests and tokens."""
     by_request = sum(gate.requests_per_second for gate in engine.gates)
     by_token = sum(gate.tokens_per_second for gate in engine.gates)
     shares = [

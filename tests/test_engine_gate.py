@@ -1,0 +1,300 @@
+"""The gate: what leaves, when, and in which order. Time is a simulated clock of a real event loop."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qbawa.engine.expectation import Expectation
+from qbawa.engine.gate import BURST_S, PACE, Gate
+from qbawa.engine.types import ModelCall
+from qbawa.errors import NotMadeError
+
+
+class FastLoop(asyncio.SelectorEventLoop):
+    """An event loop that does not wait: where it would sleep, its clock jumps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None = None) -> Any:
+            events = select(0)
+            if not events and timeout:
+                self._now += timeout
+            return events
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._now
+
+
+def simulate(work: Callable[[], Awaitable[Any]]) -> Any:
+    with asyncio.Runner(loop_factory=FastLoop) as runner:
+        return runner.run(work())  # type: ignore[arg-type]
+
+
+class FixedLoad:
+    def __init__(self, tokens: float) -> None:
+        self.tokens = tokens
+
+    def begin(self) -> None: ...
+
+    def end(self, used: tuple[float, float] | None) -> float:
+        return (sum(used) if used is not None else 0.0) - self.tokens
+
+
+def departures(
+    gate_settings: dict[str, Any], loads: list[tuple[float, float]], latency_s: float
+) -> list[tuple[float, int, float]]:
+    """(time, number, tokens used) of each call; a load is (tokens expected, tokens used)."""
+    left: list[tuple[float, int, float]] = []
+
+    async def run() -> None:
+        gate = Gate(**gate_settings)
+
+        async def one(number: int, expected: float, used: float) -> None:
+            load = FixedLoad(expected)
+            await gate.enter(load)
+            left.append((asyncio.get_running_loop().time(), number, used))
+            await asyncio.sleep(latency_s)
+            gate.done(load, (0.0, used))
+
+        await asyncio.gather(*(one(n, *load) for n, load in enumerate(loads)))
+        assert gate.in_flight == gate.waiting == 0
+
+    simulate(run)
+    return left
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rpm=st.floats(30, 60_000),
+    calls=st.integers(1, 400),
+    latency_s=st.floats(0, 20),
+    max_in_flight=st.integers(1, 300),
+)
+def test_no_window_lets_more_requests_go_than_rate_and_burst_allow(
+    rpm: float, calls: int, latency_s: float, max_in_flight: int
+) -> None:
+    left = departures({"requests_per_minute": rpm, "max_in_flight": max_in_flight}, [(1, 1)] * calls, latency_s)
+    times = [at for at, _, _ in left]
+    rate = rpm / 60 * PACE
+    burst = max(1.0, rate * BURST_S)
+    for first in range(0, calls, max(1, calls // 20)):
+        for last in range(first, calls):
+            assert last - first + 1 <= burst + rate * (times[last] - times[first]) + 1e-6
+    assert [number for _, number, _ in left] == list(range(calls)), "first come, first served"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tpm=st.floats(1_000, 1e7),
+    loads=st.lists(st.tuples(st.floats(1, 3_000), st.floats(1, 3_000)), min_size=1, max_size=200),
+    latency_s=st.floats(0, 5),
+)
+def test_reserved_tokens_stay_within_the_limit_where_estimates_are_right(
+    tpm: float, loads: list[tuple[float, float]], latency_s: float
+) -> None:
+    loads = [(used, used) for _, used in loads]
+    left = departures({"tokens_per_minute": tpm}, loads, latency_s)
+    rate = tpm / 60 * PACE
+    # One call may be larger than a burst; it waits for a full bucket and leaves a debt.
+    slack = max(1.0, rate * BURST_S) + max(used for _, used in loads)
+    total = 0.0
+    for at, _, used in left:
+        total += used
+        assert total <= slack + rate * at + 1e-3
+
+
+def test_the_whole_request_limit_is_used() -> None:
+    left = departures({"requests_per_minute": 10_000, "max_in_flight": 5_000}, [(1, 1)] * 10_000, 7.0)
+    minutes = left[-1][0] / 60
+    assert 0.99 < 10_000 / minutes / 10_000 <= 1.0
+
+
+def test_tokens_used_beyond_the_estimate_are_paid_back() -> None:
+    # Every call uses twice what was expected, so calls leave half as often as the estimate alone would let them.
+    left = departures({"tokens_per_minute": 60_000}, [(100, 200)] * 500, 0.5)
+    assert 500 * 200 / left[-1][0] == pytest.approx(1_000 * PACE, rel=0.05)
+
+
+def test_never_more_in_flight_than_allowed() -> None:
+    async def run() -> int:
+        gate, most = Gate(max_in_flight=7), 0
+
+        async def one() -> None:
+            nonlocal most
+            load = FixedLoad(1)
+            await gate.enter(load)
+            most = max(most, gate.in_flight)
+            await asyncio.sleep(1)
+            gate.done(load, None)
+
+        await asyncio.gather(*(one() for _ in range(50)))
+        return most
+
+    assert simulate(run) == 7
+
+
+def test_a_hold_stops_everybody_until_it_is_over() -> None:
+    async def run() -> list[float]:
+        gate, times = Gate(requests_per_minute=6_000), []
+
+        async def one(number: int) -> None:
+            load = FixedLoad(1)
+            await gate.enter(load)
+            times.append(asyncio.get_running_loop().time())
+            if number == 5:
+                gate.hold(3.0)
+            gate.done(load, (1, 0))
+
+        await asyncio.gather(*(one(n) for n in range(100)))
+        return times
+
+    times = simulate(run)
+    held_at = times[5]
+    # Those whom the same moment let go are on their way already.
+    assert all(at == held_at or at >= held_at + 3.0 for at in times[5:])
+
+
+@pytest.mark.parametrize("configured", [10_000, None])
+def test_the_pace_finds_a_limit_lower_than_configured(configured: float | None) -> None:
+    """A server that grants 50 requests a second, in bursts of one second, and says so only by 429."""
+
+    async def run() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+        gate = Gate(configured, max_in_flight=200)
+        level, filled_at, granted, refused = 50.0, 0.0, 0, 0
+        end = 120.0
+
+        async def worker() -> None:
+            nonlocal level, filled_at, granted, refused
+            while loop.time() < end:
+                load = FixedLoad(1)
+                await gate.enter(load)
+                level, filled_at = min(50.0, level + (loop.time() - filled_at) * 50), loop.time()
+                if level >= 1:
+                    level -= 1
+                    granted += 1
+                    await asyncio.sleep(0.5)
+                else:
+                    refused += loop.time() > 1.0  # with no limit configured the first moment sends all it may
+                    gate.hold(1.0)
+                gate.done(load, None)
+
+        await asyncio.gather(*(worker() for _ in range(200)))
+        return granted / end / 50, refused / (granted + refused)
+
+    used, refused = simulate(run)
+    assert used > 0.9
+    assert refused < 0.02
+
+
+def test_a_passing_shortage_is_forgotten() -> None:
+    async def run() -> tuple[float, float, float]:
+        gate = Gate(requests_per_minute=6_000)
+        before = gate.requests_per_second
+
+        async def calls(count: int) -> None:
+            for _ in range(count):
+                load = FixedLoad(1)
+                await gate.enter(load)
+                gate.done(load, (1, 0))
+
+        await calls(200)
+        gate.hold(1.0)
+        await calls(10)
+        cut = gate.requests_per_second
+        await asyncio.sleep(120)
+        await calls(10)
+        return before, cut, gate.requests_per_second
+
+    before, cut, after = simulate(run)
+    assert cut < before
+    assert after == before
+
+
+def test_limits_named_by_headers_count_where_they_are_lower() -> None:
+    async def run() -> None:
+        gate = Gate(requests_per_minute=600, tokens_per_minute=None)
+        gate.heed(6_000, 60_000)
+        await gate.enter(FixedLoad(1))
+        assert gate.requests_per_second == pytest.approx(10 * PACE)
+        assert gate.tokens_per_second == pytest.approx(1_000 * PACE)
+        gate.heed(60, None)
+        await gate.enter(FixedLoad(1))
+        assert gate.requests_per_second == pytest.approx(1 * PACE)
+
+    simulate(run)
+
+
+def test_retries_go_before_those_who_wait() -> None:
+    async def run() -> list[str]:
+        gate, order = Gate(requests_per_minute=60), []
+
+        async def one(name: str, front: bool) -> None:
+            await gate.enter(FixedLoad(1), front=front)
+            order.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            for name in ("first", "second", "third"):
+                group.create_task(one(name, False))
+            await asyncio.sleep(0.1)
+            group.create_task(one("retry", True))
+        return order
+
+    assert simulate(run) == ["first", "retry", "second", "third"]
+
+
+def test_a_closed_gate_turns_everybody_away_and_a_cancelled_waiter_costs_no_permit() -> None:
+    async def run() -> None:
+        gate = Gate(max_in_flight=1)
+        inside = FixedLoad(1)
+        await gate.enter(inside)
+        waiting = asyncio.create_task(gate.enter(FixedLoad(1)))
+        given_up = asyncio.create_task(gate.enter(FixedLoad(1)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.sleep(0)
+        gate.close(NotMadeError("over"))
+        with pytest.raises(NotMadeError):
+            await waiting
+        with pytest.raises(NotMadeError):
+            await gate.enter(FixedLoad(1))
+        gate.done(inside, None)
+        assert gate.in_flight == 0
+
+    simulate(run)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5_000), st.integers(1, 4_000), st.integers(0, 4_000)), min_size=1, max_size=60),
+    st.data(),
+)
+def test_what_is_set_aside_always_sums_to_what_is_used_and_what_is_under_way(
+    calls: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    """Whatever the order of endings: taken tokens = used by the ended + expected, as known now, of those under way."""
+    expectation = Expectation()
+    taken = used_total = 0.0
+    under_way = []
+    for chars, tokens_in, tokens_out in calls:
+        load = expectation.load(ModelCall("m", ({"role": "user", "content": "x" * chars},)))
+        taken += load.tokens
+        load.begin()
+        under_way.append((load, (tokens_in, tokens_out)))
+        if data.draw(st.booleans()):
+            ended, used = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
+            failed = data.draw(st.booleans())
+            taken += ended.end(None if failed else used)
+            used_total += 0 if failed else sum(used)
+    expected = used_total + sum(load.tokens for load, _ in under_way)
+    assert math.isclose(taken, expected, rel_tol=1e-6, abs_tol=1e-3)
