@@ -13,6 +13,8 @@ from qbawa.ratings.design import Design, Floats, Ints
 # A separated field walks towards its finite optimum in steps of at most this many logits.
 LONGEST_STEP = 2.0
 MOST_STEPS = 200
+# Imaginary matches are left out of the curvature where they are at most this share of the real ones.
+FEW = 0.01
 # Matrices are small; on busy cores BLAS threads that wait for one another made a fit ten times slower.
 ONE_BLAS_THREAD = ThreadpoolController()
 
@@ -75,7 +77,7 @@ class Maximum:
     luck: Floats
     """Each request's luck; empty without."""
     covariance: Floats
-    """Of theta: inverse information, shape (width, width)."""
+    """Of theta: inverse information, imaginary matches included, shape (width, width)."""
     luck_variance: Floats
     prior_meat: Floats
     """Score variance of the priors, shape (width, width): they count as observations made on no request."""
@@ -100,12 +102,17 @@ def maximise(
     loose = 0.0 if design.luck is None else design.luck.sd**-2
     for _ in range(MOST_STEPS):
         p = 1 / (1 + np.exp(-(design.times(theta) + design.times_luck(luck))))
-        weight = played * p * (1 - p)
+        weight, leverage = played * p * (1 - p), np.zeros_like(p)
         on_luck = design.luck_information(weight)
         covariance = design.invert(design.information(weight, on_luck))
         if firth or design.luck is not None:
             row_variance, luck_variance = design.variances(weight, covariance, on_luck)
-        leverage = weight * row_variance if firth else np.zeros_like(p)
+        if firth:
+            leverage = weight * row_variance
+            if (leverage > FEW * played).any():  # the imaginary matches count: without them steps overshoot
+                weight = (played + leverage) * p * (1 - p)
+                on_luck = design.luck_information(weight)
+                covariance = design.invert(design.information(weight, on_luck))
         residual = wins - played * p + leverage * (0.5 - p)
         pull = (design.gather_luck(residual) - loose * luck) / on_luck
         step = covariance @ (design.gather(residual - weight * design.times_luck(pull)) - design.ridge * theta)

@@ -82,15 +82,17 @@ class Rows:
         )
 
     def shared_opponent(self) -> Floats | None:
-        """+1 (−1) where a (b) plays all matches of the request, of which there are several; None where nobody does."""
+        """+1 (−1) where a (b) alone plays all matches of the request; None where nobody does anywhere."""
         count = np.bincount(self.request)
         first = np.zeros(len(count), dtype=np.int64)
         first[self.request[::-1]] = np.arange(len(self.request))[::-1]
-        sign = np.zeros(len(self.a))
+        sign, playing_all = np.zeros(len(self.a)), np.zeros(len(count), dtype=np.int64)
         for candidate in (self.a[first], self.b[first]):
             is_a, is_b = self.a == candidate[self.request], self.b == candidate[self.request]
-            shares = (np.bincount(self.request, is_a | is_b) == count) & (count > 1)
-            sign = np.where(shares[self.request] & (sign == 0), is_a.astype(float) - is_b.astype(float), sign)
+            in_all = np.bincount(self.request, is_a | is_b) == count
+            playing_all += in_all
+            sign += np.where(in_all[self.request], is_a.astype(float) - is_b.astype(float), 0.0)
+        sign[playing_all[self.request] != 1] = 0.0
         return sign if sign.any() else None
 
     def aggregate(self) -> tuple[Design, Floats, Floats]:
