@@ -40,7 +40,9 @@ def promotions(
                     "promoted_at": now(),
                     "beat_strategy_id": champion["strategy_id"],
                     "p_better": p_better,
-                    "evidence": json.dumps({"new": _evidence(challenger), "before": _evidence(champion)}, sort_keys=True),
+                    "evidence": json.dumps(
+                        {"new": _evidence(challenger), "before": _evidence(champion)}, sort_keys=True
+                    ),
                     "block_id": step,
                 }
             # One that ranks lower may be surer only by having been judged more; the best decides.

@@ -287,7 +287,9 @@ def parse_config(text: str, where: str = "qbawa.yaml") -> Config:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{where} holds a {type(data).__name__}; it must hold keys such as `models:` and `strategies:`.")
+        raise ConfigError(
+            f"{where} holds a {type(data).__name__}; it must hold keys such as `models:` and `strategies:`."
+        )
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from qbawa import pictures
-from qbawa.champions import promotions
 from qbawa.calibration import calibrate
+from qbawa.champions import promotions
 from qbawa.errors import InputError, LeakError
 from qbawa.exports import export_dataset
 from qbawa.exports.card import Facts
@@ -27,7 +27,6 @@ from qbawa.reliability import judge_reliability
 from qbawa.replay.cells import wanted_cells
 from qbawa.selection import COLUMNS, choose, coverage_picture, replayable_steps
 from qbawa.strategies import expand, from_rows, recorded_strategy, select, to_rows
-
 
 # ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -44,7 +43,10 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     reasons: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.by_reason)
-    sums = {n: sum(getattr(r, n) for r in reports) for n in ("lines", "rows", "feedback", "requests", "quarantined", "bytes")}
+    sums = {
+        n: sum(getattr(r, n) for r in reports)
+        for n in ("lines", "rows", "feedback", "requests", "quarantined", "bytes")
+    }
     seconds = sum(report.seconds for report in reports)
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
 
@@ -95,9 +97,16 @@ def declare_strategies(project: Project) -> pl.DataFrame:
     steps = sorted({*lake.read("replay_set", ["step"])["step"], *(entry.step for entry in project.config.strategies)})
     recorded = [recorded_strategy(step) for step in steps]
     declared = to_rows([*recorded, *expand(project.config, project.home.root)], ours)
-    lake.replace("strategies", sorted({*declared["block_id"], *known["block_id"]}), pl.concat([declared, known.filter(
-        ~pl.col("strategy_id").is_in(declared["strategy_id"].implode())
-    ).select(declared.columns)]))
+    lake.replace(
+        "strategies",
+        sorted({*declared["block_id"], *known["block_id"]}),
+        pl.concat(
+            [
+                declared,
+                known.filter(~pl.col("strategy_id").is_in(declared["strategy_id"].implode())).select(declared.columns),
+            ]
+        ),
+    )
     project.publish()
     return lake.read("strategies", where="active").sort("step", "name")
 
@@ -112,7 +121,9 @@ def matching_strategies(project: Project, pattern: str) -> list[str] | None:
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
     """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since."""
     columns = ["request_id", "strategy_id", "error"]
-    return project.lake.read("replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed"))
+    return project.lake.read(
+        "replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed")
+    )
 
 
 def matrix_picture(project: Project) -> bytes | None:
@@ -145,7 +156,11 @@ class HumanReport:
 
 def human_verdict_files(project: Project) -> list[Path]:
     """Tables of verdicts that people have left in the home."""
-    return sorted(path for path in (project.home.root / "human_verdicts").glob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
+    return sorted(
+        path
+        for path in (project.home.root / "human_verdicts").glob("*")
+        if path.suffix in (".csv", ".jsonl", ".parquet")
+    )
 
 
 def take_human_verdicts(project: Project) -> HumanReport:
@@ -191,8 +206,14 @@ def rate_strategies(project: Project) -> Rated:
     rows = rows.join(costs, on=["step", "strategy_id"], how="left")
     lake.replace("ratings", sorted({*rows["step"], *lake.blocks("ratings")}), rows)
     project.publish()
-    named = rows.join(_names(project), on="strategy_id", how="left").with_columns(pl.col("name").fill_null(pl.col("strategy_id")))
-    verdicts = lake.read("verdicts", ["step", "verdict"]).group_by("step").agg(unscored=(pl.col("verdict") == "unscored").mean())
+    named = rows.join(_names(project), on="strategy_id", how="left").with_columns(
+        pl.col("name").fill_null(pl.col("strategy_id"))
+    )
+    verdicts = (
+        lake.read("verdicts", ["step", "verdict"])
+        .group_by("step")
+        .agg(unscored=(pl.col("verdict") == "unscored").mean())
+    )
     by_step = {str(step): table for (step,), table in named.group_by("step", maintain_order=True)}
     return Rated(
         rows=named,
@@ -216,7 +237,11 @@ def judge_judges(project: Project) -> pl.DataFrame:
         judge_families={name: config.family(judge.model) for name, judge in config.judges.items()},
         threshold=config.tournament.gate,
     )
-    lake.replace("judge_reliability", sorted({*rows["step"], *lake.blocks("judge_reliability")}), rows.with_columns(block_id="step"))
+    lake.replace(
+        "judge_reliability",
+        sorted({*rows["step"], *lake.blocks("judge_reliability")}),
+        rows.with_columns(block_id="step"),
+    )
     project.publish()
     return rows
 
@@ -227,7 +252,11 @@ def judge_judges(project: Project) -> pl.DataFrame:
 def build_qbawa(project: Project) -> PairsReport:
     """Build every step's pairs anew; splits that were given stay."""
     lake = project.lake
-    matches, verdicts, cells = lake.read("matches"), lake.read("verdicts"), lake.read("replay_matrix", where="status = 'ok'")
+    matches, verdicts, cells = (
+        lake.read("matches"),
+        lake.read("verdicts"),
+        lake.read("replay_matrix", where="status = 'ok'"),
+    )
     asked = questions(project, cells.select("step", "request_id").unique())
     splits = lake.read("qbawa", ["request_id", "split"])
     removed: Counter[str] = Counter()
@@ -246,7 +275,9 @@ def build_qbawa(project: Project) -> PairsReport:
             built_at=at,
         )
         # A request has one split, whichever of its steps is asked first.
-        splits = pl.concat([splits, report.pairs.select("request_id", "split")]).unique("request_id", keep="first", maintain_order=True)
+        splits = pl.concat([splits, report.pairs.select("request_id", "split")]).unique(
+            "request_id", keep="first", maintain_order=True
+        )
         frames.append(report.pairs.select(frames[0].columns))
         removed.update(report.removed)
         effects |= report.effect
@@ -269,9 +300,16 @@ def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
         .unique(["step", "request_id"], keep="first", maintain_order=True)
     )
     clusters = lake.read("replay_set", ["step", "request_id", "cluster"])
-    shown = [m or json.dumps([{"role": "user", "content": i or ""}]) for m, i in recorded.select("messages", "inputs").iter_rows()]
+    shown = [
+        m or json.dumps([{"role": "user", "content": i or ""}])
+        for m, i in recorded.select("messages", "inputs").iter_rows()
+    ]
     return (
-        asked.join(recorded.select("step", "request_id", pl.Series("question", shown, pl.String)), on=["step", "request_id"], how="left")
+        asked.join(
+            recorded.select("step", "request_id", pl.Series("question", shown, pl.String)),
+            on=["step", "request_id"],
+            how="left",
+        )
         .join(clusters, on=["step", "request_id"], how="left")
         .with_columns(pl.col("question").fill_null(json.dumps([{"role": "user", "content": ""}])))
     )
@@ -330,7 +368,10 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
 def promote(project: Project) -> pl.DataFrame:
     """New champions, if any: rows of the table `champions`."""
     lake = project.lake
-    rows = frame("champions", list(promotions(_fit_steps(project), lake.read("ratings"), lake.read("champions"), project.config.champions)))
+    rows = frame(
+        "champions",
+        list(promotions(_fit_steps(project), lake.read("ratings"), lake.read("champions"), project.config.champions)),
+    )
     lake.merge("champions", rows)
     project.publish()
     return rows
@@ -347,8 +388,10 @@ def rated_matches(project: Project) -> pl.DataFrame:
     """Scored matches with what the ratings fit beside strength: shown_first where all of a match's verdicts share one
     order, and the lengths of both answers."""
     lake = project.lake
-    order = lake.read("verdicts", ["match_id", "shown_first"], where="verdict <> 'unscored'").group_by("match_id").agg(
-        shown_first=pl.when(pl.col("shown_first").n_unique() == 1).then(pl.col("shown_first").first())
+    order = (
+        lake.read("verdicts", ["match_id", "shown_first"], where="verdict <> 'unscored'")
+        .group_by("match_id")
+        .agg(shown_first=pl.when(pl.col("shown_first").n_unique() == 1).then(pl.col("shown_first").first()))
     )
     lengths = lake.read("replay_matrix", ["cell_id", "answer"], where="sample = 0").select(
         "cell_id", length=pl.col("answer").str.len_chars().cast(pl.Int64)
@@ -372,7 +415,9 @@ def _requests(project: Project) -> pl.DataFrame:
     tags = [_object(text) for text in first["tags"]]
     return first.select("request_id", "inputs").with_columns(
         pl.Series("consent", [tag.get("consent") is True for tag in tags], pl.Boolean),
-        pl.Series("license", [tag["license"] if isinstance(tag.get("license"), str) else None for tag in tags], pl.String),
+        pl.Series(
+            "license", [tag["license"] if isinstance(tag.get("license"), str) else None for tag in tags], pl.String
+        ),
     )
 
 

@@ -47,7 +47,9 @@ def cost_against_strength(ratings: pl.DataFrame, title: str) -> bytes:
     front = [i for i in range(len(cost)) if i == 0 or strength[i] > strength[:i].max()]
     axes.step(cost[front], strength[front], where="post", color=ACCENT, linewidth=1.5, zorder=0)
     for i in front:
-        axes.annotate(_label(rows["name"][i]), (cost[i], strength[i]), fontsize=8, xytext=(4, 4), textcoords="offset points")
+        axes.annotate(
+            _label(rows["name"][i]), (cost[i], strength[i]), fontsize=8, xytext=(4, 4), textcoords="offset points"
+        )
     if (cost > 0).any():
         axes.set_xscale("symlog", linthresh=float(cost[cost > 0].min()))
     axes.set_xlabel("mean cost of an answer, USD")
@@ -120,5 +122,3 @@ def _png(figure: Figure, axes, title: str, shown: int, total: int) -> bytes:  # 
 
 def _label(text: str, length: int = 42) -> str:
     return shorten(text, length).replace("$", r"\$")
-
-

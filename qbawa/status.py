@@ -36,8 +36,10 @@ def read_status(project: Project) -> Status:
     lake = project.lake
     union = " UNION ALL ".join(f"SELECT '{name}' AS name, count(*) AS n FROM {name}" for name in TABLES)
     rows = dict(lake.query(union).iter_rows())
-    cells = wanted_cells(lake).group_by("step").agg(
-        *[(pl.col("state") == state).sum().cast(pl.Int64).alias(state) for state in ("ok", "failed", "missing")]
+    cells = (
+        wanted_cells(lake)
+        .group_by("step")
+        .agg(*[(pl.col("state") == state).sum().cast(pl.Int64).alias(state) for state in ("ok", "failed", "missing")])
     )
     paid = lake.query("SELECT coalesce(sum(cost_usd), 0.0) FROM calls WHERE error IS NULL").item()
     return Status(

@@ -30,7 +30,10 @@ def rating_checks(rated: Rated) -> Sequence[AssetCheckResult]:
         "separability": all(rated.separable.values()),
     }
     shown = {
-        "order_effect": {s: "not known" if e is None else f"{e.points:+.2f} percentage points" for s, e in rated.order_effects.items()},
+        "order_effect": {
+            s: "not known" if e is None else f"{e.points:+.2f} percentage points"
+            for s, e in rated.order_effects.items()
+        },
         "unscored_share": {step: f"{share:.4f}" for step, share in rated.unscored_shares.items()},
         "separability": {step: str(clear) for step, clear in rated.separable.items()},
     }

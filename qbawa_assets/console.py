@@ -6,8 +6,6 @@ import time
 
 from dagster import Field, InitLoggerContext, logger
 
-STAGE_EVENTS = ("STEP_START", "STEP_FAILURE", "RUN_FAILURE")
-
 
 class _Stages(logging.Handler):
     """Prints messages of the stages themselves and, in one line, each stage's start."""
@@ -36,7 +34,7 @@ def _innermost(error) -> str:  # type: ignore[no-untyped-def]
     return str(error.message).strip()
 
 
-@logger({"log_level": Field(str, is_required=False, default_value="INFO")})
+@logger({"log_level": Field(str, is_required=False, default_value="DEBUG")})
 def console(context: InitLoggerContext) -> logging.Logger:
     """Dagster's console logger, reduced to what a person in front of a terminal wants to know."""
     found = logging.Logger("qbawa.run", level=context.logger_config["log_level"])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dagster import AssetKey, AssetMaterialization, DagsterInstance
+from dagster._core.definitions.partitions.utils import MultiPartitionKey, get_tags_from_multi_partition_key
 from dagster._core.events import (
     AssetMaterializationPlannedData,
     DagsterEvent,
@@ -18,7 +19,6 @@ from dagster._core.events import (
     StepMaterializationData,
     generate_event_batch_id,
 )
-from dagster._core.definitions.partitions.utils import MultiPartitionKey, get_tags_from_multi_partition_key
 
 BATCH = 500
 

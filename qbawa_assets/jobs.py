@@ -197,7 +197,11 @@ def tournament_sweep() -> None:
 
 @job(name="flywheel", description="The whole flywheel once: from new recordings to datasets and champions.")
 def flywheel_job() -> None:
-    judged = rate_judges(rate_strategies(take_human_verdicts(sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings())))))))
+    judged = rate_judges(
+        rate_strategies(
+            take_human_verdicts(sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings())))))
+        )
+    )
     fail_for_failed_cells(promote_champions(export_datasets(build_pairs(judged))))
 
 

@@ -61,6 +61,8 @@ def replay_matrix(context: AssetExecutionContext, project: ProjectResource) -> I
     opened.publish()
     context.add_output_metadata(report.metadata())
     if report.failed:
-        raise Failure(f"{report.failed} of {wanted.height} cells failed: {dict(report.reasons)}", metadata=report.metadata())
+        raise Failure(
+            f"{report.failed} of {wanted.height} cells failed: {dict(report.reasons)}", metadata=report.metadata()
+        )
     # Each cell has reported itself. A result here would stand for the whole range and turn cells green that do not exist.
     yield from ()

@@ -27,14 +27,17 @@ def tournament_brackets(context: AssetExecutionContext, project: ProjectResource
     asked = list(context.partition_keys)
     report = play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
     opened.publish()
-    return MaterializeResult(metadata=report.metadata() | {"bracket": picture(flywheel.bracket_picture(opened, asked[0]))})
+    return MaterializeResult(
+        metadata=report.metadata() | {"bracket": picture(flywheel.bracket_picture(opened, asked[0]))}
+    )
 
 
 def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Take in what people have judged."""
     report = flywheel.take_human_verdicts(project)
     return MaterializeResult(
-        asset_key="human_verdicts", metadata={"dagster/row_count": report.verdicts, "new_by_file": counts(report.by_file)}
+        asset_key="human_verdicts",
+        metadata={"dagster/row_count": report.verdicts, "new_by_file": counts(report.by_file)},
     )
 
 

@@ -13,7 +13,9 @@ from resources import ProjectResource
 def nightly_replay(context: ScheduleEvaluationContext, project: ProjectResource) -> Iterator[RunRequest]:
     """New strategies and new requests are answered and judged, within `budget.nightly_usd` for each of the two."""
     usd = project.open().config.budget.nightly_usd
-    yield RunRequest(run_config={"ops": {name: {"config": {"usd": usd}} for name in ("sweep_matrix", "sweep_brackets")}})
+    yield RunRequest(
+        run_config={"ops": {name: {"config": {"usd": usd}} for name in ("sweep_matrix", "sweep_brackets")}}
+    )
 
 
 @schedule(job=maintain_lake, cron_schedule="30 4 * * *", default_status=DefaultScheduleStatus.RUNNING)

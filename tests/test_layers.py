@@ -55,9 +55,7 @@ def test_the_library_never_imports_dagster() -> None:
     ],
 )
 def test_one_module_imports(package: str, allowed: set[str]) -> None:
-    importing = {
-        str(path) for layer in LAYERS for path in modules(layer) if package in imports_of(ROOT / path)
-    }
+    importing = {str(path) for layer in LAYERS for path in modules(layer) if package in imports_of(ROOT / path)}
     assert importing <= allowed
 
 

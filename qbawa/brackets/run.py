@@ -55,7 +55,9 @@ class PlayReport:
 
     def summary(self) -> str:
         """The report in one line."""
-        matches, verdicts = (sum(getattr(step, name) for step in self.steps.values()) for name in ("matches", "verdicts"))
+        matches, verdicts = (
+            sum(getattr(step, name) for step in self.steps.values()) for name in ("matches", "verdicts")
+        )
         ends = "; ".join(f"{name} ended by {step.reason}" + step.sureness for name, step in self.steps.items())
         return (
             f"{matches:,} matches, {verdicts:,} verdicts, {self.calls_paid:,} calls made, {self.calls_cached:,} found in "
@@ -112,7 +114,9 @@ async def _play(
     known = sorted(project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"].unique())
     for step in steps or ():
         if step not in known:
-            raise InputError(f"Step '{step}' has no answers to judge. Steps with answers: {', '.join(known) or 'none'}.")
+            raise InputError(
+                f"Step '{step}' has no answers to judge. Steps with answers: {', '.join(known) or 'none'}."
+            )
     async with paying(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
         for step in steps or known:
             report.steps[step] = await _play_step(project, engine, step, report, log, requests, verdict_budget)
@@ -171,7 +175,9 @@ async def _play_step(
                 await asyncio.to_thread(table.store, list(fresh))
                 fresh.clear()
                 stored_at = time.monotonic()
-                log(f"Step '{step}': {tournament.verdicts} verdicts, {tournament.reading.confidence:.0%} sure of {config.goal}.")
+                log(
+                    f"Step '{step}': {tournament.verdicts} verdicts, {tournament.reading.confidence:.0%} sure of {config.goal}."
+                )
     finally:
         _keep_ties(table, tournament, report, fresh)
         await asyncio.to_thread(table.store, list(fresh))
@@ -225,4 +231,3 @@ async def _ask_jury(engine: Engine, table: StepTable, match: Match) -> list[dict
         return list(await asyncio.gather(*(ask(call, engine) for call in table.calls(match))))
     except (NotMadeError, ModelStoppedError, TemplateError) as error:
         return error
-

@@ -203,5 +203,8 @@ def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]
     chosen = lake.read("replay_set", ["recording_id"])["recording_id"]
     # The recording that was replayed asks the question; of others the first.
     order = recorded.with_columns(other=~pl.col("recording_id").is_in(chosen.implode())).sort("other", "recorded_at")
-    questions = {row["request_id"]: Question.from_row(row) for row in order.unique("request_id", keep="first").iter_rows(named=True)}
+    questions = {
+        row["request_id"]: Question.from_row(row)
+        for row in order.unique("request_id", keep="first").iter_rows(named=True)
+    }
     return {request: questions.get(request) or Question(request, step) for request in requests}

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from qbawa.text import printable, shorten
 
-BAR = 14
+BAR = 12
 
 
 def rows_table(rows: Mapping[str, int]) -> Table:
@@ -25,7 +25,9 @@ def rows_table(rows: Mapping[str, int]) -> Table:
 
 def cells_table(cells: pl.DataFrame) -> Table:
     """State of the replay matrix by step."""
-    table = Table("step", "ok", "failed", "missing", title="Replay matrix", title_justify="left", box=SIMPLE, pad_edge=False)
+    table = Table(
+        "step", "ok", "failed", "missing", title="Replay matrix", title_justify="left", box=SIMPLE, pad_edge=False
+    )
     for step, ok, failed, missing in cells.select("step", "ok", "failed", "missing").iter_rows():
         table.add_row(Text(shorten(step, 40)), f"{ok:,}", f"{failed:,}", f"{missing:,}")
     return table
@@ -34,15 +36,29 @@ def cells_table(cells: pl.DataFrame) -> Table:
 def leaderboard_tables(board: pl.DataFrame) -> Iterator[Table]:
     """One table a step: rank, name, strength with its 95 % interval as a bar, wins, matches and, if any, cost."""
     for (step,), rows in board.group_by("step", maintain_order=True):
-        table = Table(title=f"Leaderboard of step '{shorten(str(step), 40)}'", title_justify="left", box=SIMPLE, pad_edge=False)
+        table = Table(
+            title=f"Leaderboard of step '{shorten(str(step), 40)}'",
+            title_justify="left",
+            box=None,
+            padding=(0, 1, 0, 0),
+        )
         paid = (rows["mean_cost_usd"].fill_null(0) > 0).any()
-        for heading in ("#", "strategy", "strength", "95 % interval", "", "wins", "matches", *(["$/cell"] if paid else [])):
+        for heading in (
+            "#",
+            "strategy",
+            "strength",
+            "95 % interval",
+            "",
+            "wins",
+            "matches",
+            *(["$/cell"] if paid else []),
+        ):
             table.add_column(heading, justify="left" if heading in ("strategy", "") else "right", no_wrap=True)
         low, high = _number(rows["low"].min()), _number(rows["high"].max())
         for row in rows.iter_rows(named=True):
             cells = [
                 str(row["rank"]),
-                Text(shorten(row["name"], 24) + (" ★" if row["champion"] else "")),
+                Text(shorten(row["name"], 22) + (" ★" if row["champion"] else "")),
                 f"{row['strength']:+.2f}",
                 "" if row["low"] is None else f"{row['low']:+.2f} … {row['high']:+.2f}",
                 Text(_bar(row["low"], row["strength"], row["high"], low, high)),

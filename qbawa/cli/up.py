@@ -24,5 +24,4 @@ def command(host: str, port: int) -> None:
     if write_sample(home):
         click.echo(f"There was no {home.config}, so the sample was put there.")
     open_project(home).publish()
-    click.echo(f"qbawa is starting on {home.root}. Dagster UI: http://{host}:{port} (Ctrl-C stops everything)")
-    sys.exit(serve(home, host, port))
+    sys.exit(serve(home, host, port, click.echo))

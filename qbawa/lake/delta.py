@@ -56,7 +56,9 @@ class Lake:
         """Make these blocks hold exactly these rows. False where they did already, and nothing was written."""
         stray = set(rows[BLOCK].unique()) - set(blocks)
         if stray:
-            raise InputError(f"Rows for table '{table}' belong to blocks {sorted(stray)[:3]}, not among those replaced.")
+            raise InputError(
+                f"Rows for table '{table}' belong to blocks {sorted(stray)[:3]}, not among those replaced."
+            )
         return self._commit(table, list(blocks), lambda _: rows)
 
     def merge(self, table: str, rows: pl.DataFrame, key: Sequence[str] | None = None) -> bool:

@@ -114,7 +114,11 @@ STRATEGIES = Table(
     "step",
     ("strategy_id",),
     _columns(
-        ("strategy_id", "text", "Hash of everything that decides the answer: step, template, model, parameters, program."),
+        (
+            "strategy_id",
+            "text",
+            "Hash of everything that decides the answer: step, template, model, parameters, program.",
+        ),
         ("name", "text", "Readable name; a later version may carry it too."),
         ("step", "text", "The step that it answers."),
         ("model", "text", "Model that it calls."),
@@ -265,17 +269,33 @@ JUDGE_RELIABILITY = Table(
         ("judge", "text", "The judge."),
         ("verdicts", "int", "Verdicts that it gave, unscored ones included."),
         ("unscored", "int", "Verdicts that could not be read."),
-        ("agreement_human", "float", "Share of matches judged by people too on which it agrees with them; ties left out."),
+        (
+            "agreement_human",
+            "float",
+            "Share of matches judged by people too on which it agrees with them; ties left out.",
+        ),
         ("agreement_low", "float", "Lower end of the 95 % interval of agreement_human."),
         ("agreement_high", "float", "Upper end of it."),
         ("human_human", "float", "The same between people, where several judged one match."),
         ("agreement_jury", "float", "Share of matches on which it agrees with the rest of the jury."),
         ("accuracy", "float", "Share of its decided verdicts that are right where labels (people's majority) exist."),
         ("position_bias", "float", "How much likelier the answer shown first wins than it would unbiased; 0 is none."),
-        ("length_bias", "float", "Log-odds towards the longer answer per standard deviation of the length gap; 0 is none."),
-        ("self_preference", "float", "How much likelier answers of its own model family win than other judges let them."),
+        (
+            "length_bias",
+            "float",
+            "Log-odds towards the longer answer per standard deviation of the length gap; 0 is none.",
+        ),
+        (
+            "self_preference",
+            "float",
+            "How much likelier answers of its own model family win than other judges let them.",
+        ),
         ("dissent", "float", "Share of its verdicts that go against the match's winner."),
-        ("gate", "text", "bootstrap while people should judge too, automatic once agreement_low has reached the threshold."),
+        (
+            "gate",
+            "text",
+            "bootstrap while people should judge too, automatic once agreement_low has reached the threshold.",
+        ),
     ),
 )
 

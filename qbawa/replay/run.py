@@ -227,15 +227,19 @@ async def _answer_cell(
     except UserError as error:
         # The request lacks what the prompt needs, or the strategy asks for the impossible: this cell's outcome.
         answer, outcome = tally.answer(""), _failed(type(error).__name__.removesuffix("Error").lower(), error)
-    return row | outcome | {
-        "answer": answer.answer if outcome["status"] == "ok" else None,
-        "input_tokens": answer.input_tokens,
-        "output_tokens": answer.output_tokens,
-        "cost_usd": answer.cost_usd,
-        "latency_s": answer.latency_s,
-        "call_keys": list(answer.call_keys),
-        "answered_at": now(),
-    }
+    return (
+        row
+        | outcome
+        | {
+            "answer": answer.answer if outcome["status"] == "ok" else None,
+            "input_tokens": answer.input_tokens,
+            "output_tokens": answer.output_tokens,
+            "cost_usd": answer.cost_usd,
+            "latency_s": answer.latency_s,
+            "call_keys": list(answer.call_keys),
+            "answered_at": now(),
+        }
+    )
 
 
 def _failed(reason: str, error: Exception) -> dict[str, Any]:
@@ -272,5 +276,3 @@ def _store(project: Project, rows: list[dict[str, Any]], on_cells: OnCells) -> N
     on_cells(
         stored.select("request_id", "strategy_id", pl.col("status").alias("state"), "error", "cost_usd", "latency_s")
     )
-
-

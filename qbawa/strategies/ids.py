@@ -3,20 +3,27 @@
 import base64
 import hashlib
 import json
+import re
 from typing import Any
 
 RECORDED = "recorded"
 
 
 def strategy_id(*, step: str, template: Any, model: str, params: Any, program: Any) -> str:
-    """`s_` and 12 characters (60 bits) of SHA-256. The name does not count: a renamed strategy keeps its answers.
+    """Readable: step, model and 10 characters (50 bits) of SHA-256, such as `summarise.gpt-4.1-mini.k3v7qa2mzt`.
 
-    `template` includes its examples. An edited prompt is a new strategy; `0` and `0.0` are the same temperature.
+    The name does not count: a renamed strategy keeps its answers. `template` includes its examples. An edited prompt is
+    a new strategy; `0` and `0.0` are the same temperature. Ids are partition keys in Dagster, which is why they speak.
     """
     content = canonical({"step": step, "template": template, "model": model, "params": params, "program": program})
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).digest()
-    return "s_" + base64.b32encode(digest)[:12].decode().lower()
+    digest = base64.b32encode(hashlib.sha256(text.encode()).digest())[:10].decode().lower()
+    return f"{_slug(step)}.{_slug(model.rsplit('/', 1)[-1])}.{digest}"
+
+
+def _slug(text: str) -> str:
+    """Letters, digits, `-`, `_` and `.` of a text, the rest as `-`, at most 24 characters; no partition key is refused."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:24].strip("-.") or "x"
 
 
 def recorded_id(step: str) -> str:
