@@ -4,7 +4,7 @@ Everything is checked before anything is written; an InputError names the table,
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,3 +173,37 @@ def _refuse_where(
 
 TEXT, FLOAT, INT, TIME = pl.String(), pl.Float64(), pl.Int64(), pl.Datetime("us", "UTC")
 _NAMES: dict[Any, str] = {TEXT: "text", FLOAT: "number", INT: "whole number", TIME: "time"}
+
+
+def table_kind(path: Path, columns: Mapping[str, str], logs: Callable[[Path], str | None]) -> str:
+    """`answers` or `verdicts` by the columns; `auto` for a file that `logs` finds a format for.
+
+    Raises InputError that says what either would need where it is none of these.
+    """
+    from qbawa.imports import answers, verdicts
+
+    if not _is_table(path) and not columns and logs(path):
+        return "auto"
+    present = set(_load(path).columns)
+    for kind, fields in (("verdicts", verdicts.FIELDS), ("answers", answers.FIELDS)):
+        if all(present & {columns.get(f.name, f.name), *f.names} for f in fields if f.required):
+            return kind
+    needed = "; ".join(
+        f"{kind}: {', '.join(field.name for field in fields if field.required)}"
+        for kind, fields in (("answers", answers.FIELDS), ("verdicts", verdicts.FIELDS))
+    )
+    raise InputError(
+        f"{path} is neither a log of a known format nor a table of answers or verdicts. "
+        f"Present: {', '.join(sorted(present)) or 'none'}. Required for {needed}. "
+        "Where one is called otherwise, say --map strategy=COLUMN; name the format of a log with --format."
+    )
+
+
+def _is_table(path: Path) -> bool:
+    """Whether the file is Parquet or CSV rather than JSON. Raises InputError where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    # .gz: JSON, for tables are not read packed
+    return not head.startswith(b"\x1f\x8b") and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"[", b"")

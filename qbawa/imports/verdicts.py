@@ -128,11 +128,11 @@ def _side(column: str, source: dict[str, str], others: dict[str, str]) -> pl.Exp
     for side in "ab":
         called = source[f"strategy_{side}"].lower()
         words |= {called: side, f"{called}_first": side, f"{side}_first": side}
-    said = (
+    by_name = (
         pl.when(value == pl.col("strategy_a")).then(pl.lit("a")).when(value == pl.col("strategy_b")).then(pl.lit("b"))
     )
-    said = said.otherwise(low.replace_strict(words | others, default="?", return_dtype=TEXT))
-    return pl.when(pl.col(column).is_null() | (value == "")).then(None).otherwise(said).alias(column)
+    found = by_name.otherwise(low.replace_strict(words | others, default="?", return_dtype=TEXT))
+    return pl.when(pl.col(column).is_null() | (value == "")).then(None).otherwise(found).alias(column)
 
 
 def _canonical(said: pl.DataFrame) -> pl.DataFrame:

@@ -69,12 +69,15 @@ class BlockWriter:
         self._written: dict[str, list[str]] = {table: [] for table in TABLES}
         self._clear()
 
-    def add(self, file: str, line: int, raw: bytes, item: Line | BadLine) -> None:
-        """Take what line number `line` of `file` says; `raw` is kept for the quarantine."""
+    def add(self, file: str, line: int, raw: bytes, item: Line | BadLine, size: int | None = None) -> None:
+        """Take what line number `line` of `file` says; `raw` is kept for the quarantine.
+
+        `size` in bytes: its part of a line that says several things.
+        """
         # A full block waits for the next line: the last one must get the bare name.
         if self._size > self._limit:
             self._flush(last=False)
-        self._size += len(raw) + 400
+        self._size += (len(raw) if size is None else size) + 400
         if isinstance(item, Step):
             self._steps.append((item, file, line, raw))
         elif isinstance(item, Feedback):
@@ -141,7 +144,7 @@ class BlockWriter:
 
     def _first_seen(self, blocks: list[str], rows: pl.DataFrame) -> pl.DataFrame:
         """Lines that stood in quarantine before keep the time at which they were first seen."""
-        before = self._lake.read("quarantine", ["file", "line", "seen_at"], blocks=blocks)
+        before = self._lake.read("quarantine", ["file", "line", "seen_at"], blocks=blocks).unique(["file", "line"])
         return (
             rows.join(before.rename({"seen_at": "before"}), on=["file", "line"], how="left", maintain_order="left")
             .with_columns(pl.coalesce("before", "seen_at").alias("seen_at"))
@@ -185,11 +188,11 @@ class BlockWriter:
         return json.dumps({**both, **json.loads(bytes(late))}, ensure_ascii=False, separators=(",", ":"))
 
     def _feedback(self) -> pl.DataFrame:
-        key = ["request_id", "given_at"]
-        opinions = self._first_of_each("feedback", self._opinions, key, lambda o: (o.request_id, when(o.at)))
+        key = ["request_id", "given_at", "score", "comment"]
+        opinions = self._first_of_each("feedback", self._opinions, key, _said)
         columns: dict[str, list[Any]] = {
             "request_id": [o.request_id for o, *_ in opinions],
-            "score": [None if o.score is None else float(o.score) for o, *_ in opinions],
+            "score": [_score(o) for o, *_ in opinions],
             "comment": [o.comment for o, *_ in opinions],
             "given_at": [when(o.at) for o, *_ in opinions],
         }
@@ -216,11 +219,11 @@ class BlockWriter:
         fresh = []
         for found, item in zip(keys, items, strict=True):
             if found in here:
-                self._refuse(*item[1:], BadLine("duplicate", ", ".join(map(str, found))))
+                self._refuse(*item[1:], BadLine("duplicate", str(found[0])))
             elif found in elsewhere and self._skip_known:
                 self.counts.known += 1
             elif found in elsewhere:
-                self._refuse(*item[1:], BadLine("duplicate", f"{', '.join(map(str, found))}, known from another batch"))
+                self._refuse(*item[1:], BadLine("duplicate", f"{found[0]}, known from another batch"))
             else:
                 here.add(found)
                 fresh.append(item)
@@ -242,12 +245,20 @@ class BlockWriter:
             .filter(pl.col(key[0]).is_between(pl.lit(wanted[key[0]].min()), pl.lit(wanted[key[0]].max())))
             # Of an earlier reading of this source, only what this reading has written counts.
             .filter(~own | pl.col(BLOCK).is_in(self._written[table]))
-            .join(wanted.lazy(), on=key, how="semi")
+            .join(wanted.lazy(), on=key, how="semi", nulls_equal=True)
             .with_columns(own.alias("own"))
             .select(*key, "own")
             .collect(engine="streaming")
         )
         return set(found.filter("own").drop("own").rows()), set(found.filter(~pl.col("own")).drop("own").rows())
+
+
+def _said(opinion: Feedback) -> tuple[object, ...]:
+    return opinion.request_id, when(opinion.at), _score(opinion), opinion.comment
+
+
+def _score(opinion: Feedback) -> float | None:
+    return None if opinion.score is None else float(opinion.score)
 
 
 def _frame(table: str, columns: dict[str, Any]) -> pl.DataFrame:

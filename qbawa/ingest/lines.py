@@ -105,6 +105,7 @@ _decode = msgspec.json.Decoder(Line).decode
 _head = msgspec.json.Decoder(_Head).decode
 _messages = msgspec.json.Decoder(list[_Object]).decode
 _text = msgspec.json.Decoder(str).decode
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 # An integer that Python's json refuses to read (4,300 digits) must not reach those who trust the lake.
 _LONG = b"0" * 1000
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
@@ -132,6 +133,19 @@ def read_line(line: bytes) -> Line | BadLine:
             _check_shape(item, "tags", "{", "an object")
         return item
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
+        return _explain(line, error)
+
+
+def read_object(line: bytes) -> dict[str, Any] | BadLine:
+    """A line of any other format, which must be a JSON object; never raises."""
+    if _suspicious(line):
+        bad = _inspect(line)
+        if bad:
+            return bad
+    try:
+        value: dict[str, Any] = _object(line)
+        return value
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         return _explain(line, error)
 
 

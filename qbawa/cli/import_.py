@@ -1,0 +1,186 @@
+"""`qbawa import`: bring recordings, answers or verdicts from elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qbawa.lake.delta import Lake
+
+_READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@click.command("import")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path))
+@click.option("--format", "format_", metavar="NAME", help="Format of the file, instead of detecting it.")
+@click.option("--step", help="Step of the answers or verdicts; of recordings, instead of the one they name.")
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["auto", "answers", "verdicts", "votes"]),
+    default="auto",
+    help="What a table holds: answers, verdicts of models, or votes of people. Default: told by its columns.",
+)
+@click.option(
+    "--map", "columns", multiple=True, metavar="OURS=THEIRS", help="A table's column that is called otherwise."
+)
+@click.option("--dry-run", is_flag=True, help="Show what was understood; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file or batch.")
+def command(
+    paths: tuple[Path, ...],
+    format_: str | None,
+    step: str | None,
+    kind: str,
+    columns: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Bring recordings, answers or verdicts from PATHs; without PATH, ingest new journal segments.
+
+    What was imported before changes nothing. Lines that cannot be read go to the view `quarantine`, with the reason.
+    Formats: journal, chat, openai, nvidia, otlp, langfuse, llmonpy (JSON, one object a line or a list; also .gz), and
+    tables of answers or verdicts (CSV, TSV, Parquet, JSON lines). docs/importing.md describes them all.
+
+    \b
+    Examples:
+      qbawa import
+      qbawa import langfuse-export.jsonl --dry-run
+      qbawa import answers.csv --step summarise --map strategy=model
+    """
+    import json
+    from dataclasses import asdict
+
+    from qbawa.project import open_project
+
+    mapping = dict(_pair(text) for text in columns)
+    project = open_project()
+    reports = (
+        (_import(project.lake, path, format_, step, kind, mapping, dry_run, quiet=as_json) for path in _files(paths))
+        if paths
+        else _ingest(project.lake, project.journals, dry_run)
+    )
+    number = 0
+    for report in reports:
+        number += 1
+        click.echo(
+            json.dumps(asdict(report), ensure_ascii=False, default=str) if as_json else _describe(report, dry_run)
+        )
+    if not paths and not number and not as_json:
+        click.echo(f"No new journal segments in {', '.join(str(folder) for folder in project.journals)}.")
+    if not dry_run:
+        project.publish()
+
+
+def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
+    from qbawa.ingest import ingest_batch, pending_batches
+
+    for batch in pending_batches(lake, journals):
+        yield batch if dry_run else ingest_batch(lake, batch)
+
+
+def _import(
+    lake: "Lake",
+    path: Path,
+    format_: str | None,
+    step: str | None,
+    kind: str,
+    columns: dict[str, str],
+    dry_run: bool,
+    quiet: bool,
+) -> Any:
+    from qbawa.errors import InputError
+    from qbawa.imports import detect_or_none, import_answers, import_file, import_verdicts
+    from qbawa.imports.tables import table_kind
+
+    if kind == "auto" and format_ is None:
+        kind = table_kind(path, columns, logs=detect_or_none)
+    if kind == "auto":
+        with _progress(path, quiet) as progress:
+            return import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress)
+    if step is None:
+        raise InputError(f"{path} is a table of {kind}: name the step that they belong to with --step.")
+    if kind == "answers":
+        return import_answers(lake, path, step, columns=columns, dry_run=dry_run)
+    return import_verdicts(
+        lake, path, step, kind="human" if kind == "votes" else "imported", columns=columns, dry_run=dry_run
+    )
+
+
+def _files(paths: tuple[Path, ...]) -> Iterator[Path]:
+    """The files, and of folders those inside that look like logs or tables."""
+    from qbawa.errors import InputError
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(p for p in path.iterdir() if p.name.removesuffix(".gz").endswith(_READABLE))
+        if not found:
+            raise InputError(f"{path} holds no .jsonl, .json, .csv, .tsv or .parquet file.")
+        yield from found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from qbawa.errors import InputError
+
+    ours, equals, theirs = text.partition("=")
+    if not (ours and equals and theirs):
+        raise InputError(f"--map {text}: write OURS=THEIRS, as in --map strategy=model.")
+    return ours.strip(), theirs.strip()
+
+
+@contextmanager
+def _progress(path: Path, quiet: bool) -> "Iterator[Callable[[int], None] | None]":
+    """A bar on the terminal's error stream; none where nobody looks at one, or the file is small."""
+    import sys
+
+    if quiet or not sys.stderr.isatty() or not path.is_file() or path.stat().st_size < 5_000_000:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("importing", total=path.stat().st_size)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _describe(report: Any, dry_run: bool) -> str:
+    """A report for people: one line, what is odd on further lines, and in a dry run the first rows."""
+    from qbawa.text import printable, shorten
+
+    told = {name: getattr(report, name) for name in report.__dataclass_fields__}
+    name = told.get("file") or told.get("batch") or told.get("name") or "table"
+    numbers = {
+        label: told[key]
+        for key, label in (
+            ("rows", "rows"),
+            ("feedback", "feedback"),
+            ("known", "known before"),
+            ("quarantined", "quarantined"),
+        )
+        if told.get(key)
+    }
+    numbers |= {table: number for table, number in (told.get("written") or {}).items() if number}
+    if "segments" in told:
+        numbers = {"segments": len(told["segments"])}
+    lines = [f"{printable(str(name))}" + (f" ({told['format']})" if told.get("format") else "")]
+    lines[0] += ": " + (", ".join(f"{number:,} {label}" for label, number in numbers.items()) or "nothing")
+    if dry_run:
+        lines[0] += " (dry run: nothing was written)"
+    elif told.get("changed") is False:
+        lines[0] += " (the lake held all of it already)"
+    for label, key in (("steps", "steps"), ("quarantined", "by_reason"), ("skipped", "skipped")):
+        if told.get(key):
+            lines.append(
+                f"  {label}: " + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in told[key].items())
+            )
+    for example in (told.get("examples") or [])[:3]:
+        lines += ["  " + "-" * 40]
+        lines += [f"  {key}: {shorten(str(value), 140)}" for key, value in example.items() if value not in (None, "{}")]
+    return "\n".join(lines)

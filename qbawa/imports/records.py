@@ -1,0 +1,161 @@
+"""The records of a file: one a line, the elements of one list, or one single object; in bounded memory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qbawa.errors import InputError
+from qbawa.ingest.lines import MAX_LINE_BYTES, BadLine, read_object
+from qbawa.ingest.reading import numbered_lines, open_bytes
+
+MAX_DOCUMENT_BYTES = 256 << 20
+_READ_CHARS = 1 << 20
+_decode_one = json.JSONDecoder().raw_decode
+
+
+class Record(NamedTuple):
+    number: int
+    """Line, or place in the list, from 1."""
+    raw: bytes
+    value: dict[str, Any] | BadLine
+
+
+def records(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Record]:
+    """Every record of the file, good or bad; blank lines are none. `progress` is told the bytes seen so far."""
+    found = _list(path) if _first_character(path) == b"[" else _lines_or_document(path)
+    seen = 0
+    for record in found:
+        yield record
+        seen += len(record.raw) + 1
+        if progress and record.number % 1_000 == 0:
+            progress(seen)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _first_character(path: Path) -> bytes:
+    with open_bytes(path) as file:
+        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+
+
+def _lines_or_document(path: Path) -> Iterator[Record]:
+    lines = ((number, line.removeprefix(b"\xef\xbb\xbf")) for number, line in numbered_lines(path) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    value = read_object(first[1])
+    if isinstance(value, BadLine) and first[1].lstrip().startswith(b"{") and path.stat().st_size <= MAX_DOCUMENT_BYTES:
+        # Perhaps one object, written over many lines.
+        with open_bytes(path) as file:
+            whole = file.read(MAX_DOCUMENT_BYTES)
+        document = _object(whole)
+        if document is not None:
+            yield Record(1, whole, document)
+            return
+    yield Record(*first, value)
+    for number, line in lines:
+        yield Record(number, line, read_object(line))
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _list(path: Path) -> Iterator[Record]:
+    """Elements of a JSON list, one at a time."""
+    with open_bytes(path) as file:
+        text = _Text(file.read)
+        text.skip(" \t\r\n\ufeff")
+        text.take("[")
+        number = 0
+        while True:
+            text.skip(" \t\r\n,")
+            if text.take("]") or not text.more():
+                return
+            number += 1
+            try:
+                element = text.element()
+            except (ValueError, RecursionError) as error:
+                # Where one element ends cannot be told any more, so nothing after it can be read.
+                rest = text.rest()
+                what = f"element {number} of the list and all that follows: {error}"
+                yield Record(number, rest, BadLine("truncated" if text.ended else "malformed", what))
+                return
+            yield Record(number, element, read_object(element))
+
+
+class _Text:
+    """A text that is read piece by piece while its beginning is consumed."""
+
+    ended = False
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._text = ""
+        self._at = 0
+        self._left = b""
+
+    def more(self, size: int = _READ_CHARS) -> bool:
+        """Whether there is text left, having read some if there was none."""
+        if self._at >= len(self._text):
+            self._grow(size)
+        return self._at < len(self._text)
+
+    def skip(self, characters: str) -> None:
+        while self.more() and self._text[self._at] in characters:
+            self._at += 1
+
+    def take(self, character: str) -> bool:
+        if self.more() and self._text[self._at] == character:
+            self._at += 1
+            return True
+        return False
+
+    def element(self) -> bytes:
+        """The text of the next JSON value. Raises ValueError where there is none."""
+        size = _READ_CHARS
+        while True:
+            try:
+                _, end = _decode_one(self._text, self._at)
+                # A number at the very end of what was read may go on.
+                if end < len(self._text) or self.ended:
+                    element = self._text[self._at : end]
+                    self._at = end
+                    return element.encode("utf-8", "replace")
+            except ValueError:
+                if self.ended or len(self._text) - self._at > MAX_LINE_BYTES:
+                    raise
+            self._grow(size)
+            size *= 2
+
+    def rest(self) -> bytes:
+        return self._text[self._at : self._at + (64 << 10)].encode("utf-8", "replace")
+
+    def _grow(self, size: int) -> None:
+        piece = self._left + self._read(size)
+        if len(piece) == len(self._left):
+            self.ended = True
+        # A character may be cut in two.
+        cut = len(piece)
+        while not self.ended and cut and len(piece) - cut < 4 and piece[cut - 1] >= 0x80:
+            cut -= 1
+            if piece[cut] >= 0xC0:
+                break
+        self._left = piece[cut:]
+        self._text = self._text[self._at :] + piece[:cut].decode("utf-8", "replace")
+        self._at = 0
