@@ -227,6 +227,11 @@ class Engine:
                 if model.stopped is not None:
                     raise model.stopped
                 await model.gate.enter(load, front=attempts > 0)
+                while self.ledger.stuck and self._stopping is None:
+                    await self.ledger.changed()
+                if self._stopping is not None:
+                    model.gate.undo(load)
+                    continue
                 if attempts == 0:
                     # As late as possible: while we waited, another process may have begun or even finished.
                     ours = not claimed and self.ledger.claim(call.key)

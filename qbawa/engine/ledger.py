@@ -30,8 +30,9 @@ LINGER_S = 0.02
 """Under load, answers that arrive within this time share one fsync."""
 SEGMENT_BYTES = 16 << 20
 """A segment lands whole, so its size decides how much memory landing takes."""
+MOST_PENDING = 4_000
 WATCH_S = 0.1
-_DISK_TRIES = 10
+DISK_TRIES = 10
 
 
 class Ledger:
@@ -58,6 +59,12 @@ class Ledger:
         self._working: set[asyncio.Task[None]] = set()
         self._committing = False
         self._committed_at = -LINGER_S
+        self._refused = False
+
+    @property
+    def stuck(self) -> bool:
+        """True while the disk refuses or lags behind: what might not be kept should not be paid for."""
+        return self._refused or len(self._pending) > MOST_PENDING
 
     async def find(self, key: str) -> CallResult | None:
         """The answer that the ledger holds for a key, None where it holds none."""
@@ -117,7 +124,10 @@ class Ledger:
         """Finish what is being written and close the segment, so that it can land."""
         while self._working:
             await asyncio.wait(self._working)
-        await self._on_disk(self._writer.close)
+        try:
+            await self._on_disk(self._writer.close)
+        except OSError as error:
+            raise LedgerError(f"The ledger in {self.folder} cannot be closed: {error}.") from None
         if self._disk:
             self._disk.shutdown(wait=True)
             self._disk = None
@@ -147,13 +157,15 @@ class Ledger:
         for line in lines:
             self._writer.append(line)
         problem: OSError | None = None
-        for attempt in range(_DISK_TRIES):
+        for attempt in range(DISK_TRIES):
             try:
                 self._writer.sync()
+                self._refused = False
                 return None
             except OSError as error:
+                self._refused = True
                 problem = error
-                if attempt + 1 < _DISK_TRIES:
+                if attempt + 1 < DISK_TRIES:
                     time.sleep(min(1.0, 0.1 * 2**attempt))
         # The lines stay buffered in the writer: should the disk recover, the next batch takes them along.
         return LedgerError(f"The ledger in {self.folder} cannot be written ({problem}), so no further call is paid.")
