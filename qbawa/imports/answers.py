@@ -77,7 +77,12 @@ def import_answers(
         _write(lake, new, f"import/{digest}")
     skipped = {"no answer": empty} if empty else {}
     return TableReport(
-        rows.height + empty, written, skipped, len(ids), rows["request"].n_unique(), any(written.values())
+        rows.height + empty,
+        written,
+        skipped,
+        len(ids),
+        rows["request"].n_unique(),
+        not dry_run and any(written.values()),
     )
 
 

@@ -94,7 +94,7 @@ def _list(path: Path) -> Iterator[Record]:
                 # Where one element ends cannot be told any more, so nothing after it can be read.
                 rest = text.rest()
                 what = f"element {number} of the list and all that follows: {error}"
-                yield Record(number, rest, BadLine("truncated" if text.ended else "malformed", what))
+                yield Record(number, rest, BadLine("truncated" if text.ends_within(error) else "malformed", what))
                 return
             yield Record(number, element, read_object(element))
 
@@ -142,6 +142,13 @@ class _Text:
                     raise
             self._grow(size)
             size *= 2
+
+    def ends_within(self, error: Exception) -> bool:
+        """Whether it was the end of the text that made the value incomplete."""
+        at_end = isinstance(error, json.JSONDecodeError) and (
+            error.pos >= len(self._text) or "Unterminated" in error.msg
+        )
+        return self.ended and at_end
 
     def rest(self) -> bytes:
         return self._text[self._at : self._at + (64 << 10)].encode("utf-8", "replace")

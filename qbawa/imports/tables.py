@@ -30,7 +30,7 @@ class TableReport:
 
     rows: int
     written: dict[str, int]
-    """New or different rows, by table of the lake."""
+    """New or different rows, by table of the lake; in a dry run, what they would be."""
     skipped: dict[str, int]
     """Rows that say nothing that could be stored, by reason."""
     strategies: int

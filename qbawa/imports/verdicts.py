@@ -62,7 +62,7 @@ def import_verdicts(
             _write(lake, new, step)
     skipped = {"a strategy against itself": same} if same else {}
     requests = rows["request"].n_unique()
-    return TableReport(rows.height + same, written, skipped, len(ids), requests, any(written.values()))
+    return TableReport(rows.height + same, written, skipped, len(ids), requests, not dry_run and any(written.values()))
 
 
 def matches_of(verdicts: pl.DataFrame) -> pl.DataFrame:
