@@ -26,12 +26,13 @@ class Request:
     __slots__ = (
         "request_id", "pipeline", "user", "tags", "sampled", "implicit", "open", "started_at", "latency_s", "failure",
     )  # fmt: skip
+    size = 500  # roughly, of the row
 
     def __init__(
         self, request_id: str | None, pipeline: str, user: str | None = None, tags: dict[str, Any] | None = None
     ) -> None:
-        self.request_id = request_id or new_request_id()
-        self.pipeline = pipeline
+        self.request_id = str(request_id or new_request_id())
+        self.pipeline = str(pipeline)
         self.user = user
         self.tags: dict[str, Any] = dict(tags) if tags else {}
         self.sampled = self.open = True
@@ -95,15 +96,11 @@ class Step:
                     self.cut += ("output",)
             if self.calls is None:
                 self.ended = True
-                self.recorder.put(self, self.size)
+                self.recorder.put(self)
                 return
             with calls_lock:
                 self.ended = True
-                complete = all(call.done for call in self.calls)
-            if complete:
-                self.recorder.put(self, self.size + sum(call.size for call in self.calls))
-            else:
-                self.recorder.hold(self)
+            self.recorder.hold(self)
         except Exception as problem:
             self.recorder.counts.add("internal_error", f"step {self.name!r} was not recorded: {problem!r}")
 
@@ -178,14 +175,14 @@ class Call:
         owner = self.owner
         if owner is None:
             self.done = True
-            self.recorder.put(self, self.size)
+            self.recorder.put(self)
             return
         with calls_lock:
             self.done = True
             late = owner.written
             complete = owner.ended and not late and all(call.done for call in owner.calls or ())
         if late:
-            self.recorder.put(self, self.size)
+            self.recorder.put(self)
         elif complete:
             self.recorder.release(owner)
 

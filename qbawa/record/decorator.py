@@ -32,6 +32,10 @@ def step(function: Any = None, /, *, name: str | None = None) -> Any:
 def _decorate(function: Any, name: str | None) -> Any:
     if isinstance(function, (classmethod, staticmethod)):
         return type(function)(_decorate(function.__func__, name))
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(
+            f"@qbawa.step records functions and methods, not {function!r}. Put it on the method that works."
+        )
     label: str = name or str(getattr(function, "__name__", type(function).__name__))
     begin = functools.partial(_begin, label, _Parameters(function))
     if inspect.isasyncgenfunction(function):

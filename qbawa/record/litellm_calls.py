@@ -37,7 +37,13 @@ def record_litellm() -> None:
     class Logger(_Hooks, CustomLogger):
         pass
 
-    litellm.callbacks.append(Logger())
+    logger = Logger()
+    litellm.callbacks.append(logger)
+    # Where litellm copies it at the first call anyway; so that an app which sets `litellm.callbacks` later keeps it.
+    for name in ("input_callback", "success_callback", "failure_callback"):
+        getattr(litellm, name).append(logger)
+    for name in ("_async_success_callback", "_async_failure_callback"):
+        getattr(litellm, name, []).append(logger)
     _installed = True
 
 

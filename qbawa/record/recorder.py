@@ -20,7 +20,7 @@ from qbawa.record.writer import Counts, Writer
 
 HOLD_S = 10.0  # how long an ended step waits for model calls that have not reported
 EXIT_S = 5.0  # bound on what the end of the interpreter waits for
-MAX_OPEN_CALLS = 10_000
+MAX_OPEN_CALLS = 50_000  # more than an app can have in flight; beyond, the oldest are given up
 
 Item = Step | Call | Request | Feedback
 SampleRule = Callable[[Request], bool | float | None]
@@ -83,7 +83,7 @@ class Recorder:
         """Keep an ended step until its calls have reported, so that they can stand in its row."""
         with self._lock:
             self._held[id(step)] = (step, time.monotonic() + HOLD_S)
-        if all(call.done for call in step.calls or ()):  # the last one reported just now
+        if all(call.done for call in step.calls or ()):
             self.release(step)
         else:
             self._writer.wake()  # so that it ticks
@@ -92,7 +92,8 @@ class Recorder:
         with self._lock:
             held = self._held.pop(id(step), None)
         if held:
-            self.put(step, step.size + sum(call.size for call in step.calls or ()))
+            step.size += sum(call.size for call in step.calls or ())
+            self.put(step)
 
     def opened(self, call: Call) -> None:
         """Remember a model call until it reports."""

@@ -53,19 +53,28 @@ SECRETS = (
 )
 
 # One of these is found in the encoded JSON of every row that a pattern above would change; a test holds them to it.
+# Each begins with a character that is rare in text: looking for that one first takes a tenth of a regular expression.
 _SCREEN = tuple(
-    re.compile(regex)
+    (regex[0], re.compile(regex))
     for regex in (
-        r"[-_JKIS.](?:(?<=sk-|ai-|lx-|pi-|at-|---|x[abeoprs]-|sk_|rk_|pk_|hf_|r8_|h[pousr]_|at_)[A-Za-z0-9_. -]{8}"
-        r"|(?<=eyJ)[A-Za-z0-9]|(?<=AK)IA[A-Z0-9]|(?<=AI)za|(?<=AS)IA[A-Z0-9]|(?<=ya29\.))",
-        r'"(?=:)(?<=[yYtTdDeEnNsS]")(?i:(?<=key"|ret"|ord"|swd"|ase"|ion"|kie"|als")|(?<=[_hdrs -]token"))',
+        r"-(?<=sk-|ai-|lx-|pi-|at-|---|x[abeoprs]-)[A-Za-z0-9_. -]{8}",
+        r"_(?<=sk_|rk_|pk_|hf_|r8_|h[pousr]_|at_)[A-Za-z0-9_]{8}",
+        r"J(?<=eyJ)[A-Za-z0-9]",
+        r"K(?<=AK)IA[A-Z0-9]",
+        r"S(?<=AS)IA[A-Z0-9]",
+        r"I(?<=AI)za",
+        r"2(?<=ya2)9\.",
+        r"B(?=earer )",
+        r"b(?=earer )",
+        r"@(?<!\s@)",  # perhaps of a URL with a password
+        r"=(?i:(?<=key=|ret=|ord=|swd=|pwd=|ken=))",
+        r'":(?<=[eE][yYtTnN]":|[rRwW][dD]":|[sS][eE]":|[oO][nN]":|[iI][eE]":|[lL][sS]":)'
+        r'(?i:(?<=key":|ret":|ord":|swd":|ase":|ion":|kie":|als":)|(?<=[_hdrs -]token":))',
         r": (?i:(?<=key: |ret: |ord: |swd: |pwd: |ken: |ion: )"
         r"|(?<=(?:key|ret|ord|swd|pwd|ken)': )|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]\": )"
         r"|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]{3}\": ))",
-        r"earer ",
     )
 )
-_SCREEN_ASSIGNED = re.compile(r"=(?i:(?<=key=|ret=|ord=|swd=|pwd=|ken=))")
 
 
 def _luhn(text: str) -> bool:
@@ -113,9 +122,10 @@ class Redactor:
         """Whether encoded JSON could hold something to redact. Errs on the side of yes."""
         if self._always:
             return True
-        if ("=" in text and _SCREEN_ASSIGNED.search(text)) or ("@" in text and "://" in text):
-            return True
-        return any(screen.search(text) for screen in _SCREEN)
+        for first, screen in _SCREEN:  # noqa: SIM110  (a generator would double the cost)
+            if first in text and screen.search(text):
+                return True
+        return False
 
     def clean(self, value: Any) -> Any:
         """JSON `value` with each match, in keys too, replaced by `[redacted:<name>]`."""

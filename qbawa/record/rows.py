@@ -25,6 +25,10 @@ class Feedback(NamedTuple):
     comment: str | None
     at: float
 
+    @property
+    def size(self) -> int:
+        return 200 + len(self.comment or "")
+
 
 class Row(NamedTuple):
     """One line to be. `head`: identifiers, times and numbers, encoded, which no pattern may touch. `body`: the rest."""
@@ -98,7 +102,7 @@ def _row(item: Step | Call, call: Call | None, llm_calls: int) -> Row:
         usage = f"{_dump(numbers)[1:-1]},"
     # By hand, since this runs for every step: a third of the time of building and encoding a dict.
     head = (
-        f'{{"v":{VERSION},"kind":"step","recording_id":"{item.recording_id}","request_id":{_dump(request.request_id)},'
+        f'{{"v":{VERSION},"kind":"step","recording_id":"{item.recording_id}","request_id":{_name(request.request_id)},'
         f'"parent_id":{parent},"pipeline":{_name(request.pipeline)},'
         f'"step":{_name(item.name)},"started_at":"{_time(item.started_at)}","latency_s":{item.latency_s!r},'
         f'"llm_calls":{llm_calls},{usage}'

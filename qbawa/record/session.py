@@ -91,7 +91,8 @@ def stats() -> Stats:
 def feedback(request_id: str, score: float | None = None, comment: str | None = None) -> None:
     """Record what someone thought of a request, at any later time and from any process."""
     if recorder is not None:
-        recorder.put(Feedback(request_id, score, comment, time.time()), 200 + len(comment or ""))
+        score = float(score) if isinstance(score, (bool, int, float)) else score
+        recorder.put(Feedback(str(request_id), score, comment, time.time()))
 
 
 class request:
@@ -147,7 +148,7 @@ class request:
         self._request.open = False
         if self._request.sampled:
             self._request.failure = Failure(error) if error is not None else None
-            self._recorder.put(self._request, 500)
+            self._recorder.put(self._request)
 
     async def __aenter__(self) -> request:
         return self.__enter__()

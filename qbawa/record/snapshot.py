@@ -43,7 +43,7 @@ class Snapshot:
         self.cut = False
         self._nodes = MAX_NODES
         self._chars = max_chars
-        self._path: set[int] = set()
+        self._path: set[int] | None = None  # most values are flat and need none
         try:
             self.value = self._copy(value, 0)
         except Exception as error:  # a container that changes while being read, a hostile subclass, no memory
@@ -91,37 +91,38 @@ class Snapshot:
         return left_out
 
     def _mapping(self, value: dict[Any, Any], depth: int) -> Any:
-        if not self._enter(value, depth):
-            return self._left_out(value) if depth >= MAX_DEPTH else {MARK: "cycle"}
         copy: dict[str, Any] = {}
-        plain, left = _PLAIN, self._chars
+        plain, room, entered = _PLAIN, self._chars, False
         for key, item in dict.items(value):
             if type(key) is not str:
                 key = _key(key)
             kind = type(item)
-            left -= len(key)
-            if kind in plain and (kind is not str or len(item) < left):
+            room -= len(key)
+            if kind in plain and (kind is not str or len(item) < room):
                 copy[key] = item
                 self._nodes -= 1
                 if kind is str:
-                    left -= len(item)
+                    room -= len(item)
             else:
-                self._chars = left
+                if not entered and not (entered := self._enter(value, depth)):
+                    return self._again(value, depth)
+                self._chars = room
                 copy[key] = self._copy(item, depth + 1)
-                left = self._chars
-            if self._nodes <= 0 or left <= 0:
+                room = self._chars
+            if self._nodes <= 0 or room <= 0:
                 if len(copy) < len(value):
                     self.cut = True
                     copy[MARK] = f"{len(value) - len(copy)} of {len(value)} keys left out"
                 break
-        self._chars = left
+        self._chars = room
         self._nodes -= 1
-        self._path.discard(id(value))
+        if entered:
+            self._leave(value)
         return copy
 
     def _sequence(self, value: Iterable[Any], length: int, depth: int) -> Any:
         if not self._enter(value, depth):
-            return self._left_out(value) if depth >= MAX_DEPTH else {MARK: "cycle"}
+            return self._again(value, depth)
         copy = []
         for item in itertools.islice(value, max(self._nodes, 1)):
             copy.append(self._copy(item, depth + 1))
@@ -131,15 +132,25 @@ class Snapshot:
             self.cut = True
             copy.append({MARK: "left out", "length": length - len(copy)})
         self._nodes -= 1
-        self._path.discard(id(value))
+        self._leave(value)
         return copy
 
     def _enter(self, value: Any, depth: int) -> bool:
+        """Whether `value` may be descended into. Flat containers, which are most, never ask."""
+        if self._path is None:
+            self._path = set()
         if depth >= MAX_DEPTH or id(value) in self._path:
-            self.cut = True
             return False
         self._path.add(id(value))
         return True
+
+    def _leave(self, value: Any) -> None:
+        if self._path is not None:
+            self._path.discard(id(value))
+
+    def _again(self, value: Any, depth: int) -> dict[str, Any]:
+        self.cut = True
+        return {MARK: "cycle"} if self._path and id(value) in self._path else self._left_out(value)
 
     def _foreign(self, value: Any, kind: type, depth: int) -> Any:
         """A value that JSON does not know. Data first, then the bare name of its type."""
@@ -204,14 +215,14 @@ class Snapshot:
                 for key, item in list(attributes.items())[:100]:
                     if type(key) is str and not key.startswith("_"):
                         copy[key] = self._inside_object(item, depth)
-                self._path.discard(id(value))
+                self._leave(value)
             self._nodes -= 1
             return copy
         if not self._enter(value, depth):
-            return {MARK: "cycle"}
+            return self._again(value, depth)
         copy = {key: self._copy(item, depth + 1) for key, item in fields.items()}
         self._nodes -= 1
-        self._path.discard(id(value))
+        self._leave(value)
         return copy
 
     def _inside_object(self, item: Any, depth: int) -> Any:

@@ -17,6 +17,7 @@ from qbawa.record.context import Request, Step, current
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_following = False
 _start = threading.Thread.start
 _submit = concurrent.futures.ThreadPoolExecutor.submit
 
@@ -40,9 +41,10 @@ def in_context(function: Callable[P, T]) -> Callable[P, T]:
 
 def follow() -> None:
     """Let threads and thread pools that are used inside a step carry it. Does nothing the second time."""
-    if not getattr(threading.Thread.start, "carries_step", False):
+    global _following
+    if not _following:
+        _following = True
         threading.Thread.start = _start_carrying  # type: ignore[method-assign]
-    if not getattr(concurrent.futures.ThreadPoolExecutor.submit, "carries_step", False):
         concurrent.futures.ThreadPoolExecutor.submit = _submit_carrying  # type: ignore[method-assign]
 
 
@@ -66,9 +68,6 @@ def _submit_carrying(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs:
         return _submit(self, _run_under, here, fn, *args, **kwargs)
     finally:
         current.set(here)
-
-
-_start_carrying.carries_step = _submit_carrying.carries_step = True  # type: ignore[attr-defined]
 
 
 def _run_under(here: Step | Request | None, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

@@ -20,7 +20,7 @@ log = logging.getLogger("qbawa")
 
 BATCH_S = 0.02  # rows gather this long, then share one fsync
 TICK_S = 1.0  # retry of a disk that refused; look for segments and steps that wait too long
-_BATCH_ROWS = 1_000
+_BATCH_ROWS = 4_000
 
 
 class Counts:
@@ -50,6 +50,15 @@ class Counts:
             self.reasons["log_failed"] += 1
 
 
+class _Marker:
+    """Stands in the queue; reached when all before it is on disk."""
+
+    size = 0
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+
+
 class Writer:
     """Empties a queue of at most `queue_bytes` into the journal. `encode` turns an item into lines; `tick` runs about
     every second while there may be something to do, and returns whether there is more."""
@@ -65,25 +74,26 @@ class Writer:
         self.accepted = self.written = 0
         self._journal, self._encode, self._tick, self._counts = journal, encode, tick, counts
         self._queue_bytes = queue_bytes
-        self._queue: collections.deque[tuple[Any, int]] = collections.deque()
+        self._queue: collections.deque[Any] = collections.deque()
         self._queued = 0
         self._lock = threading.RLock()
         self._awake = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._hurry: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._taken: list[tuple[Any, int]] = []
+        self._taken: list[Any] = []
         self._trouble = self._closing = self._late = False
 
-    def put(self, item: Any, size: int) -> None:
-        """Take over one item of about `size` bytes, or drop and count it."""
+    def put(self, item: Any) -> None:
+        """Take over one item, or drop and count it. The item knows its `size` in bytes, roughly."""
+        size = item.size
         with self._lock:
             if self._queued + size > self._queue_bytes and self._queued:
                 self._counts.add("disk" if self._trouble else "queue_full")
                 return
             self._queued += size
             self.accepted += 1
-            self._queue.append((item, size))
+            self._queue.append(item)
             if self._awake and not self._late:
                 return
             self._awake = True
@@ -95,7 +105,7 @@ class Writer:
             self._begin()
         if self._late:
             self._write_late()
-        else:
+        elif self._thread is not None:
             self._wake.put(None)
 
     def flush(self, timeout_s: float) -> bool:
@@ -105,11 +115,11 @@ class Writer:
             return not self._queue
         if not self._queue and not self._taken and not self._awake:
             return True
-        marker = threading.Event()
-        self._queue.append((marker, 0))
+        marker = _Marker()
+        self._queue.append(marker)
         self._hurry.put(None)
         self.wake()
-        return marker.wait(timeout_s)
+        return marker.reached.wait(timeout_s)
 
     def close(self, timeout_s: float) -> None:
         """Write what there is and close the segment; items put later are written on the spot by whoever puts them."""
@@ -127,8 +137,13 @@ class Writer:
             self._thread = threading.Thread(target=self._run, name="qbawa-writer", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # the interpreter is ending: no thread can start any more
-            self._late = True
+        except RuntimeError as error:
+            self._thread = None
+            if "shutdown" in str(error):  # of the interpreter: no thread can start any more
+                self._late = True
+            else:  # the system has no thread to spare; the next recording tries again
+                self._awake = False
+                self._counts.warn("no_thread", f"the writer thread cannot start: {error}. Recordings wait in memory")
             return
         _close_in_multiprocessing_child(self)
 
@@ -172,8 +187,8 @@ class Writer:
                     self._taken = [self._queue.popleft() for _ in range(number)]
                     if not number:
                         self._awake = False
-                for item, _ in self._taken:
-                    if type(item) is not threading.Event:
+                for item in self._taken:
+                    if type(item) is not _Marker:
                         self._append(item)
             try:
                 self._journal.sync()
@@ -196,12 +211,12 @@ class Writer:
 
     def _acknowledge(self) -> None:
         taken, self._taken = self._taken, []
-        markers = [item for item, _ in taken if type(item) is threading.Event]
+        markers = [item for item in taken if type(item) is _Marker]
         with self._lock:
-            self._queued -= sum(size for _, size in taken)
+            self._queued -= sum(item.size for item in taken)
             self.written += len(taken) - len(markers)
         for marker in markers:
-            marker.set()
+            marker.reached.set()
         if self._counts.reasons["queue_full"]:
             self._counts.warn("queue_full", "recordings come faster than they can be written; some are dropped")
 
