@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from qbawa.errors import InputError
+from qbawa.ratings.newton import ONE_BLAS_THREAD
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +60,7 @@ class Calibration:
             some = matches.slice(start, CHUNK)
             x = _matrix(opinions, some, self.features, self.length_scale)
             logit[start : start + len(some)] = x @ self.weights
-            spread[start : start + len(some)] = np.sqrt(np.einsum("ij,jk,ik->i", x, self.covariance, x))
+            spread[start : start + len(some)] = np.sqrt(((x @ self.covariance) * x).sum(1))
         moderated = logit / np.sqrt(1 + math.pi * spread**2 / 8)
         return pl.DataFrame(
             {"match_id": matches, "p_a": _logistic(moderated), "sure": np.abs(logit) > spread},
@@ -96,7 +97,8 @@ def fit(verdicts: pl.DataFrame, labels: pl.DataFrame | None = None, *, use_lengt
     used = _informative(x, features)
     x, features = x[:, used], [features[k] for k in used]
     outcome = known["label"].replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, return_dtype=pl.Float64).to_numpy()
-    weights, covariance, precision = _evidence(x, outcome)
+    with ONE_BLAS_THREAD.limit(limits=1, user_api="blas"):
+        weights, covariance, precision = _evidence(x, outcome)
     return Calibration(tuple(features), weights, covariance, precision**-0.5, scale, known.height)
 
 
@@ -203,7 +205,9 @@ def _best_judge(verdicts: pl.DataFrame, best_judge: str | Sequence[str] | None) 
 def scored_verdicts(verdicts: pl.DataFrame) -> pl.DataFrame:
     """Scored rows with `score`, −1 (b) to 1 (a): the preference where there is one, else the verdict."""
     said = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
-    preference = 2 * pl.col("preference").cast(pl.Float64) - 1 if "preference" in verdicts.columns else pl.lit(None)
+    preference = pl.lit(None, dtype=pl.Float64)
+    if "preference" in verdicts.columns:
+        preference = 2 * pl.col("preference").cast(pl.Float64).fill_nan(None) - 1
     return verdicts.filter(pl.col("verdict").is_in(["a", "b", "tie"])).with_columns(score=pl.coalesce(preference, said))
 
 
