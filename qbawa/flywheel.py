@@ -4,6 +4,7 @@ Replay (`qbawa.replay.run`) and tournaments (`qbawa.brackets.run`) have modules 
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from qbawa.exports import export_dataset
 from qbawa.exports.card import Facts
 from qbawa.imports import import_verdicts
 from qbawa.ingest import IngestReport, ingest_batch, load_batch, pending_batches
+from qbawa.ingest.blocks import TABLES as SOURCES
 from qbawa.lake.delta import frame, now
 from qbawa.pairs import PairsReport, build_pairs
 from qbawa.project import Project
@@ -34,6 +36,11 @@ from qbawa.strategies import expand, from_rows, recorded_strategy, select, to_ro
 def new_batches(project: Project) -> list[str]:
     """Names of the batches that the lake does not hold yet, oldest first."""
     return [batch.name for batch in pending_batches(project.lake, project.journals)]
+
+
+def held_batches(project: Project) -> set[str]:
+    """Names of everything that the lake holds whole: batches of segments and imported files."""
+    return {block for table in SOURCES for block in project.lake.blocks(table) if not re.search(r"/\d+$", block)}
 
 
 def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
@@ -260,7 +267,8 @@ def build_qbawa(project: Project) -> PairsReport:
     asked = questions(project, cells.select("step", "request_id").unique())
     splits = lake.read("qbawa", ["request_id", "split"])
     removed: Counter[str] = Counter()
-    frames, effects = [lake.read("qbawa").clear()], {}
+    frames = [lake.read("qbawa").clear()]
+    effects: dict[str, float] = {}
     at = now()
     for step in cells["step"].unique().sort():
         here = pl.col("step") == step

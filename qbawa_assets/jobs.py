@@ -10,6 +10,7 @@ from typing import Any
 
 from dagster import (
     AssetCheckEvaluation,
+    AssetKey,
     AssetMaterialization,
     Config,
     DagsterInstance,
@@ -44,7 +45,7 @@ from resources import ProjectResource
 AFTER = {"after": In(Nothing)}
 
 
-class ReplaySweep(Config):  # type: ignore[misc]
+class ReplaySweep(Config):
     requests: str = Field("*", description="Glob over request ids.")
     strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
     states: list[str] = Field(["missing", "failed"], description="States of the cells to take: missing, failed, ok.")
@@ -52,7 +53,7 @@ class ReplaySweep(Config):  # type: ignore[misc]
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
 
-class TournamentSweep(Config):  # type: ignore[misc]
+class TournamentSweep(Config):
     steps: list[str] = Field([], description="Steps to play; default: all.")
     verdict_budget: int | None = Field(None, description="Verdicts a step at most; default: qbawa.yaml's.")
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
@@ -64,8 +65,9 @@ def _report(context: OpExecutionContext, result: MaterializeResult, partition: s
     assert key is not None
     context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata))
     for check in result.check_results or ():
+        # The signature names three events; checks are taken too.
         context.log_event(
-            AssetCheckEvaluation(
+            AssetCheckEvaluation(  # type: ignore[arg-type]
                 asset_key=key,
                 check_name=str(check.check_name),
                 passed=check.passed,
@@ -90,7 +92,10 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
     """Take in every batch of recordings that the lake does not hold yet."""
     opened = project.open()
     batches = flywheel.new_batches(opened)
-    context.instance.add_dynamic_partitions(str(recording_batches.name), batches)
+    # What was imported by hand, or by a run that was killed before it could say so.
+    unreported = flywheel.held_batches(opened) - context.instance.get_materialized_partitions(AssetKey("recordings"))
+    context.instance.add_dynamic_partitions(str(recording_batches.name), sorted({*batches, *unreported}))
+    PartitionEvents.of(context, "recordings").materialized((name, {}) for name in sorted(unreported))
     for batch in batches:
         _report(context, ingest(opened, [batch]), batch)
 

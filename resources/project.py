@@ -8,7 +8,7 @@ from qbawa.home import Home
 from qbawa.project import Project, open_project
 
 
-class ProjectResource(ConfigurableResource):  # type: ignore[type-arg]
+class ProjectResource(ConfigurableResource):
     """Opens the user's project. qbawa.yaml is read anew each time, so an edit counts from the next run on."""
 
     home: str = ""

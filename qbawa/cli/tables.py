@@ -56,7 +56,7 @@ def leaderboard_tables(board: pl.DataFrame) -> Iterator[Table]:
             table.add_column(heading, justify="left" if heading in ("strategy", "") else "right", no_wrap=True)
         low, high = _number(rows["low"].min()), _number(rows["high"].max())
         for row in rows.iter_rows(named=True):
-            cells = [
+            cells: list[str | Text] = [
                 str(row["rank"]),
                 Text(shorten(row["name"], 22) + (" ★" if row["champion"] else "")),
                 f"{row['strength']:+.2f}",

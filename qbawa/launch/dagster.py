@@ -157,7 +157,7 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(left, timeout=5)
 
 
-def _session_members(session: int) -> list:  # type: ignore[type-arg]
+def _session_members(session: int) -> list:
     import psutil
 
     members = []

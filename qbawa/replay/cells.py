@@ -87,7 +87,7 @@ def _without_recorded_errors(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
 def choose_cells(
     cells: pl.DataFrame,
     *,
-    states: Sequence[State] = ("missing", "failed"),
+    states: Sequence[str] = ("missing", "failed"),
     requests: str = "*",
     strategies: Collection[str] | None = None,
     older_than: timedelta | None = None,
