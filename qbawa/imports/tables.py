@@ -6,12 +6,14 @@ Everything is checked before anything is written; an InputError names the table,
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from qbawa.errors import InputError
+from qbawa.imports.rows import BadRecordError, moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +157,15 @@ def _times(column: pl.Series) -> pl.Series:
         return (column.cast(pl.Float64) * 1e6).cast(pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     if isinstance(column.dtype, pl.Datetime):
         return column.cast(utc) if column.dtype.time_zone else column.dt.replace_time_zone("UTC").cast(utc)
-    text = column.cast(pl.String)
-    zoned = text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-    return zoned.zip_with(
-        zoned.is_not_null(), text.str.to_datetime(time_unit="us", strict=False).dt.replace_time_zone("UTC")
-    )
+    found = {text: _moment(text) for text in column.cast(pl.String).unique().drop_nulls()}
+    return column.cast(pl.String).replace_strict(found, default=None, return_dtype=utc)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return moment(text)
+    except BadRecordError:
+        return None
 
 
 def _refuse_where(
