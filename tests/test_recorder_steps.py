@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from recording import rows
@@ -647,3 +648,22 @@ def test_the_journal_may_be_changed_and_loses_nothing(tmp_path):
     qbawa.configure()
     found = [row["output"] for folder in ("first", "second") for row in rows(tmp_path / folder)]
     assert sorted(found) == ["first", "second", "zeroth"]
+
+
+def test_the_manual_names_every_setting_and_every_field():
+    manual = (Path(__file__).parents[1] / "docs" / "recording.md").read_text()
+    public = [qbawa.configure, qbawa.request.__init__, qbawa.llm_call, qbawa.feedback, qbawa.flush]
+    names = {name for function in public for name in inspect.signature(function).parameters} - {"self", "folder"}
+    names |= {"recording_id", "parent_id", "inputs", "started_at", "llm_calls", "traceback", "qbawa.cut"}
+    assert [name for name in sorted(names) if name not in manual] == []
+    assert [name for name in qbawa.__all__ if f"qbawa.{name}" not in manual] == []
+
+
+def test_the_example_of_the_manual_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manual = (Path(__file__).parents[1] / "docs" / "recording.md").read_text()
+    code = manual.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/recording.md", "exec"), {"text": "a contract"})
+    found = written(tmp_path / "journal")
+    qbawa.configure()
+    assert found[0]["inputs"] == {"contract": "a contract"} and found[0]["user"] == "u42"

@@ -15,9 +15,13 @@ _START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))"  # also after an escape of JSON th
 
 
 class Pattern(NamedTuple):
-    """What to remove, but for its group `name` if it has one, and optionally a second look at each match."""
+    """What to remove, but for its group `name` if it has one, and optionally a second look at each match.
+
+    Every match contains one of `needles`; a text without any is not searched. No needles: every text is.
+    """
 
     name: str
+    needles: tuple[str, ...]
     regex: re.Pattern[str]
     confirms: Callable[[str], bool] | None = None
 
@@ -27,29 +31,45 @@ class Pattern(NamedTuple):
         return f"{match.groupdict().get('name') or ''}[redacted:{self.name}]"
 
 
-def _secret(name: str, regex: str) -> Pattern:
-    return Pattern(name, re.compile(regex))
+def _secret(name: str, needles: str, regex: str) -> Pattern:
+    return Pattern(name, tuple(needles.split("|")), re.compile(regex))
+
+
+def _assigned(separator: str) -> Pattern:
+    """`api_key=…`, `password: …` and the like inside a text, where there is a digit in the value."""
+    names = (
+        *("api[_ -]key", "apikey", "secret[_-]key", "secretkey", "access[_-]key", "accesskey", "client[_-]secret"),
+        *("app[_-]secret", "access[_-]token", "auth[_-]token", "refresh[_-]token", "session[_-]token", "api[_-]token"),
+        *("bot[_-]token", "password", "passwd", "pwd"),
+    )
+    quotes = ("",) if separator == "=" else ("", "'", '"', '\\\\"')
+    after_a_name = "|".join(f"(?<={name}{quote}{separator})" for name in names for quote in quotes)
+    # The separator stands first, so that the search for it is one for a literal.
+    regex = (
+        rf"(?P<name>{separator}(?i:{after_a_name})\\*[\"']?)"
+        r"(?!\[redacted:)(?=[^\s\"',;&}]*\d)[^\s\"',;&}]{6,}"
+    )
+    return Pattern("assigned_secret", (separator,), re.compile(regex))
 
 
 SECRETS = (
-    _secret("private_key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*KEY-----|\Z)"),
-    _secret("bearer_token", r"\b[Bb]earer +[A-Za-z0-9._~+/-]{8,}=*"),
-    _secret("basic_auth", r"(?i:\bauthorization: *basic) +[A-Za-z0-9+/]{8,}=*"),
-    # OpenAI, Anthropic, OpenRouter, DeepSeek; Groq, xAI, Hugging Face, Replicate, Perplexity, NVIDIA; Stripe
-    _secret("api_key", _START + r"(?:sk-|gsk_|xai-|hf_|r8_|pplx-|nvapi-|[srp]k_(?:live|test)_)[A-Za-z0-9_-]{16,}"),
-    _secret("api_key", _START + r"AIza[A-Za-z0-9_-]{30,}"),
-    _secret("api_key", _START + r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    # GitHub, GitLab, Slack, Google OAuth
-    _secret("access_token", _START + r"(?:gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|ya29\.)[A-Za-z0-9._-]{16,}"),
-    _secret("json_web_token", _START + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
-    _secret("url_password", r"(?<=://)[^\s/:@\"'\\]+:[^\s/@\"'\\]+(?=@)"),
-    # api_key=…, password: … inside a text, where there is a digit in it; a bare JSON value is caught by its key
-    _secret(
-        "assigned_secret",
-        r"(?P<name>(?i:api[_ -]?key|secret[_-]?(?:access[_-]?)?key|(?:client|app)[_-]?secret|password|passwd|pwd"
-        r"|(?:access|auth|refresh|session|api|bot)[_-]?token)(?:=|\\*[\"']?: )\\*[\"']?)"
-        r"(?!\[redacted:)(?=[^\s\"',;&}]*\d)[^\s\"',;&}]{6,}",
-    ),
+    _secret("private_key", "-----BEGIN ", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*KEY-----|\Z)"),
+    _secret("bearer_token", "earer ", r"\b[Bb]earer +[A-Za-z0-9._~+/-]{8,}=*"),
+    _secret("basic_auth", "asic ", r"\b[Aa]uthorization: *[Bb]asic +[A-Za-z0-9+/]{8,}=*"),
+    # OpenAI, Anthropic, OpenRouter, DeepSeek; xAI, Perplexity, NVIDIA
+    _secret("api_key", "sk-|xai-|pplx-|nvapi-", _START + r"(?:sk-|xai-|pplx-|nvapi-)[A-Za-z0-9_-]{16,}"),
+    # Groq, Hugging Face, Replicate; Stripe
+    _secret("api_key", "gsk_|hf_|r8_", _START + r"(?:gsk_|hf_|r8_)[A-Za-z0-9_-]{16,}"),
+    _secret("api_key", "k_live_|k_test_", _START + r"[srp]k_(?:live|test)_[A-Za-z0-9_-]{10,}"),
+    _secret("api_key", "AIza", _START + r"AIza[A-Za-z0-9_-]{30,}"),
+    _secret("api_key", "AKIA|ASIA", _START + r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    # GitHub; GitLab, Slack, Google OAuth
+    _secret("access_token", "gh|github_pat_", _START + r"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{16,}"),
+    _secret("access_token", "glpat-|xox|ya29.", _START + r"(?:glpat-|xox[abeoprs]-|ya29\.)[A-Za-z0-9._-]{16,}"),
+    _secret("json_web_token", "eyJ", _START + r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
+    _secret("url_password", "://", r"(?<=://)[^\s/:@\"'\\]+:[^\s/@\"'\\]+(?=@)"),
+    _assigned("="),
+    _assigned(": "),
 )
 
 # One of these is found in the encoded JSON of every row that a pattern above would change; a test holds them to it.
@@ -66,12 +86,11 @@ _SCREEN = tuple(
         r"2(?<=ya2)9\.",
         r"B(?=earer )",
         r"b(?=earer )",
-        r"@(?<!\s@)",  # perhaps of a URL with a password
         r"=(?i:(?<=key=|ret=|ord=|swd=|pwd=|ken=))",
         r'":(?<=[eE][yYtTnN]":|[rRwW][dD]":|[sS][eE]":|[oO][nN]":|[iI][eE]":|[lL][sS]":)'
         r'(?i:(?<=key":|ret":|ord":|swd":|ase":|ion":|kie":|als":)|(?<=[_hdrs -]token":))',
         r": (?i:(?<=key: |ret: |ord: |swd: |pwd: |ken: |ion: )"
-        r"|(?<=(?:key|ret|ord|swd|pwd|ken)': )|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]\": )"
+        r"|(?<=(?:key|ret|ord|swd|pwd|ken)['\"]: )|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]\": )"
         r"|(?<=(?:key|ret|ord|swd|pwd|ken)[\\]{3}\": ))",
     )
 )
@@ -92,12 +111,14 @@ def _telephone(text: str) -> bool:
 
 PERSONAL = (
     Pattern(
-        "email",
-        re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24}"),
+        "email", ("@",), re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,7}")
     ),
-    Pattern("card", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _luhn),
+    Pattern("card", (), re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _luhn),
     Pattern(
-        "phone", re.compile(r"(?<![\w.+-])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{2,4}\)?){2,5}(?![\w-])"), _telephone
+        "phone",
+        (),
+        re.compile(r"(?<![\w.+-])(?:\+|00)?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{2,4}\)?){2,5}(?![\w-])"),
+        _telephone,
     ),
 )
 
@@ -114,13 +135,12 @@ class Redactor:
     """Redacts by the built-in patterns and by those of the user; `patterns` maps a name to a regular expression."""
 
     def __init__(self, *, personal: bool = False, patterns: Mapping[str, str] | None = None) -> None:
-        own = tuple(Pattern(name, re.compile(regex)) for name, regex in (patterns or {}).items())
-        self._patterns = SECRETS + (PERSONAL if personal else ()) + own
-        self._always = bool(personal or own)
+        own = tuple(Pattern(name, (), re.compile(regex)) for name, regex in (patterns or {}).items())
+        self._more = (PERSONAL if personal else ()) + own
 
     def may_hold(self, text: str) -> bool:
-        """Whether encoded JSON could hold something to redact. Errs on the side of yes."""
-        if self._always:
+        """Whether a text, or encoded JSON, could hold something to redact. Errs on the side of yes."""
+        if self._more or ("@" in text and "://" in text):
             return True
         for first, screen in _SCREEN:  # noqa: SIM110  (a generator would double the cost)
             if first in text and screen.search(text):
@@ -145,10 +165,11 @@ class Redactor:
         return value
 
     def _text(self, text: str) -> str:
-        if len(text) < 6:
+        if len(text) < 6 or not self.may_hold(text):
             return text
-        for pattern in self._patterns:
-            text = pattern.regex.sub(pattern.replacement, text)
+        for pattern in (*SECRETS, *self._more):
+            if not pattern.needles or any(needle in text for needle in pattern.needles):
+                text = pattern.regex.sub(pattern.replacement, text)
         return text
 
 
