@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import threading
@@ -172,6 +171,8 @@ def _unfinished() -> Failure:
 
 def _share(request_id: str) -> float:
     """Where an id falls between 0 and 1, evenly."""
+    import hashlib  # loads OpenSSL, which only sampling should pay for
+
     digest = hashlib.blake2b(request_id.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2.0**64
 
