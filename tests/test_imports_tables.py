@@ -223,9 +223,7 @@ def test_swapping_the_sides_of_a_table_changes_nothing(tmp_path_factory: Any, ca
         }
         table = pl.DataFrame(rows, schema=schema, orient="row")
         own = Lake(tmp_path_factory.mktemp("lake"))
-        import_verdicts(
-            own, pl.DataFrame(rows, schema_overrides={"preference": pl.Float64, "order_shown": pl.String}), "s"
-        )
+        import_verdicts(own, table, "s")
         said = own.read("verdicts").drop("judged_at").sort("verdict_id")
         met = own.read("matches").drop("decided_at", "slot").sort("match_id")
         assert said.height == len(cases) and matches_of(said).height == met.height

@@ -24,14 +24,17 @@ def embed(texts: Sequence[str], seed: int) -> np.ndarray:
         return np.zeros((0, 1), np.float32)
     sample = list(texts[:: max(1, len(texts) // _FIT)])
     counts = _words.transform(sample)
+    # Only words that occur: the cost of an SVD grows with its columns, empty or not.
+    words = np.unique(counts.indices)
+    counts = counts[:, words]
     weigh = TfidfTransformer(sublinear_tf=True).fit(counts)
-    rank = min(DIMENSIONS, len(sample) - 1)
+    rank = min(DIMENSIONS, len(sample) - 1, len(words) - 1)
     if rank < 2:
         return np.ones((len(texts), 1), np.float32)
     svd = TruncatedSVD(rank, random_state=seed).fit(weigh.transform(counts))
     vectors = np.empty((len(texts), rank), np.float32)
     for start in range(0, len(texts), _CHUNK):
-        part = weigh.transform(_words.transform(texts[start : start + _CHUNK]))
+        part = weigh.transform(_words.transform(texts[start : start + _CHUNK])[:, words])
         vectors[start : start + _CHUNK] = svd.transform(part)
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 1e-6)
