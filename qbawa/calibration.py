@@ -23,6 +23,8 @@ MIN_HUMAN_VERDICTS = 50
 # Share of people's votes that name the better answer. Two people agree on 81 % of decided pairs (Zheng et al. 2023,
 # MT-Bench, table 5), and q² + (1 − q)² = 0.81 at q = 0.89.
 HUMAN_ACCURACY = 0.89
+# Below 55 % for either side a calibrated jury names no winner: on judgebench it was right in 46 % of such pairs.
+UNDECIDED = 0.05
 # Matches whose features are held at once.
 CHUNK = 50_000
 # What a judge's verdicts on one match say: its mean verdict; the same again where both orders were asked (those that
@@ -51,7 +53,7 @@ class Calibration:
         """One row per match with a scored judge's verdict: match_id, p_a, sure.
 
         p_a averages over the uncertainty of the weights (MacKay 1992), so that few labels give modest probabilities.
-        `sure` is false where p_a is within one standard error of ½: the jury has not decided.
+        `sure` is false where p_a is within UNDECIDED of ½: the jury has not decided.
         """
         opinions = _opinions(verdicts)
         matches = opinions["match_id"].unique(maintain_order=True)
@@ -63,7 +65,7 @@ class Calibration:
             spread[start : start + len(some)] = np.sqrt(((x @ self.covariance) * x).sum(1))
         moderated = logit / np.sqrt(1 + math.pi * spread**2 / 8)
         return pl.DataFrame(
-            {"match_id": matches, "p_a": _logistic(moderated), "sure": np.abs(logit) > spread},
+            {"match_id": matches, "p_a": _logistic(moderated), "sure": np.abs(_logistic(moderated) - 0.5) >= UNDECIDED},
             schema={"match_id": pl.String, "p_a": pl.Float64, "sure": pl.Boolean},
         )
 
@@ -137,7 +139,7 @@ def combine(
 ) -> pl.DataFrame:
     """What each match's verdicts come to: match_id, p_a, winner, dissent, verdicts, unscored, decided_by.
 
-    With a calibration p_a is its probability, and the winner is 'tie' while that is within a standard error of ½.
+    With a calibration p_a is its probability, and the winner is 'tie' while that is within UNDECIDED of ½.
     Without one the best judge decides: p_a is its preference, averaged over the orders it saw. `best_judge` may be a
     list, best first: the first with a scored verdict on the match decides; the others follow in the order of names.
     People's votes add log-odds of `human_accuracy` each; without a calibration they alone decide where they voted.

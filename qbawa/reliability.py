@@ -123,8 +123,8 @@ def best_judges(reliability: pl.DataFrame, preferred: Iterable[str] = ()) -> lis
     """Judges of one step, best first, for `combine` while nothing is calibrated.
 
     By the lower bound of agreement with people; judges never compared with people come after, in the order `preferred`
-    (as the user lists the jury) and then by name: agreeing with the jury is no proof of being right (MEASUREMENTS in
-    docs/ratings.md).
+    (as the user lists the jury), then by name. Agreement with the jury does not count: on hard questions the majority
+    is wrong more often than a good judge (docs/ratings.md).
     """
     place = {judge: k for k, judge in enumerate(preferred)}
     rows = reliability.select("judge", "agreement_low").iter_rows()
