@@ -88,10 +88,11 @@ class Field:
 
 
 def draw_field(log_odds: LogOdds, strategies: int, spread: float, seed: int, requests: int = 100) -> Field:
-    """A field drawn from the data: see the module's docstring. Same arguments, same field."""
+    """A field drawn from the data: see the module's docstring. Same arguments, same field; names sorted."""
     rng = np.random.default_rng([seed, strategies, requests])
     models = len(log_odds.models)
-    shown = rng.choice(len(log_odds.requests), size=requests, replace=requests > len(log_odds.requests))
+    available = len(log_odds.requests)
+    shown = np.sort(rng.permutation(available)[:requests])
     if strategies <= models:
         chosen = rng.permutation(models)[:strategies]
         means, residuals = log_odds.means[chosen], log_odds.residuals[chosen][:, shown]
@@ -126,6 +127,16 @@ class SimulatedJudge:
         follows = _uniform(call, self.seed, 3) < self.field.preference(low, high, request)
         low_wins = np.where(driven, to_first == low_first, follows)
         return low_wins != swapped
+
+    def verdicts(self, batch: np.ndarray) -> np.ndarray:
+        """1.0 where a wins and 0.0 where b does, for rows (a, b, request, swapped) as tournaments ask them.
+
+        Which answer is shown first is drawn from the match's content; `swapped` shows them the other way round.
+        """
+        a, b, request, swapped = batch.T
+        content = (np.minimum(a, b) * len(self.field.theta) + np.maximum(a, b)) * len(self.field.requests) + request
+        a_first = (_uniform(content, 0, 0) < 0.5) != (swapped == 1)
+        return self.a_wins(a, b, request, a_first).astype(float)
 
 
 def _uniform(call: np.ndarray, seed: int, stream: int) -> np.ndarray:

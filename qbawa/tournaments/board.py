@@ -133,6 +133,10 @@ class Board:
         self.begun = np.zeros(2 * r, dtype=bool)
         # Sheets whose bracket was found complete: a memo of the per-request formats.
         self.decided: set[int] = set()
+        # Entrants of each bracket as drawn: likewise.
+        self.draws: dict[int, list[int]] = {}
+        # Slots of the round robin's schedule that were found complete: likewise.
+        self.slots_done = 0
         # met[i, j]: matches asked on playable requests, symmetric.
         self._met = np.zeros((n, n), dtype=np.int32)
         # 0 = never asked, 1 + p_a = scored, -1 = unscored. Zeros stay unmapped memory until a pair really meets.

@@ -50,7 +50,9 @@ def _next_matches(board: Board, bracket: Bracket, sheets: np.ndarray, seed: int)
     for sheet in map(int, sheets):
         if sheet in board.decided:
             continue
-        wanted = bracket(board, sheet, _draw(board, sheet, seed))
+        if sheet not in board.draws:
+            board.draws[sheet] = _draw(board, sheet, seed)
+        wanted = bracket(board, sheet, board.draws[sheet])
         rows += [(a, b, sheet) for a, b in wanted]
         if not wanted:
             board.decided.add(sheet)

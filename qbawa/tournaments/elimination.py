@@ -1,4 +1,4 @@
-"""Single and double elimination: one bracket per request, drawn by lot; an odd one out has a bye; a tie goes by lot too."""
+"""Single and double elimination: a bracket per request, drawn by lot. An odd one out has a bye; a tie goes by lot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def double_elimination(board: Board, sheet: int, entrants: list[int]) -> list[tu
 
 
 def _pair_up(alive: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
-    """First against last, and so on inwards; an odd one out: the first has a bye (and stands last in the next round)."""
+    """First against last, and so on inwards; an odd one out: the first has a bye, and stands last next."""
     bye = alive[:1] if len(alive) % 2 else []
     playing = alive[len(bye) :]
     half = len(playing) // 2

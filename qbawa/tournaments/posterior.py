@@ -6,6 +6,7 @@ defined from the first verdict on (disconnected strategies keep the prior), with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Posterior:
     covariance: np.ndarray
     prior_spread: float
 
-    def draw(self, samples: int, seed: int) -> np.ndarray:
+    def draw(self, samples: int, seed: Sequence[int]) -> np.ndarray:
         """Strengths drawn from the posterior, shape (samples, N); same arguments, same draws."""
         rng = np.random.default_rng(seed)
         jitter = 1e-9 * np.eye(len(self.mean))

@@ -1,31 +1,57 @@
-"""Round robin: everyone meets everyone on each request. The yardstick: unbiased whatever the judge does, and dear."""
+"""Round robin: everyone meets everyone on each request. The yardstick: unbiased whatever the judge does, and dear.
+
+Played by the circle method, a slot at a time: one turn of the circle (everyone once, one sits out where N is odd) on
+one request. Each request starts at a turn of its own, so that strategies, pairs and requests fill up evenly and the
+table is fair long before it is complete.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from qbawa.tournaments.board import NO_PAIRINGS, Board, Pairings
-from qbawa.tournaments.brackets import next_wave
+
+# Slots that open at once, as a share of those played.
+_GROWTH = 0.10
 
 
 def propose_round_robin(board: Board, orders: int) -> Pairings:
-    """All matches not yet asked on the next wave of requests."""
-    a, b = np.triu_indices(board.strategies, 1)
-    present = board.field.present
-    sheets = board.sheets(orders)
-    waiting = sheets[~np.isin(sheets, list(board.decided))]
-    while len(waiting):
-        wave, waiting = next_wave(waiting, len(sheets))
-        batch = []
-        for sheet in map(int, wave):
-            order, request = divmod(sheet, board.requests)
-            wanted = present[a, request] & present[b, request] & ~board.asked_on(sheet)[a, b]
-            rows = np.empty((int(wanted.sum()), 4), dtype=np.int64)
-            rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] = a[wanted], b[wanted], request, order
-            batch.append(rows)
-            if not len(rows):
-                board.decided.add(sheet)
-        table = np.concatenate(batch)
+    """All matches not yet asked in the next slots of the schedule."""
+    turns, playable = _turns(board.strategies), np.flatnonzero(board.playable)
+    slots = orders * turns * len(playable)
+    while board.slots_done < slots:
+        size = max(1, round(_GROWTH * board.slots_done))
+        wave = range(board.slots_done, min(slots, board.slots_done + size))
+        table = np.concatenate([_slot(board, slot, turns, playable) for slot in wave])
         if len(table):
             return table
+        board.slots_done = wave.stop
     return NO_PAIRINGS
+
+
+def _slot(board: Board, slot: int, turns: int, playable: np.ndarray) -> Pairings:
+    order, rest = divmod(slot, turns * len(playable))
+    turn, position = divmod(rest, len(playable))
+    request = int(playable[position])
+    a, b = _turn(board.strategies, (turn + request) % turns)
+    present = board.field.present[:, request]
+    wanted = present[a] & present[b] & ~board.asked_on(request + order * board.requests)[a, b]
+    a, b = a[wanted], b[wanted]
+    return np.stack([a, b, np.full_like(a, request), np.full_like(a, order)], axis=1)
+
+
+def _turns(n: int) -> int:
+    return n - 1 + n % 2
+
+
+def _turn(n: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of one turn of the circle as (low, high) indices: all that add up to the turn, modulo its length."""
+    turns = _turns(n)
+    one = np.arange(turns)
+    other = (turn - one) % turns
+    # The one that would meet itself meets the last strategy, who stands at the centre; where N is odd, nobody.
+    centre = one == other
+    other = np.where(centre, n - 1 if n % 2 == 0 else one, other)
+    keep = centre if n % 2 == 0 else np.zeros(turns, dtype=bool)
+    keep = keep | (one < other) & ~centre
+    return np.minimum(one, other)[keep], np.maximum(one, other)[keep]

@@ -94,6 +94,7 @@ class Tournament:
         self._posterior: Posterior | None = None
         self._reading: Reading | None = None
         self._stop: Stop | None = None
+        self._was_sure = False
         self.round = 0
         self._table = NO_PAIRINGS
         self._p_a = np.zeros(0)
@@ -111,7 +112,7 @@ class Tournament:
         All may be judged in parallel. Asking again gives the same until results are recorded.
         """
         waiting = np.flatnonzero(~self._told)[:limit]
-        return [self._match(slot) for slot in waiting]
+        return [self._match(int(slot)) for slot in waiting]
 
     def record(self, results: Iterable[Result]) -> None:
         """Takes results of this round's matches, in any order and any portions.
@@ -164,7 +165,7 @@ class Tournament:
     def reading(self) -> Reading:
         """The goal's answer and its confidence on all results of finished rounds."""
         if self._reading is None:
-            self._reading = self.goal.read(self.posterior, self._seed + self._board.verdicts)
+            self._reading = self.goal.read(self.posterior, (self._seed, self._board.verdicts))
         return self._reading
 
     @property
@@ -209,16 +210,19 @@ class Tournament:
         if len(self._table):
             self._board.add(self._table, self._p_a, int(self._cost.sum()))
             self.round += 1
-        if self._extra:
-            self._add(self._extra)
-            self._extra = []
+        elif self._extra:
+            self.round += 1
+        self._add(self._extra)
+        self._extra = []
         self._posterior = self._reading = None
 
     def _open_round(self) -> None:
         self._table = NO_PAIRINGS
         spent = self._board.verdicts
         left = None if self._budget is None else self._budget - spent
-        if self._confidence is not None and spent and self.reading.confidence >= self._confidence:
+        # Twice in a row: a goal is looked at after every round, and one lucky look is not enough.
+        was_sure, self._was_sure = self._was_sure, self._is_sure()
+        if was_sure and self._was_sure:
             self._stop = Stop("goal", spent, self.reading.confidence)
         elif left is not None and left < self._per_match:
             self._stop = Stop("budget", spent, self.reading.confidence)
@@ -234,7 +238,11 @@ class Tournament:
         self._p_a = np.where(identical, 0.5, np.nan)
         self._told = identical
         self._cost = np.zeros(len(self._table), dtype=np.int64)
-        self._settled += [self._match(slot) for slot in np.flatnonzero(identical)]
+        self._settled += [self._match(int(slot)) for slot in np.flatnonzero(identical)]
+
+    def _is_sure(self) -> bool:
+        wanted = self._confidence
+        return wanted is not None and self._board.verdicts > 0 and self.reading.confidence >= wanted
 
     def _propose(self) -> Pairings:
         board, orders, seed = self._board, self._orders, self._seed
@@ -263,16 +271,22 @@ class Tournament:
         """Goes on from results of earlier rounds; those of the last one may be incomplete."""
         known = [r for r in past if self._knows(r.match)]
         self.round = max((r.match.round for r in known), default=0)
-        self._add([r for r in known if r.match.round < self.round])
+        self._add([r for r in known if r.match.round < self.round - 1])
+        self._was_sure = self._is_sure()
+        self._posterior = self._reading = None
+        self._add([r for r in known if r.match.round == self.round - 1])
         self._open_round()
         for result in known:
             if result.match.round == self.round:
                 slot = self._slot(result.match)
-                if slot is not None:
-                    self._tell(slot, result)
-                else:
+                if slot is None:
                     # Asked by another format or on another field: evidence like any other, from the next round on.
                     self._extra.append(result)
+                else:
+                    self._tell(slot, result)
+        if self._extra:
+            # A goal that was reached without them must be looked at again.
+            self._stop = None
         self._advance()
 
     def _knows(self, match: Match) -> bool:
@@ -293,9 +307,13 @@ class Tournament:
         return self._strategy[match.a], self._strategy[match.b], self._request[match.request], int(match.swapped)
 
     def _slot(self, match: Match) -> int | None:
+        """Where this round asks the match, None if it does not."""
         if not self._knows(match):
             return None
-        found = np.flatnonzero((self._table == self._row(match)).all(axis=1))
+        row = self._row(match)
+        if match.slot < len(self._table) and tuple(self._table[match.slot]) == row:
+            return match.slot
+        found = np.flatnonzero((self._table == row).all(axis=1))
         return int(found[0]) if len(found) else None
 
     def _match(self, slot: int) -> Match:

@@ -1,0 +1,229 @@
+"""How many verdicts each tournament format needs, and whether a tournament that says 95 % is right.
+
+    python benchmarks/tournaments.py --data ../shared/data/anchors --json [--quick]
+
+Fields, truth and judge are simulated from real log-odds (`_anchors_sim.py` says how). What is counted:
+
+- One verdict = one judge, one order. Every format asks in one random order first, and the other way round only
+  where a pair has met on every request.
+- A format is played without a stopping rule. After each round its answer is compared with the truth, so every
+  number of verdicts has a share of simulations in which the answer is right (`best`: its mean win rate over the field
+  and the field's 100 requests is within one percentage point of the top), a mean top-5 recall and a mean Kendall tau.
+  Reported is the smallest number of verdicts from which on that is ≥ .95, after a monotone fit (isotonic
+  regression), so that neither a lucky nor an unlucky budget decides. null: not within the verdicts played
+  (`played` says how many that were).
+- `auto` is played once for each goal. `stop_right` is another set of runs with confidence 0.95 and the stopping rule
+  on: of those that stopped because the goal was reached, the share that was right; the worse of wide and close.
+
+Last line: one JSON object; strategies × field as `best_32_wide`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# Two processes on two cores: threads inside of BLAS only get in each other's way. Before numpy is imported.
+os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+
+import numpy as np  # noqa: E402
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from _anchors_sim import LogOdds, SimulatedJudge, draw_field, load_log_odds  # noqa: E402
+
+from qbawa.tournaments import FORMATS, Field, FormatName, GoalName, make_tournament  # noqa: E402
+
+SPREADS = {"wide": 1.0, "close": 0.25}
+MARGIN = 0.01
+TOP = 5
+RIGHT = 0.95
+# Numbers of verdicts at which answers are compared: 4 % apart.
+_GRID_STEP = 1.04
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of run; `confidence` None plays on until `budget`."""
+
+    format: FormatName
+    goal: GoalName
+    strategies: int
+    field: str
+    budget: int
+    simulations: int
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulated tournament, after each round: verdicts asked, is the best right, top-5 recall, tau."""
+
+    verdicts: np.ndarray
+    best: np.ndarray
+    recall: np.ndarray
+    tau: np.ndarray
+    reason: str
+    confidence: float
+
+
+_log_odds: LogOdds
+
+
+def _start(data: Path) -> None:
+    global _log_odds
+    _log_odds = load_log_odds(data)
+
+
+def simulate(task: tuple[Setting, int]) -> Run:
+    """Plays one tournament of the setting on the field and the judge that the seed gives."""
+    setting, seed = task
+    field = draw_field(_log_odds, setting.strategies, SPREADS[setting.field], seed)
+    judge = SimulatedJudge(field, seed)
+    tournament = make_tournament(
+        Field.full(field.names, field.requests),
+        format=setting.format,
+        goal=setting.goal,
+        confidence=setting.confidence,
+        verdict_budget=setting.budget,
+        seed=seed,
+    )
+    rows, due = [], 0.0
+    while tournament.done is None:
+        tournament.record_batch(judge.verdicts(tournament.next_batch()))
+        if tournament.verdicts >= due or tournament.done:
+            rows.append((tournament.verdicts, *_score(field.win_rate, tournament.posterior.mean)))
+            due = tournament.verdicts * _GRID_STEP
+    return Run(*np.array(rows).T, tournament.done.reason, tournament.done.confidence)
+
+
+def _score(truth: np.ndarray, strength: np.ndarray) -> tuple[bool, float, float]:
+    order = np.argsort(-strength, kind="stable")
+    top = np.argsort(-truth)[:TOP]
+    above, below = np.triu_indices(len(truth), 1)
+    concordant = np.sign(truth[order[above]] - truth[order[below]]).sum()
+    return (
+        bool(truth[order[0]] >= truth.max() - MARGIN),
+        len(set(top) & set(order[:TOP])) / TOP,
+        float(concordant / len(above)),
+    )
+
+
+def verdicts_until(runs: list[Run], measure: str, budget: int) -> int | None:
+    """The smallest number of verdicts at which the mean of the measure is ≥ .95 for good; None within the budget."""
+    first = min(run.verdicts[0] for run in runs)
+    grid = first * _GRID_STEP ** np.arange(int(np.log(budget / first) / np.log(_GRID_STEP)) + 1)
+    values = np.zeros((len(runs), len(grid)))
+    for row, run in zip(values, runs, strict=True):
+        at = np.searchsorted(run.verdicts, grid, side="right") - 1
+        row[at >= 0] = getattr(run, measure)[at[at >= 0]]
+    enough = np.flatnonzero(_isotonic(values.mean(axis=0)) >= RIGHT)
+    return int(np.ceil(grid[enough[0]])) if len(enough) else None
+
+
+def _isotonic(values: np.ndarray) -> np.ndarray:
+    """The non-decreasing sequence nearest to the values: pool adjacent violators."""
+    blocks: list[list[float]] = []
+    for value in values:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2:]
+            blocks[-2:] = [[(a * m + b * n) / (m + n), m + n]]
+    return np.concatenate([np.full(int(n), value) for value, n in blocks])
+
+
+def settings(quick: bool) -> list[Setting]:
+    """All runs, the most telling first."""
+    many, some, few = (24, 12, 6) if quick else (300, 150, 80)
+    plan = [
+        Setting("auto", "best", 32, "wide", 4_000, many),
+        Setting("auto", "best", 32, "close", 25_000, many),
+        Setting("auto", "best", 32, "wide", 40_000, many, 0.95),
+        Setting("auto", "best", 32, "close", 40_000, many, 0.95),
+        Setting("auto", "order", 32, "wide", 8_000, some),
+        Setting("auto", "top_k", 32, "wide", 8_000, some),
+        Setting("auto", "best", 128, "wide", 6_000, some),
+        Setting("auto", "best", 8, "wide", 2_000, some),
+        Setting("auto", "best", 8, "close", 5_600, some),
+    ]
+    for name in FORMATS:
+        if name != "auto":
+            plan += [
+                Setting(name, "best", 32, "wide", 40_000, few),
+                Setting(name, "best", 32, "close", 99_200, few),
+                Setting(name, "best", 8, "wide", 2_000, few),
+                Setting(name, "best", 8, "close", 5_600, few),
+                Setting(name, "best", 128, "wide", 20_000, few // 2),
+            ]
+    return plan
+
+
+def report(setting: Setting, runs: list[Run]) -> dict[str, Any]:
+    """The setting's numbers under the issue's names."""
+    suffix = f"{setting.strategies}_{setting.field}"
+    if setting.confidence is not None:
+        reached = [run for run in runs if run.reason == "goal"]
+        return {
+            f"stop_right_{suffix}": _mean([run.best[-1] for run in reached]),
+            f"stops_{suffix}": len(reached),
+            f"stop_runs_{suffix}": len(runs),
+            f"stop_verdicts_{suffix}": _mean([run.verdicts[-1] for run in reached], 0),
+        }
+    found: dict[str, Any] = {}
+    if setting.goal == "best":
+        found[f"best_{suffix}"] = verdicts_until(runs, "best", setting.budget)
+    full = setting.strategies == 32 and setting.field == "wide"
+    if full and (setting.goal == "order" or setting.format != "auto"):
+        found["tau95_32"] = verdicts_until(runs, "tau", setting.budget)
+    if full and (setting.goal == "top_k" or setting.format != "auto"):
+        found["top5_32"] = verdicts_until(runs, "recall", setting.budget)
+    return found
+
+
+def _mean(values: list[Any], digits: int = 3) -> float | None:
+    return round(float(np.mean(values)), digits) if values else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared/data/anchors")
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--quick", action="store_true", help="a minute: few simulations, rough numbers")
+    parser.add_argument("--seed", type=int, default=1, help="another seed, other fields and verdicts")
+    parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=FORMATS)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    results: dict[str, dict[str, Any]] = {name: {} for name in arguments.formats}
+    with multiprocessing.get_context("spawn").Pool(2, _start, (arguments.data,)) as pool:
+        for setting in settings(arguments.quick):
+            if setting.format not in results:
+                continue
+            # The runs that test the stopping rule see other fields than those that count verdicts.
+            offset = 0 if setting.confidence is None else setting.simulations
+            seeds = range(offset, offset + setting.simulations)
+            tasks = [(setting, arguments.seed * 1_000_000 + seed) for seed in seeds]
+            found = report(setting, pool.map(simulate, tasks, chunksize=2))
+            results[setting.format] |= found | {
+                "played": results[setting.format].get("played", {}) | {_name(setting): asdict(setting)["budget"]}
+            }
+            if not arguments.json:
+                print(f"{time.monotonic() - began:6.0f} s  {setting.format:20} {_name(setting):16} {found}", flush=True)
+    if "auto" in results:
+        rates = [results["auto"].get(f"stop_right_32_{field}") for field in SPREADS]
+        results["auto"]["stop_right"] = min((rate for rate in rates if rate is not None), default=None)
+    print(json.dumps(results | {"seconds": round(time.monotonic() - began, 1)}))
+
+
+def _name(setting: Setting) -> str:
+    return f"{setting.goal}_{setting.strategies}_{setting.field}" + ("_stop" if setting.confidence else "")
+
+
+if __name__ == "__main__":
+    main()
