@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.config import JudgeConfig
+from qbawa.config import JudgeConfig, parse_config
 from qbawa.engine import CallResult, Engine, Ledger, ModelCall
 from qbawa.errors import BudgetError, ConfigError, FinalError, ModelStoppedError, TemplateError
 from qbawa.judges import (
@@ -196,6 +196,15 @@ def test_a_long_question_keeps_its_beginning_and_its_end() -> None:
     shown = read_blocks(user["content"])["question"]
     assert "first" in shown and "last" in shown and len(shown) < MAX_QUESTION_CHARS + 10
     assert "characters of question are not shown" in user["content"]
+
+
+def test_the_example_in_the_docs_is_a_usable_jury() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "judges.md").read_text(encoding="utf-8")
+    yaml = re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL).group(1)  # type: ignore[union-attr]
+    config = parse_config("models: {gpt-4.1: {}}\n" + yaml)
+    asked = jury_calls("m", Question("r", "summarise", {"article": "x"}), "A", "B", config.jury("summarise"))
+    assert [call.judge for call in asked] == ["careful", "careful", "quick"]
+    assert "Shorter is better." in asked[0].calls[0].messages[0]["content"]
 
 
 # Replies.

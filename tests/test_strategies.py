@@ -1,5 +1,6 @@
 """Strategies: grids, identity, names, rows, lookup."""
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +24,7 @@ from qbawa.strategies import (
     to_rows,
 )
 from qbawa.strategies.rounds import next_round
+from qbawa.strategies.sandbox import sandbox
 from qbawa.strategies.store import read_strategies, write_strategies
 
 HERE = Path(__file__).parent
@@ -290,6 +292,24 @@ def test_the_next_round_is_a_child_with_the_best_answers_as_examples() -> None:
     assert next_round(champion, lambda step: []) is None
     with pytest.raises(InputError, match="names no request_id"):
         next_round(champion, lambda step: [{"answer": "whose?"}])
+
+
+def test_the_examples_in_the_docs_are_usable() -> None:
+    text = (HERE.parent / "docs" / "strategies.md").read_text(encoding="utf-8")
+    grid, programs = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    head = "models: {gpt-4.1-mini: {}, gpt-4.1: {}, local/llama: {}, a: {}, b: {}, c: {}}\n"
+    head += "judges: {careful: {model: offline/judge}}\n"
+    assert [s.name for s in expanded(head + grid)][:2] == ["terse/gpt-4.1-mini/t0", "terse/gpt-4.1-mini/t0.7"]
+    entries = [line.split("#")[0].strip() for line in programs.strip().splitlines()]
+    strategies = ", ".join(f"{{step: s, name: n{n}, prompt: hi, model: a, {entry}}}" for n, entry in enumerate(entries))
+    kinds = [s.program["kind"] for s in expanded(f"{head}strategies: [{strategies}]")]
+    assert kinds == ["best_of_n", "best_of_n", "mixture_of_agents", "refine"]
+
+
+def test_the_docs_name_every_filter() -> None:
+    text = (HERE.parent / "docs" / "strategies.md").read_text(encoding="utf-8")
+    named = set(re.search(r"Filters there are: `([^`]*)`", text).group(1).split())  # type: ignore[union-attr]
+    assert named == {name for name in sandbox().filters if not name.startswith(" ")} - {"d"}
 
 
 def test_rows_of_no_strategy_have_the_tables_schema() -> None:

@@ -57,7 +57,7 @@ class _Budget:
         self.rounds -= 1
         if self.rounds < 0:
             raise TooMuch(f"it loops more than {MAX_ROUNDS:,} times")
-        if self.rounds % 64 == 0:
+        if self.rounds % 8 == 0:
             self.check_time()
 
     def check_time(self) -> None:
@@ -104,6 +104,8 @@ def as_text(value: Any) -> str:
 
 def as_json(value: Any) -> str:
     """The value as JSON, characters kept as they are; raises TooMuch rather than write more than a prompt may hold."""
+    if isinstance(value, int | float):
+        return json.dumps(value)
     parts: list[str] = []
     left = MAX_CHARS
     for part in _ENCODER.iterencode(value):

@@ -14,6 +14,9 @@ def select(strategies: Sequence[Strategy], pattern: str | Iterable[str]) -> list
     Several patterns (or one with commas) give the union. Raises InputError for a pattern that selects nothing, with
     the nearest names.
     """
+    exact = [s for s in strategies if pattern in (s.name, s.strategy_id)]
+    if exact:
+        return exact
     patterns = [part.strip() for part in (pattern.split(",") if isinstance(pattern, str) else pattern) if part.strip()]
     chosen: set[str] = set()
     for one in patterns:
