@@ -436,6 +436,12 @@ async def test_a_pointwise_judge_gives_the_same_rows(scores: tuple, expected: st
     assert reparse(rows.with_columns(verdict=pl.lit("tie")))["verdict"].to_list() == [expected]
 
 
+async def test_half_a_pointwise_verdict_is_unscored_and_its_price_is_kept() -> None:
+    (call,) = jury_calls("m", QUESTION, "A", "B", jury(j={"kind": "pointwise"}))
+    row = await ask(call, Scripted('{"rationale": "", "score": 5}', FinalError("refused", "no")))
+    assert row["verdict"] == "unscored" and row["cost_usd"] == 0.25 and "refused" in row["rationale"]
+
+
 def test_a_pointwise_judge_scores_an_answer_once_for_all_its_matches() -> None:
     (one,) = jury_calls("m1", QUESTION, "A", "B", jury(j={"kind": "pointwise"}))
     (two,) = jury_calls("m2", QUESTION, "C", "A", jury(j={"kind": "pointwise"}))

@@ -136,7 +136,9 @@ async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
         if not isinstance(failure, FinalError) or isinstance(failure, ModelStoppedError):
             raise failure
     results = [outcome for outcome in outcomes if isinstance(outcome, CallResult)]
-    return to_verdict_row(judge_call, failures[0] if failures else results)  # type: ignore[arg-type]
+    row = to_verdict_row(judge_call, failures[0] if failures else results)  # type: ignore[arg-type]
+    # Of a pointwise judge one score may have been paid for and the other failed.
+    return row | {"cost_usd": sum(result.cost_usd for result in results)}
 
 
 def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallResult] | ProviderError) -> dict[str, Any]:
