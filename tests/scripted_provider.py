@@ -1,0 +1,107 @@
+"""A model provider on loopback whose words are scripted: OpenAI's wire format, a real server, a count of what it answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def first_words(prompt: str) -> str:
+    """A different answer to every prompt, the same one every time."""
+    return f"Answer {hashlib.sha256(prompt.encode()).hexdigest()[:8]} to: {prompt[:40]}"
+
+
+class ScriptedProvider:
+    """What it says, how long it takes and whom it refuses may change while it runs."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[str], str] = first_words
+        self.refuses: Callable[[str], bool] = lambda prompt: False
+        """Prompts that are answered 400: final, so nobody asks again by itself."""
+        self.latency_s = 0.0
+        self.answered: Counter[str] = Counter()
+        """How often each question, its whole body, was answered in full."""
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), self._handler())
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    @property
+    def calls(self) -> int:
+        """Answers given."""
+        with self._lock:
+            return sum(self.answered.values())
+
+    def asked_again(self) -> int:
+        """Answers beyond the first to the same question."""
+        with self._lock:
+            return sum(times - 1 for times in self.answered.values())
+
+    def reset(self) -> None:
+        self.__dict__.update(say=first_words, refuses=lambda prompt: False, latency_s=0.0, answered=Counter())
+
+    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        prompt = "\n".join(str(message["content"]) for message in body["messages"])
+        time.sleep(self.latency_s)
+        if self.refuses(prompt):
+            return 400, {"error": {"message": "refused by the script", "type": "invalid_request_error"}}
+        choice = {"index": 0, "message": {"role": "assistant", "content": self.say(prompt)}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": 9, "total_tokens": len(prompt) // 4 + 9}
+        whole = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
+        return 200, {**whole, "choices": [choice], "usage": usage}
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                status, said = provider._answer(body)
+                data = json.dumps(said).encode()
+                try:
+                    self.send_response(status)
+                    self.send_header("content-type", "application/json")
+                    self.send_header("content-length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                    self.wfile.flush()
+                except OSError:  # whoever asked has been killed
+                    self.close_connection = True
+                    return
+                if status == 200:
+                    with provider._lock:
+                        provider.answered[json.dumps(body, sort_keys=True)] += 1
+
+        return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1_024
+    daemon_threads = True
+
+
+@contextmanager
+def scripted_provider() -> Iterator[ScriptedProvider]:
+    """A running provider, stopped at the end."""
+    provider = ScriptedProvider()
+    server = provider._server
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield provider
+    finally:
+        server.shutdown()
+        server.server_close()
