@@ -332,6 +332,17 @@ def test_leaving_out_one_request_is_what_the_jackknife_says() -> None:
     np.testing.assert_allclose(clustered(design, fit, rows.outcome).covariance, expected, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.parametrize("length", [False, True])
+def test_how_many_requests_fit_in_memory_changes_nothing(length: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    matches = simulate(np.random.default_rng(18), np.array([0.5, 0.0, 0.0, -0.5]), 40, order=0.3, length=0.5)
+    matches = pl.concat(
+        [matches, matches.filter(pl.col("strategy_a") == "s0").with_columns(pl.col("request_id") + "x")]
+    )
+    whole = rate(matches, length_effect=length)
+    monkeypatch.setattr("qbawa.ratings.design.BLOCK", 60)
+    same(whole, rate(matches, length_effect=length))
+
+
 def test_fields_that_never_met_are_rated_apart_and_said_to_be() -> None:
     one = simulate(np.random.default_rng(15), np.array([1.0, 0.0, -1.0]), 30)
     other = one.with_columns(pl.col("strategy_a", "strategy_b").str.replace("s", "t")).filter(
@@ -387,6 +398,8 @@ def test_unusable_matches_are_refused_with_the_reason() -> None:
         rate(pl.DataFrame(good).drop("p_a"))
     with pytest.raises(InputError, match="p_a must lie in 0 to 1, received 7.0"):
         rate(pl.DataFrame(good | {"p_a": [7.0]}))
+    with pytest.raises(InputError, match=r"no value in \['strategy_b'\]"):
+        rate(pl.DataFrame(good | {"strategy_b": pl.Series([None], dtype=pl.String)}))
     with pytest.raises(InputError, match="'x' is matched against itself"):
         rate(pl.DataFrame(good | {"strategy_b": ["x"]}))
 

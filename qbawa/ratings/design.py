@@ -1,7 +1,7 @@
 """Matches as a sparse matrix: who met whom, and what else may have swayed the verdict."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -41,8 +41,8 @@ class Design:
     """Component of each strategy, shape (strategies,)."""
     ridge: Floats
     """Precision of a normal prior with mean 0 on each parameter, shape (width,); 0 is none."""
-    request: Ints | None = None
-    """Request of each row, 0, 1, …; None where rows are sums over requests."""
+    request: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Request of each row, 0, 1, …; empty where rows are sums over requests."""
     luck: Luck | None = None
 
     @staticmethod
@@ -65,7 +65,7 @@ class Design:
             (one, -one, *(value for _, value in covariates)),
             component.astype(np.int64),
             np.concatenate([np.zeros(strategies), np.zeros(0) if ridge is None else ridge]),
-            request,
+            np.zeros(0, dtype=np.int64) if request is None else request,
             luck,
         )
 
@@ -80,7 +80,7 @@ class Design:
 
     @cached_property
     def requests(self) -> int:
-        return 0 if self.request is None or not len(self.request) else int(self.request.max()) + 1
+        return int(self.request.max(initial=-1)) + 1
 
     def times(self, theta: Floats) -> Floats:
         """X @ theta, one per row."""
@@ -102,13 +102,13 @@ class Design:
 
     def gather_luck(self, rows: Floats) -> Floats:
         """Sum of the rows that each request's luck touches, signed; shape (requests,), empty without luck."""
-        if self.luck is None or self.request is None:
+        if self.luck is None:
             return np.zeros(0)
         return np.bincount(self.request, self.luck.sign * rows, self.requests).astype(np.float64)
 
     def luck_information(self, weight: Floats) -> Floats:
         """Information on each request's luck, its prior included; shape (requests,), empty without luck."""
-        if self.luck is None or self.request is None:
+        if self.luck is None:
             return np.zeros(0)
         own = np.bincount(self.request, self.luck.sign**2 * weight, self.requests).astype(np.float64)
         return own + self.luck.sd**-2
@@ -158,7 +158,6 @@ class Design:
 
     def blocks(self) -> Iterator["Block"]:
         """The rows, some requests at a time, so that requests × parameters fits in memory."""
-        assert self.request is not None
         per_block = max(1, BLOCK // self.width)
         order = np.argsort(self.request, kind="stable") if self.requests > per_block else None
         for start in range(0, self.requests, per_block):
@@ -174,7 +173,6 @@ class Block:
     """Some requests and their rows: sums by request and parameter, shape (requests, width)."""
 
     def __init__(self, design: Design, rows: Ints | slice, span: slice) -> None:
-        assert design.request is not None
         self.rows, self.span = rows, span
         self.request = design.request[rows] - span.start
         self.shape = (span.stop - span.start, design.width)

@@ -111,17 +111,18 @@ def fit_ratings(matches: pl.DataFrame, *, length_effect: bool = False, confidenc
 def _even_length(rows: Rows) -> tuple[Design, Maximum]:
     """The fit with length effects; how far slopes and luck vary is estimated from the data (MacKay 1992)."""
     slope_sd, luck_sd = SLOPE_SD, LUCK_SD
-    fit: Maximum | None = None
+    played = np.ones(len(rows.outcome))
+    design = rows.design(slope_sd=slope_sd, luck_sd=luck_sd)
+    fit = maximise(design, rows.outcome, played)
+    slopes = slice(design.width - len(rows.strategies), None)
     for _ in range(MOST_ROUNDS):
-        design = rows.design(slope_sd=slope_sd, luck_sd=luck_sd)
-        fit = maximise(design, rows.outcome, np.ones(len(rows.outcome)), start=fit)
-        slopes = slice(design.width - len(rows.strategies), None)
         before = slope_sd, luck_sd
         slope_sd = _spread(fit.theta[slopes], np.diag(fit.covariance)[slopes], slope_sd, SLOPE_SD)
         luck_sd = _spread(fit.luck, fit.luck_variance, luck_sd, LUCK_SD)
         if abs(math.log(slope_sd / before[0])) < 0.02 and abs(math.log(luck_sd / before[1])) < 0.02:
             break
-    assert fit is not None
+        design = rows.design(slope_sd=slope_sd, luck_sd=luck_sd)
+        fit = maximise(design, rows.outcome, played, start=fit)
     return design, fit
 
 

@@ -42,6 +42,10 @@ class Rows:
         scored = matches.filter(pl.col("p_a").is_not_null() & pl.col("p_a").cast(pl.Float64).is_not_nan())
         if length_effect:
             scored = scored.filter(pl.col("length_a").is_not_null() & pl.col("length_b").is_not_null())
+        if nameless := [name for name in needed[:3] if scored[name].null_count()]:
+            raise InputError(
+                f"Scored matches have no value in {nameless}. Every match names its request and strategies."
+            )
         outcome = scored["p_a"].cast(pl.Float64).to_numpy()
         if len(outcome) and (outcome.min() < 0 or outcome.max() > 1):
             raise InputError(f"p_a must lie in 0 to 1, received {outcome.min()} to {outcome.max()}.")
