@@ -667,3 +667,16 @@ def test_the_example_of_the_manual_runs(tmp_path, monkeypatch):
     found = written(tmp_path / "journal")
     qbawa.configure()
     assert found[0]["inputs"] == {"contract": "a contract"} and found[0]["user"] == "u42"
+
+
+def test_a_model_call_that_never_reports_holds_up_no_flush_and_is_given_up_in_the_end(journal, monkeypatch):
+    from qbawa.record.calls import begin_call
+
+    monkeypatch.setattr(recorder, "HOLD_S", 0.0)
+    begin_call("m", "left early", {})
+    assert qbawa.flush(10) and rows(journal) == [] and qbawa.stats().open_calls == 1
+    monkeypatch.setattr(recorder, "GIVE_UP_S", 0.0)
+    qbawa.step(lambda: None)()
+    step, call = sorted(written(journal), key=lambda row: row["step"])
+    assert call["error"]["type"] == "qbawa.Unfinished" and call["messages"] == [{"role": "user", "content": "left early"}]
+    assert qbawa.stats().open_calls == 0

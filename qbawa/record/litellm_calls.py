@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -76,6 +77,16 @@ class _Hooks:
             if call is not None:
                 with self._lock:
                     self._open[call_id] = call
+
+    def log_post_api_call(self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any) -> None:
+        """Note a sync call's response where it arrives, for litellm drops reports once 10,000 are waiting."""
+        with contextlib.suppress(Exception):
+            raw = kwargs.get("original_response")
+            with self._lock:
+                call = self._open.get(str(kwargs.get("litellm_call_id")))
+            if call is not None and call.otherwise is None and isinstance(raw, str) and '"choices"' in raw:
+                call.latency_s = time.time() - call.started_at
+                call.otherwise = functools.partial(_finish_unreported, call, raw)
 
     async def async_post_call_success_deployment_hook(self, request_data: Any, response: Any, call_type: Any) -> None:
         """Note an async call's response where it arrives: litellm cancels reports under way when a loop ends."""
@@ -145,7 +156,7 @@ def _finish(call: Call, payload: Mapping[str, Any]) -> None:
 
 
 def _finish_unreported(call: Call, response: Any) -> None:
-    whole = Snapshot(response).value
+    whole = json.loads(response) if isinstance(response, str) else Snapshot(response).value
     usage = whole.get("usage") or {}
     hidden = getattr(response, "_hidden_params", None) or {}
     end_call(
@@ -153,7 +164,7 @@ def _finish_unreported(call: Call, response: Any) -> None:
         _output(whole),
         input_tokens=usage.get("prompt_tokens"),
         output_tokens=usage.get("completion_tokens"),
-        cost_usd=hidden.get("response_cost"),
+        cost_usd=hidden.get("response_cost"),  # litellm has yet to work it out for a sync call
         latency_s=call.latency_s,
     )
 

@@ -19,6 +19,7 @@ from qbawa.record.writer import Counts, Writer
 
 HOLD_S = 10.0  # how long an ended step waits for model calls that have not reported
 EXIT_S = 5.0  # bound on what the end of the interpreter waits for
+GIVE_UP_S = 3600.0  # after this a model call is taken never to report
 MAX_OPEN_CALLS = 50_000  # more than an app can have in flight; beyond, the oldest are given up
 
 Item = Step | Call | Request | Feedback
@@ -63,7 +64,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._held: dict[int, tuple[Step, float]] = {}
         self._open_calls: dict[int, Call] = {}
-        self._writer = Writer(self._journal, self._lines, self._release_overdue, self.counts, self._queue_bytes)
+        self._writer = Writer(self._journal, self._lines, self._tend, self.counts, self._queue_bytes)
         self.put = self._writer.put
 
     def sample(self, request: Request) -> bool:
@@ -100,7 +101,7 @@ class Recorder:
             self._open_calls[id(call)] = call
             oldest = next(iter(self._open_calls.values())) if len(self._open_calls) > MAX_OPEN_CALLS else None
         if oldest:
-            oldest.end(failure=_unfinished())
+            self._give_up(oldest)
 
     def closed(self, call: Call) -> None:
         with self._lock:
@@ -114,7 +115,7 @@ class Recorder:
         """Whether everything recorded before this call is on disk for good."""
         deadline = time.monotonic() + timeout_s
         # Reports of model calls may be on their way, unless it is this very thread that has to carry them.
-        while self._reporting() and not _in_event_loop() and time.monotonic() < deadline:
+        while self._reporting() and not _in_event_loop() and time.monotonic() < deadline - timeout_s / 2:
             time.sleep(0.005)
         return self._writer.flush(max(0.0, deadline - time.monotonic())) and not self._held
 
@@ -124,27 +125,46 @@ class Recorder:
         litellm_calls = sys.modules.get("qbawa.record.litellm_calls")
         if litellm_calls and not _in_event_loop():
             with contextlib.suppress(Exception):
-                litellm_calls.drain(max(0.1, deadline - time.monotonic()))
+                litellm_calls.drain(timeout_s / 2)
         for call in list(self._open_calls.values()):
-            if call.otherwise:
-                call.otherwise()
-            elif call.owner is None or call.owner.ended:
-                call.end(failure=_unfinished())
+            if call.otherwise or call.owner is None or call.owner.ended:
+                self._give_up(call)
         self._writer.close(max(0.1, deadline - time.monotonic()))
 
-    def _reporting(self) -> bool:
-        with self._lock:
-            return any(call.owner is None or call.owner.ended for call in self._open_calls.values())
+    def _give_up(self, call: Call) -> None:
+        """End a call that did not report, from what is known."""
+        if call.otherwise and not call.done:
+            with contextlib.suppress(Exception):
+                call.otherwise()
+        call.end(
+            failure=Failure.reported(
+                "qbawa.Unfinished",
+                "No result was reported: the process ended first, or a stream was left before its end.",
+            )
+        )
 
-    def _release_overdue(self) -> bool:
-        now = time.monotonic()
+    def _reporting(self) -> bool:
+        """Whether a call is open that may have ended already. One that is open for long has been left, not ended."""
+        if self._held:
+            return True
+        recently = time.time() - HOLD_S
+        with self._lock:
+            return any(call.owner is None and call.started_at > recently for call in self._open_calls.values())
+
+    def _tend(self) -> bool:
+        """Release steps that waited long enough, give up calls that never reported; whether any are left."""
+        now, long_ago = time.monotonic(), time.time() - GIVE_UP_S
+        for call in list(self._open_calls.values()):
+            if call.started_at > long_ago:
+                break  # they are in the order in which they began
+            self._give_up(call)
         for step, until in list(self._held.values()):
             if now >= until:
                 for call in step.calls or ():
-                    if call.otherwise and not call.done:
-                        call.otherwise()
+                    if call.otherwise:
+                        self._give_up(call)
                 self.release(step)
-        return bool(self._held)
+        return bool(self._held or self._open_calls)
 
     def _lines(self, item: Item) -> list[bytes]:
         lines = []
@@ -161,12 +181,6 @@ class Recorder:
             else:
                 lines.append(line)
         return lines
-
-
-def _unfinished() -> Failure:
-    return Failure.reported(
-        "qbawa.Unfinished", "No result was reported: the process ended first, or a stream was left before its end."
-    )
 
 
 def _share(request_id: str) -> float:
