@@ -82,6 +82,8 @@ def measure(labels: pl.DataFrame, verdicts: pl.DataFrame, splits: int) -> dict[s
     runs = [cross_validated(labels, verdicts, seed) for seed in range(splits)]
     on_best = [run.join(its_pairs, on="match_id", how="semi") for run in runs]
     calibrated = mean([r["calibrated"].mean() for r in on_best])
+    flags = combine(verdicts.filter(pl.col("judge") == best)).select("match_id", best_flips=pl.col("flips") > 0)
+    with_flips = [run.join(flags, on="match_id") for run in on_best]
     return {
         "pairs": labels.height,
         "ties_in_labels": labels.height - decided.height,
@@ -96,6 +98,10 @@ def measure(labels: pl.DataFrame, verdicts: pl.DataFrame, splits: int) -> dict[s
         "jury_majority": mean([r["majority"].mean() for r in on_best]),
         "all_pairs": {
             name: mean([r[name].mean() for r in runs]) for name in ("calibrated", "forced", "chosen", "majority")
+        },
+        "where_best_judge": {
+            name: mean([r.filter(pl.col("best_flips") == flips)["calibrated"].mean() for r in with_flips])
+            for name, flips in (("flips_calibrated", True), ("is_steady_calibrated", False))
         },
         "undecided_share": mean([(r["calibrated"] == 0.5).mean() for r in runs]),
         "calibration_error": mean([calibration_error(r) for r in runs]),

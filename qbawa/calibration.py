@@ -137,14 +137,15 @@ def combine(
     *,
     human_accuracy: float = HUMAN_ACCURACY,
 ) -> pl.DataFrame:
-    """What each match's verdicts come to: match_id, p_a, winner, dissent, verdicts, unscored, decided_by.
+    """What each match's verdicts come to: match_id, p_a, winner, dissent, flips, verdicts, unscored, decided_by.
 
     With a calibration p_a is its probability, and the winner is 'tie' while that is within UNDECIDED of ½.
     Without one the best judge decides: p_a is its preference, averaged over the orders it saw. `best_judge` may be a
     list, best first: the first with a scored verdict on the match decides; the others follow in the order of names.
     People's votes add log-odds of `human_accuracy` each; without a calibration they alone decide where they voted.
     p_a and winner are null where nothing was scored. `dissent` is the share of scored verdicts against the winner, null
-    on a tie; verdicts and unscored are counts. `decided_by` is 'calibration', a judge's name, 'people' or null.
+    on a tie; flips counts the judges that named one answer in one order and the other in the other; verdicts and
+    unscored are counts. `decided_by` is 'calibration', a judge's name, 'people' or null.
     """
     counted = verdicts.group_by("match_id", maintain_order=True).agg(
         verdicts=(pl.col("verdict") != "unscored").sum().cast(pl.Int64),
@@ -185,9 +186,19 @@ def combine(
         .group_by("match_id")
         .agg(dissent=((pl.col("score") * pl.when(pl.col("winner") == "a").then(1).otherwise(-1)) < 0).mean())
     )
-    return decided.join(against, on="match_id", how="left", maintain_order="left").select(
-        "match_id", "p_a", "winner", "dissent", "verdicts", "unscored", "decided_by"
+    return (
+        decided.join(against, on="match_id", how="left", maintain_order="left")
+        .join(_flips(scored), on="match_id", how="left", maintain_order="left")
+        .with_columns(pl.col("flips").fill_null(0))
+        .select(["match_id", "p_a", "winner", "dissent", "flips", "verdicts", "unscored", "decided_by"])
     )
+
+
+def _flips(scored: pl.DataFrame) -> pl.DataFrame:
+    by_order = scored.drop_nulls("shown_first").group_by("match_id", "judge", "judge_kind", "shown_first")
+    sides = by_order.agg(side=pl.col("score").mean()).group_by("match_id", "judge", "judge_kind")
+    turned = sides.agg(flips=(pl.col("side").min() < 0) & (pl.col("side").max() > 0))
+    return turned.group_by("match_id").agg(pl.col("flips").sum().cast(pl.Int64))
 
 
 def _best_judge(verdicts: pl.DataFrame, best_judge: str | Sequence[str] | None) -> pl.DataFrame:

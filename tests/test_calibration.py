@@ -138,7 +138,9 @@ def test_without_labels_the_best_judge_decides_and_dissent_is_kept() -> None:
 def test_a_judge_that_flips_with_the_order_has_no_winner() -> None:
     rows = [("m", "strict", "llm", first, first, None, 1, 1) for first in "ab"]
     row = combine(frame(rows), None, "strict").row(0, named=True)
-    assert (row["p_a"], row["winner"], row["dissent"]) == (0.5, "tie", None)
+    assert (row["p_a"], row["winner"], row["dissent"], row["flips"]) == (0.5, "tie", None, 1)
+    steady = combine(frame([("m", "strict", "llm", first, "a", None, 1, 1) for first in "ab"]))
+    assert steady["flips"].to_list() == [0]
 
 
 def test_a_soft_preference_counts_by_its_size() -> None:
