@@ -355,6 +355,8 @@ def test_fields_that_never_met_are_rated_apart_and_said_to_be() -> None:
     }
     assert table.filter(pl.col("component") == 2)["rank"].to_list() == [1, 2]
     assert rate(one)["component"].unique().to_list() == [0]
+    with pytest.raises(DisconnectedError, match="'s0' and 't0' never met"):
+        fit_ratings(pl.concat([one, other])).p_better("s0", "t0")
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtr
 
-from qbawa.errors import InputError
+from qbawa.errors import DisconnectedError, InputError
 from qbawa.ratings.design import Design, Floats, Ints
 from qbawa.ratings.intervals import Uncertainty, clustered, critical
 from qbawa.ratings.newton import ONE_BLAS_THREAD, Maximum, best_first, maximise
@@ -63,10 +63,19 @@ class RatingFit:
     """Log-odds per unit of tanh(gap of lengths / its root mean square); None unless asked for."""
 
     def p_better(self, strategy: str, other: str) -> float:
-        """Probability that one strategy is really stronger than the other, both in one component."""
+        """Probability that one strategy is really stronger than the other.
+
+        Raises InputError for a strategy without a rating, DisconnectedError where the two never met, even indirectly.
+        """
         for name in (strategy, other):
             if name not in self.strategies:
                 raise InputError(f"Strategy '{name}' has no scored match. Rated: {', '.join(self.strategies[:20])}.")
+        component = dict(self.table.select("strategy_id", "component").iter_rows())
+        if component[strategy] != component[other]:
+            raise DisconnectedError(
+                f"'{strategy}' and '{other}' never met, even indirectly, so their strengths cannot be compared. "
+                "Add matches between their fields."
+            )
         i, j = self.strategies.index(strategy), self.strategies.index(other)
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
         return float(ndtr((self.strength[i] - self.strength[j]) / math.sqrt(max(variance, 1e-18))))
