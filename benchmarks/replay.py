@@ -98,18 +98,22 @@ def limits(provider: MockProvider, folder: Path, quick: bool, chance: random.Ran
 
 
 def cells(provider: MockProvider, folder: Path, quick: bool, chance: random.Random) -> dict[str, Any]:
-    """CPU a cell and peak memory, at 30,000 cells with prompts and answers of about 1 KB and no limit."""
+    """CPU a cell and peak memory, at 30,000 cells with prompts and answers of about 1 KB and no limit.
+
+    In a Dagster run on the embedded PostgreSQL, so that the event of every cell is counted too.
+    """
     count = 3_000 if quick else 30_000
     provider.control(latency_s=[0.2, 0.6], answer_chars=1000)
     home = make_home(folder, provider, count, model={"max_in_flight": 1000})
-    done = work(home)
-    _expect(done["report"]["answered"] == count, f"{done['report']} for {count} cells")
+    done = work(home, "--events")
+    _expect(done["report"]["answered"] == done["events"] == count, f"{done} for {count} cells")
     again = work(home)
     _expect(again["report"]["done_before"] == count, f"{again['report']} on the second run")
     _expect(provider.stats()["answered_twice"] == 0, "calls paid twice")
     return {
         "cells": count,
         "cpu_ms_per_cell": done["cpu_ms_per_cell"],
+        "cpu_ms_per_cell_imports": done["cpu_ms_per_cell_imports"],
         "peak_mb": done["peak_mb"],
         "cells_per_s": round(count / done["report"]["seconds"], 1),
     }
@@ -328,7 +332,8 @@ def work(home: Path, *flags: str) -> dict[str, Any]:
 
 def _start(home: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(Path(__file__).resolve()), "--work", str(home), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -347,6 +352,7 @@ def _work(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path)
     parser.add_argument("--portion-s", type=float)
+    parser.add_argument("--events", action="store_true")
     options = parser.parse_args(arguments)
 
     import polars as pl
@@ -366,20 +372,56 @@ def _work(arguments: Sequence[str]) -> None:
             ]
             os.write(1, ("\n".join(lines) + "\n").encode())
 
-    project = open_project(Home(options.work))
-    due = wanted_cells(project.lake).head(int((options.work / "cells").read_text()))
-    report = run.replay(project, due, run_id=f"bench-{os.getpid()}", on_cells=tell)
+    def replay(run_id: str, on_cells: run.OnCells, log: Callable[[str], Any] | None = None) -> run.ReplayReport:
+        project = open_project(Home(options.work))
+        due = wanted_cells(project.lake).head(int((options.work / "cells").read_text()))
+        return run.replay(project, due, run_id=run_id, on_cells=on_cells, log=log)
+
+    if options.events:
+        report, events, imports_s = _in_dagster(Home(options.work), replay)
+    else:
+        imports_s = time.process_time()
+        report, events = replay(f"bench-{os.getpid()}", tell), 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     print(
         json.dumps(
             {
                 "report": report.metadata(),
-                "cpu_ms_per_cell": round(time.process_time() * 1000 / max(1, due.height), 4),
+                "cpu_ms_per_cell": round(time.process_time() * 1000 / max(1, report.cells), 4),
+                "cpu_ms_per_cell_imports": round(imports_s * 1000 / max(1, report.cells), 4),
                 "peak_mb": round(peak, 1),
+                "events": events,
             }
         ),
         flush=True,
     )
+
+
+def _in_dagster(home: Any, replay: Callable[..., Any]) -> tuple[Any, int, float]:
+    """Replay in a run of a Dagster instance on the embedded PostgreSQL: the report, the events, CPU before the run."""
+    from qbawa.launch.dagster import dagster_environment
+
+    with dagster_environment(home) as environment:
+        os.environ.update(environment)
+        from dagster import AssetKey, DagsterInstance, job, op
+
+        from qbawa_assets.cells import report_cells
+
+        reports = []
+
+        @op
+        def sweep(context) -> None:  # type: ignore[no-untyped-def]  # Dagster reads the annotation
+            reports.append(replay(context.run_id, report_cells(context, plan_failures=True), context.log.info))
+
+        @job
+        def bench() -> None:
+            sweep()
+
+        imports_s = time.process_time()
+        with DagsterInstance.get() as instance:
+            bench.execute_in_process(instance=instance)
+            events = len(instance.get_materialized_partitions(AssetKey("replay_matrix")))
+        return reports[0], events, imports_s
 
 
 # What the provider, the journal and the lake hold.

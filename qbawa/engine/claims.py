@@ -12,7 +12,9 @@ import os
 import threading
 from pathlib import Path
 
-FILE = "claims.lock"
+FOLDER = "claims"
+FILES = 32
+"""The kernel walks through all locks of a file to find one; spread over so many files thousands cost little."""
 
 
 class Claims:
@@ -29,11 +31,11 @@ class Claims:
         self._held.release(key)
 
 
-class _ClaimFile:
+class _ClaimFiles:
     """POSIX locks belong to the process and vanish when *any* descriptor of the file closes: one for each process."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._start()
 
     def take(self, key: str) -> bool:
@@ -41,7 +43,7 @@ class _ClaimFile:
             if key in self._keys:
                 return False
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
+                fcntl.lockf(self._file(key), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
             except (BlockingIOError, PermissionError):
                 return False
             except OSError:
@@ -55,29 +57,37 @@ class _ClaimFile:
             if key in self._keys:
                 self._keys.discard(key)
                 with contextlib.suppress(OSError):
-                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(key))
+                    fcntl.lockf(self._file(key), fcntl.LOCK_UN, 1, _place(key))
+
+    def _file(self, key: str) -> int:
+        number = int(key[-2:], 16) % FILES
+        if number not in self._files:
+            path = self._folder / f"{number:02}.lock"
+            self._files[number] = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        return self._files[number]
 
     def _start(self) -> None:
         self._turn = threading.Lock()
         self._keys: set[str] = set()
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
+        self._files: dict[int, int] = {}
 
     def after_fork_in_child(self) -> None:
-        os.close(self._file)  # drops no lock of the parent: they belong to its process
+        for file in self._files.values():
+            os.close(file)  # drops no lock of the parent: they belong to its process
         self._start()
 
 
-_files: dict[str, _ClaimFile] = {}
+_open_folders: dict[str, _ClaimFiles] = {}
 _opening = threading.Lock()
 
 
-def _open(folder: Path) -> _ClaimFile:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder.resolve() / FILE
+def _open(folder: Path) -> _ClaimFiles:
+    path = folder.resolve() / FOLDER
+    path.mkdir(parents=True, exist_ok=True)
     with _opening:
-        if str(path) not in _files:
-            _files[str(path)] = _ClaimFile(path)
-        return _files[str(path)]
+        if str(path) not in _open_folders:
+            _open_folders[str(path)] = _ClaimFiles(path)
+        return _open_folders[str(path)]
 
 
 def _place(key: str) -> int:
@@ -85,8 +95,8 @@ def _place(key: str) -> int:
 
 
 def _after_fork_in_child() -> None:
-    for file in _files.values():
-        file.after_fork_in_child()
+    for files in _open_folders.values():
+        files.after_fork_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
