@@ -21,6 +21,7 @@ from qbawa.exports.card import Facts
 from qbawa.imports import import_verdicts
 from qbawa.ingest import IngestReport, ingest_batch, load_batch, pending_batches
 from qbawa.ingest.blocks import TABLES as SOURCES
+from qbawa.judges import check_rubric
 from qbawa.lake.delta import frame, now
 from qbawa.pairs import PairsReport, build_pairs
 from qbawa.project import Project
@@ -28,7 +29,8 @@ from qbawa.ratings import Effect, RatingFit, fit_ratings
 from qbawa.reliability import judge_reliability
 from qbawa.replay.cells import wanted_cells
 from qbawa.selection import COLUMNS, choose, coverage_picture, replayable_steps
-from qbawa.strategies import expand, from_rows, recorded_strategy, select, to_rows
+from qbawa.strategies import expand, recorded_strategy, select
+from qbawa.strategies.store import read_strategies, write_strategies
 
 # ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,22 +100,13 @@ def declare_strategies(project: Project) -> pl.DataFrame:
 
     A strategy that has left qbawa.yaml becomes inactive; its answers stay.
     """
-    lake = project.lake
-    known = lake.read("strategies")
-    ours = known.filter(pl.col("origin").is_in(["config", "recorded"]))
-    steps = sorted({*lake.read("replay_set", ["step"])["step"], *(entry.step for entry in project.config.strategies)})
-    recorded = [recorded_strategy(step) for step in steps]
-    declared = to_rows([*recorded, *expand(project.config, project.home.root)], ours)
-    lake.replace(
-        "strategies",
-        sorted({*declared["block_id"], *known["block_id"]}),
-        pl.concat(
-            [
-                declared,
-                known.filter(~pl.col("strategy_id").is_in(declared["strategy_id"].implode())).select(declared.columns),
-            ]
-        ),
-    )
+    lake, config = project.lake, project.config
+    for name, judge in config.judges.items():
+        check_rubric(judge.rubric, f"judges.{name}.rubric")
+    for name, step in config.steps.items():
+        check_rubric(step.rubric or "", f"steps.{name}.rubric")
+    steps = sorted({*lake.read("replay_set", ["step"])["step"], *(entry.step for entry in config.strategies)})
+    write_strategies(lake, [*map(recorded_strategy, steps), *expand(config, project.home.root)])
     project.publish()
     return lake.read("strategies", where="active").sort("step", "name")
 
@@ -122,7 +115,7 @@ def matching_strategies(project: Project, pattern: str) -> list[str] | None:
     """Ids of the strategies that a pattern selects, None for all. Raises InputError where it selects none."""
     if pattern == "*":
         return None
-    return [strategy.strategy_id for strategy in select(from_rows(project.lake.read("strategies")), pattern)]
+    return [strategy.strategy_id for strategy in select(list(read_strategies(project.lake).values()), pattern)]
 
 
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:

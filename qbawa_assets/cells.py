@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import polars as pl
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey
 
+from qbawa.project import Project
 from qbawa_assets.events import PartitionEvents
-from qbawa_assets.partitions import cell_key
+from qbawa_assets.partitions import cell_key, requests, strategies
 
 OnCells = Callable[[pl.DataFrame], None]
 
@@ -36,9 +37,15 @@ def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
     return report
 
 
-def unreported_cells(instance: DagsterInstance, cells: pl.DataFrame) -> pl.DataFrame:
-    """Those of the cells that the lake calls ok but Dagster does not know as materialised."""
-    known = instance.get_materialized_partitions(AssetKey("replay_matrix"))
-    ok = cells.filter(pl.col("state") == "ok")
-    keys = [str(cell_key(*key)) not in known for key in ok.select("request_id", "strategy_id").iter_rows()]
-    return ok.filter(pl.Series(keys, dtype=pl.Boolean))
+def report_unreported_cells(context: Any, project: Project) -> None:
+    """Report every cell that the lake calls ok but Dagster does not know as materialised."""
+    columns = ["request_id", "strategy_id", "cost_usd", "latency_s"]
+    stored = project.lake.read("replay_matrix", columns, where="status = 'ok' AND sample = 0")
+    known = context.instance.get_materialized_partitions(AssetKey("replay_matrix"))
+    new = [f"{request}|{strategy}" not in known for request, strategy in stored.select(columns[:2]).iter_rows()]
+    lost = stored.filter(pl.Series(new, dtype=pl.Boolean))
+    if lost.is_empty():
+        return
+    context.instance.add_dynamic_partitions(str(requests.name), lost["request_id"].unique().sort().to_list())
+    context.instance.add_dynamic_partitions(str(strategies.name), lost["strategy_id"].unique().sort().to_list())
+    report_cells(context)(lost.with_columns(state=pl.lit("ok")))

@@ -4,7 +4,7 @@ They are made of ops, since one run of an asset job cannot hold assets of differ
 it made as materialisations of the assets, so the UI shows the same picture whichever way something was made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -31,8 +31,9 @@ from qbawa import flywheel
 from qbawa.brackets.run import play
 from qbawa.project import Project
 from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.run import done_cells, replay
-from qbawa_assets.cells import report_cells, unreported_cells
+from qbawa.replay.run import replay
+from qbawa.unchanged import Unchanged
+from qbawa_assets.cells import report_cells, report_unreported_cells
 from qbawa_assets.events import PartitionEvents
 from qbawa_assets.pairs import export, pair, promote
 from qbawa_assets.partitions import recording_batches
@@ -77,12 +78,20 @@ def _report(context: OpExecutionContext, result: MaterializeResult, partition: s
         )
 
 
-def _stage(name: str, body: Callable[[DagsterInstance, Project], MaterializeResult]) -> OpDefinition:
-    """An op that makes one unpartitioned asset, after the stage before it."""
+def _stage(
+    name: str, body: Callable[[DagsterInstance, Project], MaterializeResult], *, reads: Sequence[str], writes: str
+) -> OpDefinition:
+    """An op that makes one unpartitioned asset, after the stage before it, if any table that it reads has changed."""
 
     @op(name=name, ins=AFTER, out=Out(Nothing), description=body.__doc__)
     def run(context: OpExecutionContext, project: ProjectResource) -> None:
-        _report(context, body(context.instance, project.open()))
+        opened = project.open()
+        unchanged = Unchanged(opened)
+        if unchanged.since(name, reads, writes):
+            context.log.info(f"Nothing new in {', '.join(reads)}; {writes} stays as it is.")
+            return
+        _report(context, body(context.instance, opened))
+        unchanged.note(name, reads, writes)
 
     return run
 
@@ -112,10 +121,8 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         strategies=flywheel.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
-    # Cells that a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
-    lost = unreported_cells(context.instance, wanted)
-    if lost.height:
-        report_cells(context)(done_cells(opened, lost))
+    # Imported cells, and what a killed run had answered but not yet said: the lake is right, Dagster is made to agree.
+    report_unreported_cells(context, opened)
     report = replay(
         opened,
         chosen,
@@ -126,7 +133,8 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     )
     opened.publish()
     context.log.info(report.summary())
-    context.add_output_metadata(report.metadata() | {"matrix": picture(flywheel.matrix_picture(opened))})
+    drawn = {"matrix": picture(flywheel.matrix_picture(opened))} if report.cells else {}
+    context.add_output_metadata(report.metadata() | drawn)
 
 
 @op(ins=AFTER, out=Out(Nothing), pool="model_calls")
@@ -170,14 +178,27 @@ def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
     context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
 
 
-choose_requests = _stage("choose_requests", choose)
-declare_strategies = _stage("declare_strategies", declare)
-take_human_verdicts = _stage("take_human_verdicts", take_human)
-rate_strategies = _stage("rate_strategies", rate)
-rate_judges = _stage("rate_judges", judge_judges)
-build_pairs = _stage("build_pairs", pair)
-export_datasets = _stage("export_datasets", export)
-promote_champions = _stage("promote_champions", promote)
+JUDGED = ("matches", "verdicts", "replay_matrix", "strategies")
+choose_requests = _stage("choose_requests", choose, reads=("recordings", "feedback"), writes="replay_set")
+rate_strategies = _stage("rate_strategies", rate, reads=JUDGED, writes="ratings")
+rate_judges = _stage("rate_judges", judge_judges, reads=JUDGED, writes="judge_reliability")
+build_pairs = _stage("build_pairs", pair, reads=(*JUDGED, "recordings", "replay_set"), writes="qbawa")
+export_datasets = _stage(
+    "export_datasets", export, reads=("qbawa", "recordings", "judge_reliability"), writes="datasets"
+)
+promote_champions = _stage("promote_champions", promote, reads=("ratings", *JUDGED), writes="champions")
+
+
+@op(ins=AFTER, out=Out(Nothing))
+def declare_strategies(context: OpExecutionContext, project: ProjectResource) -> None:
+    """Expand what qbawa.yaml and the files that it names declare into strategies."""
+    _report(context, declare(context.instance, project.open()))
+
+
+@op(ins=AFTER, out=Out(Nothing))
+def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -> None:
+    """Take in what people have judged."""
+    _report(context, take_human(context.instance, project.open()))
 
 
 @job(description="Take in new recordings and choose the requests that stand for all traffic.")

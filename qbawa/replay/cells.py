@@ -23,7 +23,7 @@ def wanted_cells(lake: Lake) -> pl.DataFrame:
     """
     chosen = lake.read("replay_set", ["step", "request_id", "recording_id"])
     strategies = lake.read("strategies", ["step", "strategy_id", "origin"], where="active")
-    return with_state(lake, _without_recorded_errors(lake, chosen.join(strategies, on="step")))
+    return with_state(lake, _without_unanswered(lake, chosen.join(strategies, on="step")))
 
 
 def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
@@ -52,7 +52,7 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
         first = recorded.sort("recorded_at").unique(["step", "request_id"], keep="first").drop("recorded_at")
         known = pl.concat([known, first.select(known.columns)])
     cells = asked.join(strategies, on="strategy_id").join(known, on=["step", "request_id"])
-    return with_state(lake, _without_recorded_errors(lake, cells))
+    return with_state(lake, _without_unanswered(lake, cells))
 
 
 def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
@@ -77,9 +77,9 @@ def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _without_recorded_errors(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
-    """Without the cells of `recorded` where production failed: there is no answer that could compete."""
-    broken = lake.read("recordings", ["recording_id"], where="error IS NOT NULL")["recording_id"]
+def _without_unanswered(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
+    """Without the cells of `recorded` where production failed or only asked: there is no answer that could compete."""
+    broken = lake.read("recordings", ["recording_id"], where="error IS NOT NULL OR output IS NULL")["recording_id"]
     no_answer = (pl.col("origin") == "recorded") & pl.col("recording_id").is_in(broken.implode())
     return cells.filter(~no_answer).drop("origin")
 

@@ -18,14 +18,15 @@ from qbawa.strategies.programs import run_program
 
 
 class Notes:
-    """An engine that answers nothing and notes what it was asked. Programs of several layers go on with blank answers."""
+    """An engine that asks nobody and notes what it was asked. Programs of several layers go on with stand-ins."""
 
     def __init__(self) -> None:
         self.calls: list[ModelCall] = []
 
     async def call(self, call: ModelCall) -> CallResult:
         self.calls.append(call)
-        return CallResult(call.key, "", 0, 0, 0.0, 0.0, 0, cached=True)
+        # Stand-ins differ, or a judge would not be asked which of them is better.
+        return CallResult(call.key, call.key, 0, 0, 0.0, 0.0, 0, cached=True)
 
 
 def plan(project: Project, cells: pl.DataFrame) -> Estimate:
