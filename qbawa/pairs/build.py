@@ -15,7 +15,7 @@ from qbawa.config import PairsConfig
 from qbawa.pairs.candidates import Candidates, candidates
 from qbawa.pairs.evidence import Opinions, weigh
 from qbawa.pairs.policy import Policy, choose
-from qbawa.pairs.posterior import TYPICAL_EFFECT, TYPICAL_FIELD, Evidence, fit_posterior, verdicts_worth
+from qbawa.pairs.posterior import Evidence, fit_posterior
 from qbawa.pairs.trivial import is_empty, is_refusal, normalised
 from qbawa.splits import assign_splits
 
@@ -74,8 +74,8 @@ def build_pairs(
     `calibration`: the jury's, fitted on people's verdicts (of one step, so build step by step); without it p_a of the
     matches counts as bare verdicts.
 
-    A judged pair's p_best is its calibrated verdict combined, as odds, with what all other matches say of it; an inferred
-    pair's is the posterior alone (qbawa.pairs.posterior).
+    p_best comes from the posterior of all matches (qbawa.pairs.posterior); with a calibration it is the probability that
+    people call best better, and a judged pair's own verdict counts with its calibrated odds (qbawa.pairs.candidates).
     """
     config = config if config is not None else PairsConfig.model_validate({})
     removed: Counter[str] = Counter()
@@ -127,6 +127,7 @@ class _Step:
         # Where the answers of request r begin in `cells`; one more element than there are requests.
         self.start = self.cells["request"].search_sorted(np.arange(self.questions.height + 1), "left").to_numpy()
         self.matches = self._canonical(opinions.matches)
+        self.calibrated = opinions.calibrated
 
     def pairs(self, removed: Counter[str]) -> tuple[pl.DataFrame, float]:
         """The step's pairs, and the size of its request effects."""
@@ -135,11 +136,7 @@ class _Step:
         posterior = fit_posterior(evidence, len(self.strategies), self.questions.height)
         strategy = self.cells["strategy"].to_numpy()
         members = np.split(strategy, self.start[1:-1]) if self.questions.height else []
-        calibrated = pl.when(pl.col("weight").is_null()).then("p_low").fill_null(np.nan)
-        said = self.matches.select(calibrated).to_series().to_numpy()
-        kept = [
-            self._worth_keeping(candidates(answers, posterior, said), removed) for answers in posterior.answers(members)
-        ]
+        kept = [self._worth_keeping(candidates(answers, posterior), removed) for answers in posterior.answers(members)]
         if not kept:
             return pl.DataFrame(schema={k: v for k, v in SCHEMA.items() if k != "built_at"}), posterior.effect
         return self._finished(pl.concat(kept), removed), posterior.effect
@@ -160,16 +157,8 @@ class _Step:
         )
 
     def _evidence(self) -> Evidence:
-        p, weight = self.matches["p_low"].to_numpy(), self.matches["weight"].to_numpy()
-        calibrated = np.isnan(weight)
-        worth = verdicts_worth(np.maximum(p, 1 - p), 2 * (TYPICAL_EFFECT**2 + TYPICAL_FIELD**2))
-        return Evidence(
-            self.matches["request"].to_numpy(),
-            self.matches["low"].to_numpy(),
-            self.matches["high"].to_numpy(),
-            toward_a=np.where(calibrated, (p > 0.5).astype(float), p),
-            weight=np.where(calibrated, worth, weight),
-        )
+        columns = (self.matches[name].to_numpy() for name in ("request", "low", "high", "p_low", "weight"))
+        return Evidence(*columns, calibrated=self.calibrated)
 
     def _worth_keeping(self, possible: Candidates, removed: Counter[str]) -> pl.DataFrame:
         """The pairs of a batch that pass every filter and the policy: request, best, worse (rows of `cells`), p_best, …"""
@@ -275,7 +264,7 @@ class _Step:
 
     def _leading(self, request: pl.Series, strategy: pl.Series) -> pl.Series:
         """For each answer up to NAMED of its own matches, the weightiest first; where it has none, of its strategy's."""
-        weight = pl.col("weight").fill_null((pl.col("p_low") - 0.5).abs())
+        weight = pl.col("weight") * (pl.col("p_low") - 0.5).abs()
         sides = pl.concat(
             [self.matches.select("request", "match_id", strategy=pl.col(side), w=weight) for side in ("low", "high")]
         ).sort("w", "match_id", descending=[True, False])

@@ -10,6 +10,11 @@ from scipy.special import expit, ndtr
 from qbawa.pairs.posterior import Answers, Evidence, Floats, Ints, Posterior
 
 
+# Judges that err alike about a strategy are not calibrated away match by match: its strength in people's eyes may differ
+# from what they make of it by about this much, in logits.
+TASTE = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """Possible pairs as arrays; an answer is (request, slot), its slot counting the request's answers from 0."""
@@ -25,27 +30,29 @@ class Candidates:
     """Row of the evidence that judged this very pair, or -1."""
 
 
-def candidates(answers: Answers, posterior: Posterior, calibrated: Floats) -> Candidates:
-    """All pairs of the batch's answers. `calibrated`: each match's calibrated P(a is better), NaN where it has none.
+def candidates(answers: Answers, posterior: Posterior) -> Candidates:
+    """All pairs of the batch's answers.
 
-    Without a calibrated verdict p is the posterior's, which has seen the match. With one, the match's own site is taken
-    out again and the two independent opinions multiply as odds: nothing known otherwise leaves the verdict as it was.
-    Evidence must name the strategy of the lower number as a.
+    On bare verdicts p is the posterior probability that the gap is positive. With a calibrated jury it is the
+    probability that people call best better, which also pays for people's own noise. A pair that was judged then gets
+    its verdict's odds times those of everything else, the match's own site taken out of the posterior: where nothing
+    else is known, the calibrated verdict stands as it was. Evidence must name the strategy of the lower number as a.
     """
     i, j = np.triu_indices(answers.strategy.shape[1], 1)
     there = answers.strategy[:, j] >= 0
     gap = answers.mean[:, i] - answers.mean[:, j]
     own = np.einsum("kii->ki", answers.covariance)
     variance = np.maximum(own[:, i] + own[:, j] - 2 * answers.covariance[:, i, j], 1e-9)
-    p = ndtr(gap / np.sqrt(variance))
+    evidence = posterior.evidence
+    p = _people_say(gap, variance + 2 * TASTE**2) if evidence.calibrated else ndtr(gap / np.sqrt(variance))
     match = np.full(p.shape, -1, dtype=np.int64)
-    rows, batch, place = _judged(answers, posterior.evidence)
+    rows, batch, place = _judged(answers, evidence)
     match[batch, place] = rows
-    known = ~np.isnan(calibrated[rows])
-    rows, at = rows[known], (batch[known], place[known])
-    rest = _without(rows, gap[at], variance[at], posterior)
-    said = calibrated[rows]
-    p[at] = said * rest / (said * rest + (1 - said) * (1 - rest))
+    if evidence.calibrated:
+        at = (batch, place)
+        rest = _without(rows, gap[at], variance[at], posterior)
+        said = evidence.toward_a[rows]
+        p[at] = said * rest / (said * rest + (1 - said) * (1 - rest))
     toward = p >= 0.5
     request = np.broadcast_to(answers.requests[:, None], p.shape)
     return Candidates(
@@ -77,10 +84,12 @@ def _judged(answers: Answers, evidence: Evidence) -> tuple[Ints, Ints, Ints]:
 
 
 def _without(rows: Ints, gap: Floats, variance: Floats, posterior: Posterior) -> Floats:
-    """P(a is better) by everything but the match itself: its Gaussian site divided out (a cavity, Minka 2001)."""
-    at, weight = posterior.gap[rows], posterior.evidence.weight[rows]
-    p = expit(at)
-    curve = np.maximum(weight * p * (1 - p), 1e-9)
-    pull = curve * at + weight * (posterior.evidence.toward_a[rows] - p)
+    """P(people call a better) by everything but the match itself: its site divided out (a cavity, Minka 2001)."""
+    curve, pull = posterior.evidence.site(rows, posterior.gap[rows])
     precision = np.maximum(1 / variance - curve, 1e-3)
-    return np.asarray(ndtr((gap / variance - pull) / np.sqrt(precision)))
+    return _people_say((gap / variance - pull) / precision, 1 / precision + 2 * TASTE**2)
+
+
+def _people_say(gap: Floats, variance: Floats) -> Floats:
+    """Mean of σ(d) for d ~ N(gap, variance), by MacKay's approximation."""
+    return np.asarray(expit(gap / np.sqrt(1 + np.pi / 8 * variance)))

@@ -20,8 +20,9 @@ class Opinions:
     """Scored matches that count, and how many did not."""
 
     matches: pl.DataFrame
-    """match_id, request_id, strategy_a, strategy_b, p_a, weight (verdicts it is worth; null where p_a is a calibrated
-    probability), dissent, judges (list)."""
+    """match_id, request_id, strategy_a, strategy_b, p_a, weight (verdicts it is worth), dissent, judges (list)."""
+    calibrated: bool
+    """Whether p_a is the probability that people would call a better, rather than a share of verdicts."""
     unscored: int
     never_trained_on: int
     """Matches that nobody judged but LLMonPy's juries."""
@@ -55,12 +56,10 @@ def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calib
     )
     spoiled = rows.filter(pl.col("tainted") & pl.col("scored").is_null()).height
     rows = rows.filter(~(pl.col("tainted") & pl.col("scored").is_null()))
-    calibrated = pl.lit(False)
     p_a = pl.when("tainted").then("share").otherwise(pl.coalesce("p_a", "share"))
     if calibration is not None and not counting.is_empty():
         decided = jury.combine(counting, calibration).select("match_id", learnt="p_a")
         rows = rows.join(decided, on="match_id", how="left", maintain_order="left")
-        calibrated = pl.col("learnt").is_not_null()
         p_a = pl.coalesce("learnt", p_a)
     rows = rows.with_columns(p_a=p_a)
     unscored = rows["p_a"].null_count()
@@ -69,12 +68,13 @@ def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calib
     count = pl.coalesce("scored", pl.col("verdicts") if "verdicts" in rows.columns else pl.lit(1)).fill_null(1)
     return Opinions(
         rows.with_columns(
-            weight=pl.when(calibrated).then(None).otherwise(count.clip(lower_bound=1).cast(pl.Float64).pow(TOGETHER)),
+            weight=pl.lit(1.0) if calibration else count.clip(lower_bound=1).cast(pl.Float64).pow(TOGETHER),
             dissent=pl.coalesce(against / pl.col("scored"), pl.col("dissent") if "dissent" in rows.columns else None),
             judges=pl.col("judges").fill_null([]),
         ).select(
             "match_id", "request_id", "strategy_a", "strategy_b", "p_a", "weight", "dissent", "judges"
         ),
+        calibration is not None,
         unscored,
         spoiled,
     )

@@ -5,9 +5,13 @@ theta[request, strategy] = mu[strategy] + u[request, strategy], mu ~ N(0, field�
 answers of one request together; mu carries what was learnt on the other requests. So a pair that never met still
 has a probability, and a strategy's fame alone never makes one sure about a single answer.
 
+A match says one of two things. Bare verdicts: the share of them for a, a Bradley–Terry outcome. Where the jury was
+calibrated on people: the probability p that people would call a better; what they would say is then hidden, with
+likelihood p σ(d) + (1 - p)(1 - σ(d)) at a gap of d, and theta is in units of people's log-odds.
+
 Laplace approximation (MacKay 1992): the likelihood of each match becomes a Gaussian site at the mode, after which
 everything is exact linear algebra, small matrices batched over requests. `field` and `effect` are estimated from the
-matches (empirical Bayes), with a prior worth a few dozen matches.
+matches (empirical Bayes), with a prior worth a few hundred matches.
 """
 
 from __future__ import annotations
@@ -18,21 +22,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, ndtri
+from scipy.special import expit
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 # Soft preferences in data/anchors: log-odds after model and request means have a standard deviation of 0.75 in the
-# scale of the README's slopes; judges' noise flattens what is measured from their verdicts to about 0.5.
-TYPICAL_EFFECT = 0.6
+# scale of its README's slopes; judges' noise flattens what their verdicts show of it to about 0.4 or 0.5.
+TYPICAL_EFFECT = 0.5
 # What that prior weighs against the measured products of residuals (each about 0.03): some three hundred of them.
 EFFECT_PRIOR = 10.0
-TYPICAL_FIELD = 1.5
+# With few matches the strategies' strengths soak up the effects; no field measured so far has less.
+SMALLEST_EFFECT = 0.4
+TYPICAL_FIELD = 0.7
 # Elements of the largest batch of matrices: 16 MB.
 BATCH = 2_000_000
 MOST_PASSES = 25
-PASSES_TO_LEARN_SPREADS = 8
+PASSES_TO_LEARN_SPREADS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +49,23 @@ class Evidence:
     a: Ints
     b: Ints
     toward_a: Floats
-    """0 to 1; ½ is a tie."""
+    """Bare: share of the verdicts for a, 0 to 1. Calibrated: probability that people would call a better."""
     weight: Floats
-    """How many Bradley–Terry verdicts the match is worth."""
+    """How many verdicts the match is worth; 1 where calibrated."""
+    calibrated: bool = False
+
+    def site(self, rows: Ints, gap: Floats) -> tuple[Floats, Floats]:
+        """(precision, precision × mean) of the Gaussian that stands for each of these matches at a gap of a over b."""
+        p, said = expit(gap), self.toward_a[rows]
+        weight = self.weight[rows]
+        if self.calibrated:
+            hidden = said * p / (said * p + (1 - said) * (1 - p))
+            # Expected curvature: the observed one turns negative where the verdict contradicts everything else.
+            weight, slope = (2 * said - 1) ** 2, hidden - p
+        else:
+            slope = weight * (said - p)
+        curve = np.maximum(weight * p * (1 - p), 1e-9)
+        return curve, curve * gap + slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +143,6 @@ def fit_posterior(evidence: Evidence, strategies: int, requests: int) -> Posteri
     return Posterior(evidence, mu, covariance, width, effect, gap, rows)
 
 
-def verdicts_worth(p: Floats, variance: float) -> Floats:
-    """How many Bradley–Terry verdicts make one as sure as `p` (½ to 1) about a gap that was N(0, variance) before.
-
-    So a calibrated probability and a plain verdict enter one likelihood. Inverts the Laplace posterior in one dimension.
-    """
-    mode = np.linspace(0.0, 12.0, 2_001)
-    worth = mode / (variance * expit(-mode))
-    sure = mode * np.sqrt(1 / variance + worth * expit(mode) * expit(-mode))
-    return np.interp(ndtri(np.clip(p, 0.5, 1 - 1e-6)), sure, worth)
-
-
 def _effect(evidence: Evidence, mu: Floats, effect: float, requests: int, strategies: int) -> float:
     """Standard deviation of the request effects: matches that share an answer err together by its square.
 
@@ -141,14 +150,16 @@ def _effect(evidence: Evidence, mu: Floats, effect: float, requests: int, strate
     """
     flat = 1 / np.sqrt(1 + np.pi / 8 * 2 * effect**2)
     p = expit((mu[evidence.a] - mu[evidence.b]) * flat)
-    error, slope = evidence.toward_a - p, flat * p * (1 - p)
+    # A calibrated probability moves less than what people would say: by its share of that variance.
+    share = float(np.mean((2 * evidence.toward_a - 1) ** 2)) if evidence.calibrated else 1.0
+    error, slope = evidence.toward_a - 0.5 - share * (p - 0.5), share * flat * p * (1 - p)
     cell = np.concatenate([evidence.request * strategies + evidence.a, evidence.request * strategies + evidence.b])
     _, code = np.unique(cell, return_inverse=True)
     signed, both = np.concatenate([error, -error]), np.concatenate([slope, slope])
     product = np.bincount(code, signed) ** 2 - np.bincount(code, signed**2)
     scale = np.bincount(code, both) ** 2 - np.bincount(code, both**2)
     variance = (product.sum() + EFFECT_PRIOR * TYPICAL_EFFECT**2) / (scale.sum() + EFFECT_PRIOR)
-    return float(np.sqrt(np.clip(variance, 0.1, 9.0)))
+    return float(np.sqrt(np.clip(variance, SMALLEST_EFFECT**2, 9.0)))
 
 
 class ByRequest:
@@ -193,10 +204,7 @@ class _Local:
 
     def sites(self, gap: Floats, evidence: Evidence) -> _Site:
         count, width = self.members.shape
-        d, w = gap[self.rows], evidence.weight[self.rows]
-        p = expit(d)
-        curve = np.maximum(w * p * (1 - p), 1e-9)
-        pull = curve * d + w * (evidence.toward_a[self.rows] - p)
+        curve, pull = evidence.site(self.rows, gap[self.rows])
         at_i, at_j = self.batch * width + self.i, self.batch * width + self.j
         size = count * width
         shift = np.bincount(at_i, pull, size) - np.bincount(at_j, pull, size)
