@@ -100,7 +100,7 @@ def measure(labels: pl.DataFrame, verdicts: pl.DataFrame, splits: int) -> dict[s
             name: mean([r[name].mean() for r in runs]) for name in ("calibrated", "forced", "chosen", "majority")
         },
         "where_best_judge": {
-            name: mean([r.filter(pl.col("best_flips") == flips)["calibrated"].mean() for r in with_flips])
+            name: rounded(pl.concat(with_flips).filter(pl.col("best_flips") == flips)["calibrated"].mean())
             for name, flips in (("flips_calibrated", True), ("is_steady_calibrated", False))
         },
         "undecided_share": mean([(r["calibrated"] == 0.5).mean() for r in runs]),
