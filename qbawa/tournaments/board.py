@@ -153,6 +153,9 @@ class Board:
         scored = ~np.isnan(p_a)
         self.begun[sheet] = True
         self._told[a, b, sheet] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
+        # Identical answers tie in either order: once is all that there is to learn.
+        same = self.field.answers[a, pairings[:, 2]] == self.field.answers[b, pairings[:, 2]]
+        self._told[a[same], b[same], pairings[same, 2] + self.requests * (1 - pairings[same, 3])] = 1.5
         np.add.at(self._met, (a, b), self.playable[pairings[:, 2]])
         np.add.at(self._met, (b, a), self.playable[pairings[:, 2]])
         self.verdicts += verdicts
