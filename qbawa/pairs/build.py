@@ -75,7 +75,7 @@ def build_pairs(
     matches counts as bare verdicts.
 
     p_best comes from the posterior of all matches (qbawa.pairs.posterior); with a calibration it is the probability that
-    people call best better, and a judged pair's own verdict counts with its calibrated odds (qbawa.pairs.candidates).
+    people call best better (qbawa.pairs.candidates).
     """
     config = config if config is not None else PairsConfig.model_validate({})
     removed: Counter[str] = Counter()

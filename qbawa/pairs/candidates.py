@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, ndtr
+from scipy.special import ndtr
 
-from qbawa.pairs.posterior import Answers, Evidence, Floats, Ints, Posterior
-
-
-# Judges that err alike about a strategy are not calibrated away match by match: its strength in people's eyes may differ
-# from what they make of it by about this much, in logits.
-TASTE = 0.5
+from qbawa.pairs.posterior import Answers, Evidence, Floats, Ints, Posterior, people_say
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +29,8 @@ def candidates(answers: Answers, posterior: Posterior) -> Candidates:
     """All pairs of the batch's answers.
 
     On bare verdicts p is the posterior probability that the gap is positive. With a calibrated jury it is the
-    probability that people call best better, which also pays for people's own noise. A pair that was judged then gets
-    its verdict's odds times those of everything else, the match's own site taken out of the posterior: where nothing
-    else is known, the calibrated verdict stands as it was. Evidence must name the strategy of the lower number as a.
+    probability that people call best better, which also pays for people's own noise: where nothing but its own verdict
+    is known of a pair, that verdict's. Evidence must name the strategy of the lower number as a.
     """
     i, j = np.triu_indices(answers.strategy.shape[1], 1)
     there = answers.strategy[:, j] >= 0
@@ -44,15 +38,10 @@ def candidates(answers: Answers, posterior: Posterior) -> Candidates:
     own = np.einsum("kii->ki", answers.covariance)
     variance = np.maximum(own[:, i] + own[:, j] - 2 * answers.covariance[:, i, j], 1e-9)
     evidence = posterior.evidence
-    p = _people_say(gap, variance + 2 * TASTE**2) if evidence.calibrated else ndtr(gap / np.sqrt(variance))
+    p = people_say(gap, variance) if evidence.calibrated else ndtr(gap / np.sqrt(variance))
     match = np.full(p.shape, -1, dtype=np.int64)
     rows, batch, place = _judged(answers, evidence)
     match[batch, place] = rows
-    if evidence.calibrated:
-        at = (batch, place)
-        rest = _without(rows, gap[at], variance[at], posterior)
-        said = evidence.toward_a[rows]
-        p[at] = said * rest / (said * rest + (1 - said) * (1 - rest))
     toward = p >= 0.5
     request = np.broadcast_to(answers.requests[:, None], p.shape)
     return Candidates(
@@ -81,15 +70,3 @@ def _judged(answers: Answers, evidence: Evidence) -> tuple[Ints, Ints, Ints]:
     both = (low >= 0) & (high >= 0)
     rows, batch, low, high = rows[both], batch[both], low[both], high[both]
     return rows, batch, low * width - low * (low + 1) // 2 + (high - low - 1)
-
-
-def _without(rows: Ints, gap: Floats, variance: Floats, posterior: Posterior) -> Floats:
-    """P(people call a better) by everything but the match itself: its site divided out (a cavity, Minka 2001)."""
-    curve, pull = posterior.evidence.site(rows, posterior.gap[rows])
-    precision = np.maximum(1 / variance - curve, 1e-3)
-    return _people_say((gap / variance - pull) / precision, 1 / precision + 2 * TASTE**2)
-
-
-def _people_say(gap: Floats, variance: Floats) -> Floats:
-    """Mean of σ(d) for d ~ N(gap, variance), by MacKay's approximation."""
-    return np.asarray(expit(gap / np.sqrt(1 + np.pi / 8 * variance)))

@@ -6,8 +6,10 @@ answers of one request together; mu carries what was learnt on the other request
 has a probability, and a strategy's fame alone never makes one sure about a single answer.
 
 A match says one of two things. Bare verdicts: the share of them for a, a Bradley–Terry outcome. Where the jury was
-calibrated on people: the probability p that people would call a better; what they would say is then hidden, with
-likelihood p σ(d) + (1 - p)(1 - σ(d)) at a gap of d, and theta is in units of people's log-odds.
+calibrated on people: the probability that people call a better, as long as nothing else is known of the two. Theta is
+then in units of people's log-odds, and the match is the evidence that takes a pair from knowing nothing to that
+probability. So a verdict repeats part of what the ratings say, as it does on real labels: judges are right more often
+where the gap is wide. Multiplying odds as if it did not is overconfident (docs/pairs.md).
 
 Laplace approximation (MacKay 1992): the likelihood of each match becomes a Gaussian site at the mode, after which
 everything is exact linear algebra, small matrices batched over requests. `field` and `effect` are estimated from the
@@ -54,18 +56,17 @@ class Evidence:
     """How many verdicts the match is worth; 1 where calibrated."""
     calibrated: bool = False
 
-    def site(self, rows: Ints, gap: Floats) -> tuple[Floats, Floats]:
-        """(precision, precision × mean) of the Gaussian that stands for each of these matches at a gap of a over b."""
-        p, said = expit(gap), self.toward_a[rows]
-        weight = self.weight[rows]
+    def site(self, rows: Ints, gap: Floats, variance: float) -> tuple[Floats, Floats]:
+        """(precision, precision × mean) of the Gaussian that stands for each of these matches.
+
+        `gap` is where the likelihood is linearised, `variance` that of a gap of which nothing is known.
+        """
+        said = self.toward_a[rows]
         if self.calibrated:
-            hidden = said * p / (said * p + (1 - said) * (1 - p))
-            # Expected curvature: the observed one turns negative where the verdict contradicts everything else.
-            weight, slope = (2 * said - 1) ** 2, hidden - p
-        else:
-            slope = weight * (said - p)
+            return _evidence_for(said, variance)
+        p, weight = expit(gap), self.weight[rows]
         curve = np.maximum(weight * p * (1 - p), 1e-9)
-        return curve, curve * gap + slope
+        return curve, curve * gap + weight * (said - p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Posterior:
         """Mean and covariance of theta for the given strategies of request 0, 1, …, in batches of like width."""
         for requests, members in _batches(strategies_of):
             local = _Local(self.rows, requests, members, len(self.mu))
-            site = local.sites(self.gap, self.evidence)
+            site = local.sites(self.gap, self.evidence, _unknown(self.field, self.effect))
             spread = np.linalg.inv(site.precision + np.eye(members.shape[1]) / self.effect**2)
             prior = np.where(members >= 0, self.mu[members], 0.0)
             mean = np.einsum("kij,kj->ki", spread, site.shift + prior / self.effect**2)
@@ -124,12 +125,12 @@ def fit_posterior(evidence: Evidence, strategies: int, requests: int) -> Posteri
         precision = np.eye(strategies) / width**2
         shift = np.zeros(strategies)
         for local in locals_:
-            local.add_to(precision, shift, gap, evidence, effect)
+            local.add_to(precision, shift, gap, evidence, effect, _unknown(width, effect))
         covariance = np.linalg.inv(precision)
         mu = covariance @ shift
         new = gap.copy()
         for local in locals_:
-            local.update(new, gap, evidence, effect, mu)
+            local.update(new, gap, evidence, effect, mu, _unknown(width, effect))
         moved = float(np.abs(new - gap).max(initial=0.0))
         gap = gap + np.clip(new - gap, -2.0, 2.0)
         if len(gap) and number < PASSES_TO_LEARN_SPREADS:
@@ -141,6 +142,30 @@ def fit_posterior(evidence: Evidence, strategies: int, requests: int) -> Posteri
         if moved < 1e-3 and number >= PASSES_TO_LEARN_SPREADS:
             break
     return Posterior(evidence, mu, covariance, width, effect, gap, rows)
+
+
+def people_say(gap: Floats, variance: Floats | float) -> Floats:
+    """Probability that people call a better: the mean of σ(d) for d ~ N(gap, variance), by MacKay's approximation."""
+    return np.asarray(expit(gap / np.sqrt(1 + np.pi / 8 * variance)))
+
+
+def _unknown(field: float, effect: float) -> float:
+    """Variance of the gap between two answers of which nothing is known."""
+    return 2 * (field**2 + effect**2)
+
+
+def _evidence_for(p: Floats, variance: float) -> tuple[Floats, Floats]:
+    """The Gaussian (precision, precision × mean) that takes a gap from N(0, variance) to where people_say is `p`.
+
+    Its precision is that of as many plain verdicts as would do the same.
+    """
+    mode = np.linspace(0.0, 12.0, 2_001)
+    precision = mode * expit(mode) / variance
+    after = people_say(mode, 1 / (1 / variance + precision))
+    sure = np.clip(np.maximum(p, 1 - p), 0.5, after[-1])
+    at = np.interp(sure, after, mode)
+    found = np.interp(at, mode, precision)
+    return np.maximum(found, 1e-9), np.where(p >= 0.5, at, -at) * (1 / variance + found)
 
 
 def _effect(evidence: Evidence, mu: Floats, effect: float, requests: int, strategies: int) -> float:
@@ -202,9 +227,9 @@ class _Local:
         both = (self.i >= 0) & (self.j >= 0)
         self.rows, self.batch, self.i, self.j = self.rows[both], self.batch[both], self.i[both], self.j[both]
 
-    def sites(self, gap: Floats, evidence: Evidence) -> _Site:
+    def sites(self, gap: Floats, evidence: Evidence, variance: float) -> _Site:
         count, width = self.members.shape
-        curve, pull = evidence.site(self.rows, gap[self.rows])
+        curve, pull = evidence.site(self.rows, gap[self.rows], variance)
         at_i, at_j = self.batch * width + self.i, self.batch * width + self.j
         size = count * width
         shift = np.bincount(at_i, pull, size) - np.bincount(at_j, pull, size)
@@ -213,9 +238,11 @@ class _Local:
         precision = np.bincount(cells, np.concatenate([curve, curve, -curve, -curve]), size * width)
         return _Site(precision.reshape(count, width, width).astype(float), shift.reshape(count, width).astype(float))
 
-    def add_to(self, precision: Floats, shift: Floats, gap: Floats, evidence: Evidence, effect: float) -> None:
+    def add_to(
+        self, precision: Floats, shift: Floats, gap: Floats, evidence: Evidence, effect: float, variance: float
+    ) -> None:
         """Add what these requests say about mu, their own effects integrated out."""
-        site = self.sites(gap, evidence)
+        site = self.sites(gap, evidence, variance)
         width = self.members.shape[1]
         gain = np.linalg.inv(site.precision + np.eye(width) / effect**2) / effect**2
         real = self.members >= 0
@@ -226,9 +253,11 @@ class _Local:
         precision += np.bincount(rows * size + columns, about, size * size).reshape(size, size)
         shift += np.bincount(self.members[real], np.einsum("kij,kj->ki", gain, site.shift)[real], size)
 
-    def update(self, new: Floats, gap: Floats, evidence: Evidence, effect: float, mu: Floats) -> None:
+    def update(
+        self, new: Floats, gap: Floats, evidence: Evidence, effect: float, mu: Floats, variance: float
+    ) -> None:
         """Write the mean gap of these requests' matches, given mu, into `new`."""
-        site = self.sites(gap, evidence)
+        site = self.sites(gap, evidence, variance)
         width = self.members.shape[1]
         prior = np.where(self.members >= 0, mu[self.members], 0.0) / effect**2
         theta = np.linalg.solve(site.precision + np.eye(width) / effect**2, (site.shift + prior)[..., None])[..., 0]
