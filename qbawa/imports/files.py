@@ -19,6 +19,8 @@ from qbawa.ingest.blocks import BlockWriter, is_complete
 from qbawa.ingest.lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
 from qbawa.lake.delta import Lake
 
+BLOCK_BYTES = 16 << 20
+"""Half of the journal's: a foreign record stands in memory twice, as it was and as our row."""
 Reader = Callable[[dict[str, Any], Origin], Iterator[Step | Feedback | BadRecordError]]
 SAMPLE = 20
 """Records by which a format is detected, and how many a dry run shows."""
@@ -90,7 +92,7 @@ def import_file(
     report = ImportReport(str(path), format)
     if not dry_run and is_complete(lake, name):
         return report
-    writer = None if dry_run else BlockWriter(lake, name, format, skip_known=True)
+    writer = None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES)
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for record in records(path, progress):

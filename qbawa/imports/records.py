@@ -1,6 +1,7 @@
 """The records of a file: one a line, the elements of one list, or one single object; in bounded memory."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,21 +52,26 @@ def _first_character(path: Path) -> bytes:
 
 def _lines_or_document(path: Path) -> Iterator[Record]:
     lines = ((number, line.removeprefix(b"\xef\xbb\xbf")) for number, line in numbered_lines(path) if line.strip())
-    first = next(lines, None)
-    if first is None:
+    ahead = list(itertools.islice(lines, 2))
+    values = [read_object(line) for _, line in ahead]
+    document = None
+    if ahead and ahead[0][1].lstrip().startswith(b"{") and all(isinstance(value, BadLine) for value in values):
+        document = _document(path)  # perhaps one object, written over many lines
+    if document is not None:
+        yield document
         return
-    value = read_object(first[1])
-    if isinstance(value, BadLine) and first[1].lstrip().startswith(b"{") and path.stat().st_size <= MAX_DOCUMENT_BYTES:
-        # Perhaps one object, written over many lines.
-        with open_bytes(path) as file:
-            whole = file.read(MAX_DOCUMENT_BYTES)
-        document = _object(whole)
-        if document is not None:
-            yield Record(1, whole, document)
-            return
-    yield Record(*first, value)
+    for (number, line), value in zip(ahead, values, strict=True):
+        yield Record(number, line, value)
     for number, line in lines:
         yield Record(number, line, read_object(line))
+
+
+def _document(path: Path) -> Record | None:
+    """The one object that a file consists of, if it is not too large to be held."""
+    with open_bytes(path) as file:
+        whole = file.read(MAX_DOCUMENT_BYTES + 1)
+    value = _object(whole) if len(whole) <= MAX_DOCUMENT_BYTES else None
+    return None if value is None else Record(1, whole, value)
 
 
 def _object(text: bytes) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from qbawa.strategies.ids import recorded_id
 
 BLOCK_BYTES = 32 << 20
 """Of raw lines; a block takes about five times as much memory while it is written."""
+_ROW_BYTES = 1_000  # of objects that a waiting row consists of
 TABLES = ("recordings", "quarantine", "feedback")
 """The bare-named block is in the first of these that the source has rows for, and is written last."""
 
@@ -77,7 +78,7 @@ class BlockWriter:
         # A full block waits for the next line: the last one must get the bare name.
         if self._size > self._limit:
             self._flush(last=False)
-        self._size += (len(raw) if size is None else size) + 400
+        self._size += (len(raw) if size is None else size) + _ROW_BYTES
         if isinstance(item, Step):
             self._steps.append((item, file, line, raw))
         elif isinstance(item, Feedback):
