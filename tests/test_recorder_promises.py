@@ -383,3 +383,28 @@ def test_the_package_names_what_it_has():
         assert callable(getattr(qbawa, name))
     with pytest.raises(AttributeError, match="public names"):
         _ = qbawa.nonsense
+
+
+def test_ingest_accepts_every_line_whatever_was_recorded(journal):
+    lines = pytest.importorskip("qbawa.ingest.lines")
+
+    class Odd:
+        def __str__(self) -> str:
+            return "x" * 1_000
+
+    values = [float("nan"), 10**4_000, 2**70, [2**70, 10**400], b"\0", "\ud800 \0", {1: {None: object()}}, Odd(), work]
+    deep: list = []
+    for _ in range(500):
+        deep = [deep]
+    with qbawa.request(user=Odd(), request_id="x" * 1_000, tags={1: Odd(), "n": float("inf")}, pipeline=7) as request:
+        for value in [*values, deep]:
+            work(value)
+            request.feedback(value, value)
+            usage = {"input_tokens": value, "output_tokens": -1, "cost_usd": float("nan"), "latency_s": -1.0}
+            qbawa.llm_call(model=value, messages=value, output=value, parameters={"p": value}, **usage)
+            qbawa.llm_call(model="m", messages=["text", value], error=ValueError(value))
+    qbawa.feedback(12, True)
+    assert qbawa.flush(10)
+    read = [lines.read_line(line) for path in all_segments(journal) for line in read_lines(path)]
+    assert [item for item in read if isinstance(item, lines.BadLine)] == []
+    assert len(read) == len(values) * 4 + 4 + 2

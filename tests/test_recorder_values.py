@@ -108,6 +108,7 @@ Point = collections.namedtuple("Point", "x y")
         (float("nan"), "NaN"),
         ([float("inf"), -float("inf"), 1.5], ["Infinity", "-Infinity", 1.5]),
         (10**30, 10**30),
+        ([1, 10**400], [1, {MARK: "integer", "bits": 1329}]),
         ((1, "a"), [1, "a"]),
         ({3, 1, 2}, [1, 2, 3]),
         (collections.deque("ab"), ["a", "b"]),

@@ -8,6 +8,7 @@ from typing import Any
 from qbawa.record import session, threads
 from qbawa.record.context import Call, Step, implicit_request
 from qbawa.record.failure import Failure
+from qbawa.record.snapshot import Snapshot, text_of
 
 
 def llm_call(
@@ -48,7 +49,7 @@ def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
         here = threads.here() or implicit_request(recorder)
         if not (here.request if isinstance(here, Step) else here).sampled:
             return None
-        return Call(recorder, here, str(model), as_messages(messages), parameters)
+        return Call(recorder, here, text_of(model), as_messages(messages), dict(parameters or {}))
     except Exception as problem:
         recorder.counts.add("internal_error", f"a model call was not recorded: {problem!r}")
         return None
@@ -63,8 +64,13 @@ def end_call(call: Call, output: Any = None, **outcome: Any) -> None:
 
 
 def as_messages(messages: Any) -> Any:
-    """A bare prompt as the one user message that it is."""
-    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    """Messages as a list of objects; a bare prompt is the one user message that it is."""
+    if messages is None:
+        return None
+    copy = Snapshot(messages).value
+    if isinstance(copy, list) and all(isinstance(message, dict) for message in copy):
+        return copy
+    return [{"role": "user", "content": copy}]
 
 
 def answer_of(message: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qbawa.record.failure import Failure
-from qbawa.record.snapshot import MARK, Snapshot
+from qbawa.record.snapshot import MARK, Snapshot, text_of
 
 if TYPE_CHECKING:
     from qbawa.record.recorder import Recorder
@@ -31,9 +31,9 @@ class Request:
     def __init__(
         self, request_id: str | None, pipeline: str, user: str | None = None, tags: dict[str, Any] | None = None
     ) -> None:
-        self.request_id = str(request_id or new_request_id())
-        self.pipeline = str(pipeline)
-        self.user = user
+        self.request_id = short_id(request_id) if request_id else new_request_id()
+        self.pipeline = text_of(pipeline)
+        self.user = user if user is None else text_of(user)
         self.tags: dict[str, Any] = dict(tags) if tags else {}
         self.sampled = self.open = True
         self.implicit = False  # opened by its outermost step or call rather than by `qbawa.request`
@@ -167,8 +167,9 @@ class Call:
         if parameters is not None:
             self.parameters = self._keep("parameters", parameters)
         self.output = self._keep("output", output)
-        self.input_tokens, self.output_tokens, self.cost_usd = input_tokens, output_tokens, cost_usd
-        self.latency_s = time.time() - self.started_at if latency_s is None else latency_s
+        self.input_tokens, self.output_tokens = _count(input_tokens), _count(output_tokens)
+        self.cost_usd = _amount(cost_usd)
+        self.latency_s = max(0.0, time.time() - self.started_at if latency_s is None else latency_s)
         self.started_at = started_at or (time.time() - self.latency_s)
         self.failure = failure
         self.recorder.closed(self)
@@ -192,6 +193,26 @@ class Call:
         if snapshot.cut and field not in self.cut:
             self.cut += (field,)
         return snapshot.value
+
+
+def _count(value: Any) -> int | None:
+    number = finite(value)
+    return int(number) if number is not None and 0 <= number < 2**53 else None
+
+
+def _amount(value: Any) -> float | None:
+    number = finite(value)
+    return number if number is not None and number >= 0 else None
+
+
+def finite(value: Any) -> float | None:
+    """A number as a finite float; None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e300 else None
+
+
+def short_id(request_id: Any) -> str:
+    """An id of the application's as the text that readers of the journal accept."""
+    return text_of(request_id)[:256]
 
 
 def new_request_id() -> str:

@@ -36,7 +36,7 @@ def _decorate(function: Any, name: str | None) -> Any:
         raise TypeError(
             f"@qbawa.step records functions and methods, not {function!r}. Put it on the method that works."
         )
-    label: str = name or str(getattr(function, "__name__", type(function).__name__))
+    label = str(name or getattr(function, "__name__", None) or type(function).__name__)[:256]
     begin = functools.partial(_begin, label, _Parameters(function))
     if inspect.isasyncgenfunction(function):
         return _async_generator(function, begin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 
-from qbawa.record.snapshot import message_of, type_name
+from qbawa.record.snapshot import text_of, type_name
 
 _MAX_FRAMES, _MAX_CAUSES, _MAX_MESSAGE = 50, 4, 10_000
 
@@ -16,7 +16,7 @@ class Failure:
 
     def __init__(self, error: BaseException, depth: int = 0) -> None:
         self.type = type_name(error)
-        self.message = message_of(error)[:_MAX_MESSAGE]
+        self.message = text_of(error)[:_MAX_MESSAGE]
         self._text: str | None = None
         self._frames: list[tuple[str, int, str]] = []
         trace = error.__traceback__

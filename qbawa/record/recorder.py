@@ -64,7 +64,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._held: dict[int, tuple[Step, float]] = {}
         self._open_calls: dict[int, Call] = {}
-        self._writer = Writer(self._journal, self._lines, self._tend, self.counts, self._queue_bytes)
+        begun = self._close_with_multiprocessing_child
+        self._writer = Writer(self._journal, self._lines, self._tend, begun, self.counts, self._queue_bytes)
         self.put = self._writer.put
 
     def sample(self, request: Request) -> bool:
@@ -131,6 +132,12 @@ class Recorder:
                 self._give_up(call)
         self._writer.close(max(0.1, deadline - time.monotonic()))
 
+    def _close_with_multiprocessing_child(self) -> None:
+        """A child of multiprocessing ends without atexit hooks; it has a list of its own."""
+        util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
+        if util and process and process.parent_process() is not None:
+            util.Finalize(None, self.close, args=(EXIT_S / 2,), exitpriority=100)
+
     def _give_up(self, call: Call) -> None:
         """End a call that did not report, from what is known."""
         if call.otherwise and not call.done:
@@ -171,7 +178,7 @@ class Recorder:
         for row in rows_of(item):
             try:
                 line = encode(row, self._redactor, self._redact)
-            except Exception as error:
+            except BaseException as error:  # a hook may even call sys.exit, which must not end the writer thread
                 # Never written unredacted: what the hook could not handle is dropped.
                 reason = "redact_hook_failed" if self._redact else "internal_error"
                 self.counts.add(reason, f"a recording was dropped: {reason.replace('_', ' ')} with {error!r}")

@@ -11,11 +11,12 @@ from typing import Any
 
 from qbawa.errors import ConfigError
 from qbawa.record import threads
-from qbawa.record.context import Request, Step, current
+from qbawa.record.context import Request, Step, current, finite, short_id
 from qbawa.record.failure import Failure
 from qbawa.record.recorder import EXIT_S, Recorder, SampleRule, Stats
 from qbawa.record.redact import Redactor
 from qbawa.record.rows import Feedback, Hook
+from qbawa.record.snapshot import text_of
 
 recorder: Recorder | None = None  # None: nothing is recorded, steps just run
 
@@ -45,6 +46,8 @@ def configure(
     Raises ConfigError for settings that make no sense; never because of the folder, which is first touched by a row.
     """
     global recorder
+    if folder is not None and "://" in str(folder):
+        raise ConfigError(f"The journal must be a folder on a disk, not {str(folder)!r}. The lake may live elsewhere.")
     if not 0.0 <= sample_rate <= 1.0:
         raise ConfigError(
             f"sample_rate={sample_rate!r} is not a share. Give a number from 0 (none) to 1 (all requests)."
@@ -90,9 +93,14 @@ def stats() -> Stats:
 
 def feedback(request_id: str, score: float | None = None, comment: str | None = None) -> None:
     """Record what someone thought of a request, at any later time and from any process."""
-    if recorder is not None:
-        score = float(score) if isinstance(score, (bool, int, float)) else score
-        recorder.put(Feedback(str(request_id), score, comment, time.time()))
+    if recorder is None:
+        return
+    number = finite(score)
+    if score is not None and number is None:
+        recorder.counts.add(
+            "bad_score", f"a feedback score was a {type(score).__name__}, not a finite number; left out"
+        )
+    recorder.put(Feedback(short_id(request_id), number, None if comment is None else text_of(comment), time.time()))
 
 
 class request:

@@ -26,12 +26,13 @@ MAX_DEPTH = 64
 MARK = "__qbawa__"
 
 _NOTHING = type(None)
-_PLAIN = frozenset((str, int, float, bool, _NOTHING))  # immutable and JSON: shared, not copied
-_NUMBERS = frozenset((int, float, bool, _NOTHING))
+_PLAIN = frozenset((str, float, bool, _NOTHING))  # immutable and JSON: shared, not copied
+_NUMBERS = frozenset((float, bool, _NOTHING))
 _TEXT = frozenset((str,))
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _TEXTUAL = (decimal.Decimal, uuid.UUID, os.PathLike)
-_MAX_INT = 1 << 63
+_INTEGERS = frozenset((int,))
+_MAX_INT = 1 << 1023  # 308 digits; readers of JSON refuse far longer ones
 
 
 class Snapshot:
@@ -55,7 +56,7 @@ class Snapshot:
         kind = type(value)
         if kind is str:
             return self._text(value)
-        if kind in _NUMBERS:
+        if kind is int and -_MAX_INT < value < _MAX_INT or kind in _NUMBERS:
             self._nodes -= 1
             return value
         if self._nodes <= 0 or self._chars <= 0:
@@ -67,7 +68,8 @@ class Snapshot:
                 kinds = set(map(type, value))
                 # Embeddings and lists of texts take a pass or two in C.
                 chars = sum(map(len, value)) if kinds == _TEXT else 0
-                if chars < self._chars and (kinds == _TEXT or kinds <= _NUMBERS):
+                small = kinds == _INTEGERS and min(value) > -_MAX_INT and max(value) < _MAX_INT
+                if chars < self._chars and (kinds == _TEXT or small or kinds <= _NUMBERS):
                     self._nodes -= len(value)
                     self._chars -= chars
                     return list(value)
@@ -159,7 +161,8 @@ class Snapshot:
         if isinstance(value, str):
             return self._text(str.__str__(value))
         if isinstance(value, int):
-            return int.__int__(value)
+            number = int.__int__(value)
+            return number if -_MAX_INT < number < _MAX_INT else {MARK: "integer", "bits": number.bit_length()}
         if isinstance(value, float):
             return float.__float__(value)
         if isinstance(value, dict):
@@ -181,7 +184,7 @@ class Snapshot:
         if isinstance(value, complex):
             return {MARK: "complex", "real": value.real, "imag": value.imag}
         if isinstance(value, BaseException):
-            return {MARK: "error", "type": type_name(value), "message": self._text(message_of(value))}
+            return {MARK: "error", "type": type_name(value), "message": self._text(text_of(value))}
         if isinstance(value, _CODE):
             name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
             return {MARK: "code", "name": f"{getattr(value, '__module__', '')}.{name}".strip(".")}
@@ -239,29 +242,23 @@ def type_name(value: Any) -> str:
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
-def message_of(error: BaseException) -> str:
-    """What an exception says, even where saying it fails."""
+def text_of(value: Any) -> str:
+    """`str(value)`, even where that fails. For what must be text: names, identifiers, what an exception says."""
     try:
-        return str(error)
+        return str(value)
     except Exception as problem:
-        return f"(its text is not available: {type(problem).__name__})"
+        return f"({type_name(value)}, whose text is not available: {type(problem).__name__})"
 
 
 def json_safe(value: Any) -> Any:
-    """A snapshot's value without the numbers that JSON lacks: NaN and infinities by name, huge integers as text."""
+    """A snapshot's value without the numbers that JSON lacks: NaN and infinities by name."""
     if isinstance(value, float):
         return value if math.isfinite(value) else ("NaN" if value != value else f"{'-' * (value < 0)}Infinity")
-    if isinstance(value, int):
-        return value if -_MAX_INT <= value < 2 * _MAX_INT else _large(value)
     if isinstance(value, list):
         return [json_safe(item) for item in value]
     if isinstance(value, dict):
         return {key: json_safe(item) for key, item in value.items()}
     return value
-
-
-def _large(value: int) -> Any:
-    return str(value) if value.bit_length() < 10_000 else {MARK: "integer", "bits": value.bit_length()}
 
 
 def _key(key: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import logging
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -60,19 +59,23 @@ class _Marker:
 
 
 class Writer:
-    """Empties a queue of at most `queue_bytes` into the journal. `encode` turns an item into lines; `tick` runs about
-    every second while there may be something to do, and returns whether there is more."""
+    """Empties a queue of at most `queue_bytes` into the journal.
+
+    `encode` turns an item into lines; `tick` runs about every second while it says that there is more to do; `begun`
+    runs once the thread has.
+    """
 
     def __init__(
         self,
         journal: JournalWriter,
         encode: Callable[[Any], list[bytes]],
         tick: Callable[[], bool],
+        begun: Callable[[], None],
         counts: Counts,
         queue_bytes: int,
     ) -> None:
         self.accepted = self.written = 0
-        self._journal, self._encode, self._tick, self._counts = journal, encode, tick, counts
+        self._journal, self._encode, self._tick, self._begun, self._counts = journal, encode, tick, begun, counts
         self._queue_bytes = queue_bytes
         self._queue: collections.deque[Any] = collections.deque()
         self._queued = 0
@@ -145,7 +148,7 @@ class Writer:
                 self._awake = False
                 self._counts.warn("no_thread", f"the writer thread cannot start: {error}. Recordings wait in memory")
             return
-        _close_in_multiprocessing_child(self)
+        self._begun()
 
     def _run(self) -> None:
         ticking = False
@@ -184,9 +187,8 @@ class Writer:
             if not self._taken:
                 with self._lock:
                     number = min(len(self._queue), _BATCH_ROWS)
-                    self._taken = [self._queue.popleft() for _ in range(number)]
-                    if not number:
-                        self._awake = False
+                    self._awake = number > 0
+                self._taken = [self._queue.popleft() for _ in range(number)]
                 for item in self._taken:
                     if type(item) is not _Marker:
                         self._append(item)
@@ -212,8 +214,9 @@ class Writer:
     def _acknowledge(self) -> None:
         taken, self._taken = self._taken, []
         markers = [item for item in taken if type(item) is _Marker]
+        size = sum(item.size for item in taken)
         with self._lock:
-            self._queued -= sum(item.size for item in taken)
+            self._queued -= size
             self.written += len(taken) - len(markers)
         for marker in markers:
             marker.reached.set()
@@ -234,10 +237,3 @@ class Writer:
             return
         with self._lock:
             self._write()
-
-
-def _close_in_multiprocessing_child(writer: Writer) -> None:
-    """A multiprocessing child ends without running atexit hooks; it has a list of its own."""
-    util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
-    if util and process and process.parent_process() is not None:
-        util.Finalize(None, writer.close, args=(2.0,), exitpriority=100)
