@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "Run stages of the flywheel without the UI.",
     "sql": "Ask DuckDB SQL over all views.",
     "trace": "From any id back to its request and forward to the datasets.",
+    "judge": "Judge matches yourself, in the terminal.",
     "export": "Write the datasets that qbawa.yaml declares.",
     "forget": "Remove a request from everything.",
     "doctor": "Check that everything that qbawa needs is there.",
