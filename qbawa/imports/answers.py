@@ -180,4 +180,4 @@ def _without_known(lake: Lake, questions: pl.DataFrame, step: str) -> pl.DataFra
     known = lake.read("recordings", ["request_id"], where=f"step = {quoted(step)}")
     new = questions.join(known, on="request_id", how="anti")
     digest = hashlib.sha256("\n".join([step, *new["request_id"]]).encode()).hexdigest()[:16]
-    return new.with_columns(pl.lit(f"import/{digest}").alias(BLOCK))
+    return new.with_columns(pl.lit(f"import/table-{digest}").alias(BLOCK))

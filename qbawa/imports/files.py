@@ -88,7 +88,7 @@ def import_file(
         raise InputError(f"There is no format '{format}'. Formats: {', '.join(FORMATS)}.")
     if format == "llmonpy":
         return _import_tournaments(lake, path, digest, step, dry_run)
-    name = f"import/{hashlib.sha256(f'{digest} {format} {step}'.encode()).hexdigest()[:16]}"
+    name = f"import/file-{hashlib.sha256(f'{digest} {format} {step}'.encode()).hexdigest()[:16]}"
     report = ImportReport(str(path), format)
     if not dry_run and is_complete(lake, name):
         return report
@@ -193,7 +193,7 @@ def _example(item: Step) -> dict[str, Any]:
 def _import_tournaments(lake: Lake, path: Path, digest: str, step: str | None, dry_run: bool) -> ImportReport:
     report = ImportReport(str(path), "llmonpy")
     tournaments = llmonpy.Tournaments()
-    writer = BlockWriter(lake, f"import/{digest[:16]}", "llmonpy", skip_known=True)
+    writer = BlockWriter(lake, f"import/file-{digest[:16]}", "llmonpy", skip_known=True)
     for record in records(path):
         report.records += 1
         try:

@@ -107,7 +107,7 @@ _messages = msgspec.json.Decoder(list[_Object]).decode
 _text = msgspec.json.Decoder(str).decode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
 # An integer that Python's json refuses to read (4,300 digits) must not reach those who trust the lake.
-_LONG = b"0" * 1000
+_LONG = b"0" * 4_301
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _strings = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _brackets = re.compile(rb"[\[\]{}]")
@@ -208,7 +208,7 @@ def _inspect(line: bytes) -> BadLine | None:
         if deepest > MAX_DEPTH:
             return BadLine("too_deep", f"{deepest} levels")
         if _LONG in bare.translate(_DIGITS):
-            return BadLine("wrong_type", "a number of more than 1,000 digits")
+            return BadLine("wrong_type", "a number of more than 4,300 digits")
     return None
 
 
