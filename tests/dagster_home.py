@@ -20,6 +20,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 from dagster._core.definitions.partitions.definition import PartitionsDefinition
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_partition_subsets
+from scripted_provider import ScriptedProvider
 
 import qbawa
 from qbawa.home import Home
@@ -27,7 +28,6 @@ from qbawa.launch.dagster import dagster_environment
 from qbawa.project import Project, open_project
 from qbawa_assets.definitions import definitions
 from qbawa_assets.partitions import cells
-from scripted_provider import ScriptedProvider
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 TOPICS = ("the tides", "sourdough", "old maps", "violins", "glaciers", "semaphores", "copper roofs", "the moon")
@@ -85,7 +85,9 @@ class DagsterHome:
             )
         )
         names = ("materialized", "failed", "in_progress")
-        return {name: set(part.get_partition_keys()) if part else set() for name, part in zip(names, found, strict=True)}
+        return {
+            name: set(part.get_partition_keys()) if part else set() for name, part in zip(names, found, strict=True)
+        }
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What a user's SQL sees."""

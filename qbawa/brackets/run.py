@@ -28,7 +28,7 @@ class StepReport:
     strategies: int = 0
     requests: int = 0
     matches: int = 0
-    """Played by this run."""
+    """Played by this run; one that was asked again in the other order counts once, one of identical answers too."""
     verdicts: int = 0
     """Asked by this run, found in the ledger or paid."""
     unscored: int = 0
@@ -161,12 +161,13 @@ async def _play_step(
         past_results=table.past_results(),
         only_requests=here,
     )
+    played: dict[str, str] = {}
     fresh: dict[str, None] = {}
     stored_at = time.monotonic()
     try:
         while matches := tournament.next_matches(MATCHES_AT_ONCE):
-            _keep_ties(table, tournament, report, fresh)
-            problem = await _judge(engine, table, tournament, matches, done, report, fresh)
+            _keep_ties(table, tournament, played, fresh)
+            problem = await _judge(engine, table, tournament, matches, done, played, fresh)
             if problem is not None:
                 done.reason = str(problem)
                 log(f"Step '{step}': {problem}")
@@ -179,8 +180,10 @@ async def _play_step(
                     f"Step '{step}': {tournament.verdicts} verdicts, {tournament.reading.confidence:.0%} sure of {config.goal}."
                 )
     finally:
-        _keep_ties(table, tournament, report, fresh)
+        _keep_ties(table, tournament, played, fresh)
         await asyncio.to_thread(table.store, list(fresh))
+    done.matches = len(played)
+    report.matches_by_request.update(played.values())
     if tournament.done is not None:
         done.reason, done.confidence = tournament.done.reason, tournament.done.confidence
         done.answer = tournament.answer
@@ -193,10 +196,13 @@ async def _judge(
     tournament: Tournament,
     matches: Sequence[Match],
     done: StepReport,
-    report: PlayReport,
+    played: dict[str, str],
     fresh: dict[str, None],
 ) -> Exception | None:
-    """Judge matches and tell the tournament; what stopped some of them, if anything did."""
+    """Judge matches and tell the tournament; what stopped some of them, if anything did.
+
+    `played` (match_id → request) and `fresh` (what the lake has not been told yet) grow by them.
+    """
     outcomes = await asyncio.gather(*(_ask_jury(engine, table, match) for match in matches))
     judged: list[tuple[Match, list[dict[str, Any]]]] = []
     problem: Exception | None = None
@@ -209,21 +215,20 @@ async def _judge(
     results = []
     for (match, rows), p_a in zip(judged, decided, strict=True):
         table.add(match, rows)
+        played[table.id_of(match)] = match.request
         fresh[table.id_of(match)] = None
         results.append(Result(match, p_a, len(rows)))
-        done.matches += 1
         done.verdicts += len(rows)
         done.unscored += sum(row["verdict"] == "unscored" for row in rows)
-        report.matches_by_request[match.request] += 1
     tournament.record(results)
     return problem
 
 
-def _keep_ties(table: StepTable, tournament: Tournament, report: PlayReport, fresh: dict[str, None]) -> None:
+def _keep_ties(table: StepTable, tournament: Tournament, played: dict[str, str], fresh: dict[str, None]) -> None:
     for match in tournament.take_settled():
         if table.add(match, []):
+            played[table.id_of(match)] = match.request
             fresh[table.id_of(match)] = None
-            report.matches_by_request[match.request] += 1
 
 
 async def _ask_jury(engine: Engine, table: StepTable, match: Match) -> list[dict[str, Any]] | Exception:
