@@ -34,7 +34,7 @@ class Progress:
         self._log = log
         self._every_s = every_s or (LOG_EVERY_S if log else TERMINAL_EVERY_S)
         self._began = time.monotonic()
-        self._past: deque[tuple[float, int, int, int]] = deque()
+        self._past: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
 
     def cell(self, outcome: Literal["ok", "failed", "missing"]) -> None:
         """A cell has ended: `ok`, `failed`, or `missing` where a budget or Ctrl-C kept it from being answered."""
@@ -59,7 +59,8 @@ class Progress:
         began, cells, attempts, tokens = self._past[0]
         span = max(now - began, 1e-3)
         cell_rate = (self.done - cells) / span
-        parts = [f"{self.done:,}/{self.cells:,} cells"]
+        # A tournament has calls and no cells.
+        parts = [f"{self.done:,}/{self.cells:,} cells" if self.cells else f"{stats.asked:,} calls"]
         if self.failed:
             reasons = ", ".join(f"{reason} {count}" for reason, count in stats.failures.most_common(3))
             parts.append(f"{self.failed:,} failed ({reasons})" if reasons else f"{self.failed:,} failed")
@@ -93,7 +94,8 @@ class Progress:
                 await asyncio.sleep(self._every_s)
                 show(self.line(engine))
         finally:
-            show(self.line(engine))
+            if self.cells or engine.stats.asked:
+                show(self.line(engine))
             close()
 
     def _screen(self) -> tuple[Callable[[str], Any], Callable[[], Any]]:
