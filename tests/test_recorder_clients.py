@@ -30,7 +30,7 @@ APP = """
 import asyncio, os, sys
 from concurrent.futures import ThreadPoolExecutor
 import litellm
-import qbawa; qbawa.record_litellm()
+import qbawa; qbawa.record_litellm(sys.argv[2])
 options = dict(model="openai/gpt-4o-mini", api_base=sys.argv[1], api_key="sk-none", max_retries=0, num_retries=0)
 
 def ask(text, **more):
@@ -90,11 +90,10 @@ def app(url, tmp_path_factory):
     """Rows that the app leaves behind. One process for all tests, since importing litellm takes seconds."""
     pytest.importorskip("litellm")
     folder = tmp_path_factory.mktemp("journal")
-    env = {**os.environ, "QBAWA_JOURNAL": str(folder), "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     env.update(LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_OFFLINE_MODE="true")
-    done = subprocess.run(
-        [sys.executable, "-c", APP + STEPS, url], env=env, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", APP + STEPS, url, str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert closed_segments(folder)
     return rows(folder)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -20,16 +21,22 @@ from qbawa.record.calls import answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
 from qbawa.record.failure import Failure
 from qbawa.record.snapshot import Snapshot
+from qbawa.record.writer import log
 
 _installed = False
 
 
-def record_litellm() -> None:
+def record_litellm(folder: str | os.PathLike[str] | None = None) -> None:
     """Record every litellm call from now on: sync, async, streaming, in any thread. Calling it again changes nothing.
 
+    With `folder` this is `configure(folder)` as well, so that one line is enough.
     Imports litellm, which takes seconds; call it where the application imports litellm anyway.
     """
     global _installed
+    if folder is not None:
+        session.configure(folder)
+    if session.recorder is None:
+        log.info("qbawa: litellm calls are not recorded: no folder was given and QBAWA_JOURNAL is not set")
     if _installed:
         return
     import litellm
