@@ -5,6 +5,7 @@ again. So a rerun is idempotent and nothing is lost or doubled by a crash (../ME
 """
 
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
@@ -20,6 +21,8 @@ from qbawa.lake.tables import TABLES, ColumnType, Table
 
 BLOCK = "block_id"
 MAX_TRIES = 50
+# What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
+_NOT_IN_FOLDERS = re.compile(r"[\[\]\\^|?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 _WRITER = WriterProperties(compression="ZSTD")
 _POLARS: dict[ColumnType, pl.DataType] = {
     "text": pl.String(),
@@ -45,10 +48,17 @@ class Lake:
     """Reads and writes the tables of `qbawa.lake.tables` under one folder or object-store prefix.
 
     `uri` is a path or an `s3://…` (or other object store) address, for which `storage_options` go to the store's client.
+    Raises InputError for a path that Delta tables or the catalog cannot have.
     """
 
     def __init__(self, uri: str | Path, storage_options: Mapping[str, str] | None = None) -> None:
-        self.uri = str(uri).rstrip("/")
+        self.uri = str(uri).rstrip("/") if "://" in str(uri) else str(Path(uri).absolute())
+        strange = _NOT_IN_FOLDERS.search(self.uri)
+        if strange and not self._is_remote:
+            raise InputError(
+                f"The lake cannot lie in {self.uri!r}: Delta and DuckDB work in no folder with {strange.group()!r} in its name. "
+                "Move the home (QBAWA_HOME) or set lake.uri."
+            )
         self.storage_options = dict(storage_options or {})
         self._ready: set[str] = set()
 
@@ -102,7 +112,7 @@ class Lake:
 
     def files(self, table: str) -> list[str]:
         """Addresses of the live Parquet files."""
-        return self._open(table).file_uris()
+        return self._files(self._open(table), table)
 
     def versions(self) -> dict[str, int]:
         """Version of every table; grows by one with each commit."""
@@ -166,12 +176,24 @@ class Lake:
         options = self.storage_options or None
         if table not in self._ready:
             if not DeltaTable.is_deltatable(uri, options):
-                if "://" not in uri:
+                if not self._is_remote:
                     Path(uri).mkdir(parents=True, exist_ok=True)
                 schema = schema_of(table).to_frame().to_arrow().schema
                 DeltaTable.create(uri, schema, mode="ignore", description=_table(table).rows, storage_options=options)
+            _add_new_columns(DeltaTable(uri, storage_options=options), table)
             self._ready.add(table)
         return DeltaTable(uri, storage_options=options)
+
+    @property
+    def _is_remote(self) -> bool:
+        return "://" in self.uri
+
+    def _files(self, delta: DeltaTable, table: str) -> list[str]:
+        uris = delta.file_uris()
+        if self._is_remote:
+            return uris
+        # delta-rs writes the folder as in a URL (`my%20lake`); the files lie directly in it, under plain names.
+        return [f"{self.uri}/{table}/{uri.rsplit('/', 1)[1]}" for uri in uris]
 
     def _read(
         self,
@@ -183,7 +205,7 @@ class Lake:
         keep: pl.Expr | None = None,
     ) -> pl.DataFrame:
         schema = schema_of(table)
-        files = delta.file_uris()
+        files = self._files(delta, table)
         if not files:
             empty = schema.to_frame()
             return empty.select(columns) if columns is not None else empty
@@ -202,14 +224,15 @@ class Lake:
 
 def view_sql(table: str, files: Sequence[str]) -> str:
     """SQL that makes a DuckDB view of a table over exactly these Parquet files."""
-    names = _table(table).column_names
+    columns = _table(table).columns
+    empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {_name(c.name)}' for c in columns)} WHERE false"
     if not files:
-        empty = ", ".join(f"NULL::{_DUCKDB[c.type]} AS {_name(c.name)}" for c in _table(table).columns)
-        return f"CREATE VIEW {_name(table)} AS SELECT {empty} WHERE false"
-    paths = ", ".join(_quote(path) for path in files)
+        return f"CREATE VIEW {_name(table)} AS {empty}"
+    names, paths = ", ".join(_name(column.name) for column in columns), ", ".join(_quote(path) for path in files)
+    # The empty part has the columns that a newer qbawa added and none of these files holds yet.
     return (
-        f"CREATE VIEW {_name(table)} AS SELECT {', '.join(_name(name) for name in names)} "
-        f"FROM read_parquet([{paths}], union_by_name = true)"
+        f"CREATE VIEW {_name(table)} AS SELECT {names} FROM "
+        f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = true))"
     )
 
 
@@ -232,6 +255,21 @@ def _table(name: str) -> Table:
     if name not in TABLES:
         raise InputError(f"There is no table '{name}'. Tables: {', '.join(TABLES)}.")
     return TABLES[name]
+
+
+def _add_new_columns(delta: DeltaTable, table: str) -> None:
+    """Give a table of an older qbawa the columns that have been added since."""
+    wanted = Schema.from_arrow(schema_of(table).to_frame().to_arrow().schema)
+    for _ in range(MAX_TRIES):
+        held = {column.name for column in delta.schema().fields}
+        new = [column for column in wanted.fields if column.name not in held]
+        if not new:
+            return
+        try:
+            delta.alter.add_columns(new)
+            return
+        except CommitFailedError:  # another process is at it
+            delta.update_incremental()
 
 
 def _conform(table: str, rows: pl.DataFrame) -> pl.DataFrame:
