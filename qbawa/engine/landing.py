@@ -22,7 +22,7 @@ log = logging.getLogger("qbawa.engine")
 
 KEEP_S = 24 * 3600.0
 """How long a landed segment stays in `landed/`, for runs that began before it landed and look it up there."""
-_BATCH_BYTES = 24 << 20  # of segments that land in one commit: as rows they take several times as much memory
+_BATCH_BYTES = 8 << 20  # of segments that land in one commit: as rows they take several times as much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +114,15 @@ def _land(lake: Lake, folder: Path, paths: list[Path]) -> Landing:
     present = []
     for path in paths:
         try:
-            lines = list(read_lines(path))
+            for line in read_lines(path):
+                row = call_row(line)
+                if row is None:
+                    unreadable += 1
+                else:
+                    rows.append(row | {"block_id": path.stem})
         except FileNotFoundError:
             continue  # another process has just landed it
         present.append(path)
-        for line in lines:
-            row = call_row(line)
-            if row is None:
-                unreadable += 1
-            else:
-                rows.append(row | {"block_id": path.stem})
     if unreadable:
         log.warning("%d lines in %s are no calls and were left out of the lake.", unreadable, folder)
     if not present:

@@ -28,7 +28,7 @@ Lookup = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
 
 LINGER_S = 0.02
 """Under load, answers that arrive within this time share one fsync."""
-SEGMENT_BYTES = 16 << 20
+SEGMENT_BYTES = 8 << 20
 """A segment lands whole, so its size decides how much memory landing takes."""
 MOST_PENDING = 4_000
 WATCH_S = 0.1
