@@ -11,7 +11,6 @@ import contextlib
 import functools
 import json
 import os
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from qbawa.record import session
 from qbawa.record.calls import answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
 from qbawa.record.failure import Failure
+from qbawa.record.recorder import GIVE_UP_S
 from qbawa.record.snapshot import Snapshot
 from qbawa.record.writer import log
 
@@ -70,27 +70,30 @@ class _Hooks:
 
     def __init__(self) -> None:
         super().__init__()
+        # No lock, which a fork could leave locked: single operations on a dict are atomic.
         self._open: dict[str, Call] = {}
-        self._lock = threading.RLock()
+        self._sweep_at = 1_000
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
         with contextlib.suppress(Exception):
             call_id = str(kwargs.get("litellm_call_id"))
-            with self._lock:
-                known = call_id in self._open  # litellm's own retries of one call
-            if known:
+            if call_id in self._open or call_id == "None":  # a retry by litellm itself; nothing to find it by
                 return
             call = begin_call(model, messages, kwargs.get("optional_params"))
             if call is not None:
-                with self._lock:
-                    self._open[call_id] = call
+                self._open[call_id] = call
+            if len(self._open) > self._sweep_at:  # of streams that were left early
+                long_ago = time.time() - GIVE_UP_S
+                for known, open_call in list(self._open.items()):
+                    if open_call.done and open_call.started_at < long_ago:
+                        self._open.pop(known, None)
+                self._sweep_at = 2 * len(self._open) + 1_000
 
     def log_post_api_call(self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any) -> None:
         """Note a sync call's response where it arrives, for litellm drops reports once 10,000 are waiting."""
         with contextlib.suppress(Exception):
             raw = kwargs.get("original_response")
-            with self._lock:
-                call = self._open.get(str(kwargs.get("litellm_call_id")))
+            call = self._open.get(str(kwargs.get("litellm_call_id")))
             if call is not None and call.otherwise is None and isinstance(raw, str) and '"choices"' in raw:
                 call.latency_s = time.time() - call.started_at
                 call.otherwise = functools.partial(_finish_unreported, call, raw)
@@ -98,8 +101,7 @@ class _Hooks:
     async def async_post_call_success_deployment_hook(self, request_data: Any, response: Any, call_type: Any) -> None:
         """Note an async call's response where it arrives: litellm cancels reports under way when a loop ends."""
         with contextlib.suppress(Exception):
-            with self._lock:
-                call = self._open.get(str(request_data.get("litellm_call_id")))
+            call = self._open.get(str(request_data.get("litellm_call_id")))
             if call is not None:
                 call.latency_s = time.time() - call.started_at
                 call.otherwise = functools.partial(_finish_unreported, call, response)
@@ -125,8 +127,7 @@ class _Hooks:
             payload = kwargs.get("standard_logging_object")
             if not isinstance(payload, Mapping):
                 return  # a chunk of a stream; the whole is reported at its end
-            with self._lock:
-                call = self._open.pop(str(kwargs.get("litellm_call_id")), None)
+            call = self._open.pop(str(kwargs.get("litellm_call_id")), None)
             if call is None:  # answered from a cache, or refused before it was sent
                 call = begin_call(payload.get("model"), payload.get("messages"), payload.get("model_parameters"))
             if call is not None:
