@@ -240,6 +240,36 @@ def test_a_broken_list_keeps_what_came_before_the_break(lake: Lake, tmp_path: Pa
         assert report.rows == 1 and report.by_reason == {reason: 1}
 
 
+def test_lines_that_begin_with_a_list_are_lines(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("[]\n" + (FIXTURES / "openai.jsonl").read_text())
+    report = import_file(lake, tmp_path / "f")
+    assert (report.rows, report.by_reason) == (4, {"not_an_object": 1, "missing_field": 1})
+    for text, reason in (
+        ('[{"messages":[],"response":"x"}] more', "malformed"),
+        ('[{"messages":[],"response":"x"},', "truncated"),
+    ):
+        (tmp_path / "g").write_text(text)
+        report = import_file(Lake(tmp_path / reason), tmp_path / "g")
+        assert (report.rows, report.by_reason) == (1, {reason: 1})
+
+
+def test_a_journal_file_is_imported_as_strictly_as_it_is_ingested(lake: Lake, tmp_path: Path) -> None:
+    good = (FIXTURES / "journal.jsonl").read_bytes().splitlines()[0]
+    bad = {
+        b"": "empty",
+        b"{": "truncated",
+        b"[]": "not_an_object",
+        b"\0": "nul",
+        b"\xff": "not_utf8",
+        good: "duplicate",
+    }
+    (tmp_path / "f").write_bytes(b"\n".join([*(list(bad)[:-1] * 5), good, *bad]) + b"\n")
+    report = import_file(lake, tmp_path / "f")
+    assert report.format == "journal" and report.rows == 1
+    assert report.by_reason == {reason: 6 if reason != "duplicate" else 1 for reason in bad.values()}
+    assert report.records == 1 + report.quarantined == 1 + lake.read("quarantine").height
+
+
 @pytest.mark.parametrize("content", ["", "hello\nworld\n", '{"a": 1}\n{"b": 2}\n', "[1, 2]", "{"])
 def test_files_of_no_known_format_are_refused(lake: Lake, tmp_path: Path, content: str) -> None:
     (tmp_path / "file").write_text(content)
@@ -306,7 +336,11 @@ def test_the_command_ingests_the_journal(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "qbawa.yaml").write_text("{}")
     (tmp_path / "journal").mkdir()
     shutil.copy(FIXTURES / "journal.jsonl", tmp_path / "journal" / "seg.jsonl")
+    dry = CliRunner().invoke(command, ["--dry-run"], catch_exceptions=False)
+    assert "1 segments (dry run" in dry.stdout and not (tmp_path / "journal" / "batches").exists()
     told = CliRunner().invoke(command, ["--json"], catch_exceptions=False)
     report = json.loads(told.stdout)
+    again = CliRunner().invoke(command, [str(tmp_path / "journal" / "seg.jsonl")], catch_exceptions=False)
+    assert "No new journal segments" in again.stdout
     assert (report["rows"], report["feedback"], report["requests"], report["quarantined"]) == (1, 1, 1, 1)
     assert isinstance(Lake(tmp_path / "lake").read("recordings"), pl.DataFrame)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -307,3 +310,31 @@ def test_what_the_recorder_writes_is_ingested_whole(tmp_path: Path) -> None:
     assert [row["step"].rsplit(".")[-1] for row in rows] == ["inner", "outer"]
     assert rows[0]["parent_id"] == rows[1]["recording_id"] and rows[0]["output"] == "HÉ"
     assert lake.read("feedback").select("score", "comment").rows() == [(0.0, "no")]
+
+
+_INGEST = """
+import sys
+from pathlib import Path
+from qbawa.ingest import blocks, ingest_batch, pending_batches
+from qbawa.lake.delta import Lake
+blocks.BlockWriter.__init__.__kwdefaults__["block_bytes"] = 4_000
+folder = Path(sys.argv[1])
+print("begun", flush=True)
+for batch in pending_batches(Lake(folder / "lake"), [folder / "journal"]):
+    ingest_batch(Lake(folder / "lake"), batch)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path, after_s: float) -> None:
+    numbers = range(60)
+    drop(tmp_path / "journal", *(line(number) for number in numbers), b"broken", line(0))
+    victim = subprocess.Popen([sys.executable, "-c", _INGEST, str(tmp_path)], stdout=subprocess.PIPE)
+    assert victim.stdout is not None and victim.stdout.readline() == b"begun\n"
+    time.sleep(after_s)
+    victim.kill()
+    victim.communicate()
+    lake = Lake(tmp_path / "lake")
+    ingest_all(lake, tmp_path / "journal")
+    assert sorted(lake.read("recordings")["recording_id"]) == sorted(f"s_{number}" for number in numbers)
+    assert sorted(reason.split(":")[0] for reason in lake.read("quarantine")["reason"]) == ["duplicate", "malformed"]

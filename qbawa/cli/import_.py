@@ -59,18 +59,19 @@ def command(
 
     mapping = dict(_pair(text) for text in columns)
     project = open_project()
-    reports = (
-        (_import(project.lake, path, format_, step, kind, mapping, dry_run, quiet=as_json) for path in _files(paths))
-        if paths
-        else _ingest(project.lake, project.journals, dry_run)
-    )
+    journals = [folder.resolve() for folder in project.journals]
+    # A segment of our own journal is ingested, for the sensor would take it once more.
+    own = [path for path in paths if {path.resolve(), path.resolve().parent} & set(journals)]
+    reports = [_ingest(project.lake, project.journals, dry_run)] if own or not paths else []
+    for path in _files([path for path in paths if path not in own]):
+        reports.append(_import(project.lake, path, format_, step, kind, mapping, dry_run, quiet=as_json))
     number = 0
-    for report in reports:
+    for report in (report for group in reports for report in group):
         number += 1
         click.echo(
             json.dumps(asdict(report), ensure_ascii=False, default=str) if as_json else _describe(report, dry_run)
         )
-    if not paths and not number and not as_json:
+    if (own or not paths) and not number and not as_json:
         click.echo(f"No new journal segments in {', '.join(str(folder) for folder in project.journals)}.")
     if not dry_run:
         project.publish()
@@ -79,7 +80,7 @@ def command(
 def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
     from qbawa.ingest import ingest_batch, pending_batches
 
-    for batch in pending_batches(lake, journals):
+    for batch in pending_batches(lake, journals, dry_run=dry_run):
         yield batch if dry_run else ingest_batch(lake, batch)
 
 
@@ -92,7 +93,7 @@ def _import(
     columns: dict[str, str],
     dry_run: bool,
     quiet: bool,
-) -> Any:
+) -> Iterator[Any]:
     from qbawa.errors import InputError
     from qbawa.imports import detect_or_none, import_answers, import_file, import_verdicts
     from qbawa.imports.tables import table_kind
@@ -101,17 +102,19 @@ def _import(
         kind = table_kind(path, columns, logs=detect_or_none)
     if kind == "auto":
         with _progress(path, quiet) as progress:
-            return import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress)
+            yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress)
+            return
     if step is None:
         raise InputError(f"{path} is a table of {kind}: name the step that they belong to with --step.")
     if kind == "answers":
-        return import_answers(lake, path, step, columns=columns, dry_run=dry_run)
-    return import_verdicts(
+        yield import_answers(lake, path, step, columns=columns, dry_run=dry_run)
+        return
+    yield import_verdicts(
         lake, path, step, kind="human" if kind == "votes" else "imported", columns=columns, dry_run=dry_run
     )
 
 
-def _files(paths: tuple[Path, ...]) -> Iterator[Path]:
+def _files(paths: list[Path]) -> Iterator[Path]:
     """The files, and of folders those inside that look like logs or tables."""
     from qbawa.errors import InputError
 

@@ -17,6 +17,7 @@ from qbawa.imports.rows import BadRecordError, Origin
 from qbawa.imports.verdicts import import_verdicts
 from qbawa.ingest.blocks import BlockWriter, is_complete
 from qbawa.ingest.lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
+from qbawa.ingest.reading import numbered_lines
 from qbawa.lake.delta import Lake
 
 BLOCK_BYTES = 16 << 20
@@ -95,7 +96,7 @@ def import_file(
     writer = None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES)
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for record in records(path, progress):
+    for record in _lines(path) if format == "journal" else records(path, progress):
         report.records += 1
         items = list(_items(record, format, path, step))
         for item in items:
@@ -140,7 +141,15 @@ def detect_or_none(path: Path) -> str | None:
 
 
 def _sample(path: Path) -> list[dict[str, Any]]:
-    return [record.value for record in islice(records(path), SAMPLE) if isinstance(record.value, dict)]
+    """The first readable records; a log may begin with many that are not."""
+    values = (record.value for record in islice(records(path), 100 * SAMPLE))
+    return list(islice((value for value in values if isinstance(value, dict)), SAMPLE))
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    """Every line as it stands, blank ones too: what our journal holds is judged as strictly as when it is ingested."""
+    for number, line in numbered_lines(path):
+        yield Record(number, line, {})
 
 
 def _items(record: Record, format: str, path: Path, step: str | None) -> Iterator[Line | BadLine]:

@@ -25,7 +25,7 @@ class Record(NamedTuple):
 
 def records(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Record]:
     """Every record of the file, good or bad; blank lines are none. `progress` is told the bytes seen so far."""
-    found = _list(path) if _first_character(path) == b"[" else _lines_or_document(path)
+    found = _list(path) if _is_list(path) else _lines_or_document(path)
     seen = 0
     for record in found:
         yield record
@@ -45,9 +45,19 @@ def file_digest(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _first_character(path: Path) -> bytes:
-    with open_bytes(path) as file:
-        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+def _is_list(path: Path) -> bool:
+    """Whether the file is one list, rather than lines of which the first happens to be one."""
+    lines = (line for _, line in numbered_lines(path) if line.strip(b"\xef\xbb\xbf \t\r"))
+    first = next(lines, b"").removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not first.startswith(b"["):
+        return False
+    if next(lines, None) is None:
+        return True
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _lines_or_document(path: Path) -> Iterator[Record]:
@@ -91,7 +101,13 @@ def _list(path: Path) -> Iterator[Record]:
         number = 0
         while True:
             text.skip(" \t\r\n,")
-            if text.take("]") or not text.more():
+            if text.take("]"):
+                text.skip(" \t\r\n")
+                if text.more():
+                    yield Record(number + 1, text.rest(), BadLine("malformed", "text after the end of the list"))
+                return
+            if not text.more():
+                yield Record(number + 1, b"", BadLine("truncated", "the list does not end"))
                 return
             number += 1
             try:

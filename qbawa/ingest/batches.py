@@ -51,19 +51,26 @@ class Batch:
         return sum(segment.bytes for segment in self.segments)
 
 
-def pending_batches(lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES) -> list[Batch]:
+def pending_batches(
+    lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES, dry_run: bool = False
+) -> list[Batch]:
     """Batches that the lake does not hold yet, oldest first; closed segments that are in no batch form new ones.
 
     Segments of writers that died are closed first. A late segment forms a batch of its own; a segment dropped twice,
-    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable.
+    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable. With `dry_run` batches are
+    only told, not formed: the same segments may land in others.
     """
-    for folder in folders:
-        adopt_orphans(folder)
-    with _locked(folders[0]):
+    if dry_run:
         batches = all_batches(folders)
-        for batch in _form(_new_segments(batches, folders), folders[0], batch_bytes):
-            _write_manifest(batch)
-            batches.append(batch)
+        batches += _form(_new_segments(batches, folders), folders[0], batch_bytes)
+    else:
+        for folder in folders:
+            adopt_orphans(folder)
+        with _locked(folders[0]):
+            batches = all_batches(folders)
+            for batch in _form(_new_segments(batches, folders), folders[0], batch_bytes):
+                _write_manifest(batch)
+                batches.append(batch)
     fertile = [batch for batch in batches if not batch.barren]
     done = complete_among(lake, [batch.name for batch in fertile])
     return [batch for batch in fertile if batch.name not in done]
