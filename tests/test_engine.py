@@ -444,3 +444,31 @@ def test_litellm_prices_what_it_knows_and_nothing_else() -> None:
     assert table_price("no-such-model") is None
     price = table_price("gpt-4o-mini")
     assert price is not None and 0 < price.input_usd < price.output_usd
+
+
+async def test_thousands_in_flight_need_no_setting_of_the_shell(provider: MockProvider, tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    provider.control(latency_s=[1.0, 1.0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with Engine({"m": model(provider, timeout_s=60, max_in_flight=600)}, Ledger(tmp_path)) as engine:
+            results = await outcomes(engine, [ask(f"q{n}") for n in range(600)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [r for r in results if isinstance(r, BaseException)] == []
+    assert not engine.stats.retries
+
+
+async def test_an_error_shared_by_many_calls_gathers_no_tracebacks(provider: MockProvider, tmp_path: Path) -> None:
+    async with Engine({"m": model(provider, api_key_env="QBAWA_NO_SUCH_KEY")}, Ledger(tmp_path)) as engine:
+        errors = [(await outcomes(engine, [ask(f"q{n}")]))[0] for n in range(50)]
+    depths = []
+    for error in errors:
+        depth, step = 0, error.__traceback__
+        while step is not None:
+            depth, step = depth + 1, step.tb_next
+        depths.append(depth)
+    assert max(depths) < 20
+    assert {str(error) for error in errors} == {str(errors[0])}

@@ -7,7 +7,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from qbawa.errors import BudgetError
+from qbawa.engine.retry import fresh
+from qbawa.errors import BudgetError, QbawaError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Budget:
         self._steps: defaultdict[str | None, _Account] = defaultdict(_Account)
         for step, spent_usd in (spent_by_step_usd or {}).items():
             self._steps[step].spent_usd = spent_usd
-        self._closed: BaseException | None = None
+        self._closed: QbawaError | None = None
 
     @property
     def left_usd(self) -> float | None:
@@ -61,7 +62,7 @@ class Budget:
         waited = False
         while True:
             if self._closed is not None:
-                raise self._closed
+                raise fresh(self._closed)
             cost_usd = estimate()
             full = self._full(step, cost_usd)
             if full is None:
@@ -102,7 +103,7 @@ class Budget:
         self._today.spent_usd += cost_usd
         self._steps[step].spent_usd += cost_usd
 
-    def close(self, error: BaseException) -> None:
+    def close(self, error: QbawaError) -> None:
         """Turn away all who wait, and all who come later, with `error`."""
         self._closed = error
         for account in self._steps.values():

@@ -21,7 +21,7 @@ from qbawa.engine.gate import Gate
 from qbawa.engine.lanes import Lanes
 from qbawa.engine.ledger import Ledger
 from qbawa.engine.prices import Price, price_of
-from qbawa.engine.retry import Patience
+from qbawa.engine.retry import Patience, fresh
 from qbawa.engine.secrets import Secrets
 from qbawa.engine.types import Answer, CallResult, Lane, ModelCall, ModelSettings
 from qbawa.errors import (
@@ -195,6 +195,10 @@ class Engine:
                 return await self._pay(call, model)
             except _ElsewhereError:
                 claimed = await self._wait_for_other(call)
+            found = self.ledger.journalled(call.key)
+            if found is not None:
+                self.stats.cached += 1
+                return found
             return await self._pay(call, model, claimed=True)
         except NotMadeError:
             self.stats.not_made += 1
@@ -212,7 +216,7 @@ class Engine:
         while time.monotonic() - since < LONGEST_WAIT_S:
             await self.ledger.changed()
             if self._stopping is not None:
-                raise self._stopping
+                raise fresh(self._stopping)
             if self.ledger.claim(call.key):
                 return True
         self.stats.raced += 1
@@ -227,9 +231,9 @@ class Engine:
         try:
             while True:
                 if self._stopping is not None:
-                    raise self._stopping
+                    raise fresh(self._stopping)
                 if model.stopped is not None:
-                    raise model.stopped
+                    raise fresh(model.stopped)
                 await model.gate.enter(load, front=attempts > 0)
                 while self.ledger.stuck and self._stopping is None:
                     await self.ledger.changed()
@@ -385,7 +389,7 @@ class Engine:
         if model is not None:
             return model
         if name in self._unusable:
-            raise self._unusable[name]
+            raise fresh(self._unusable[name])
         if name not in self._preparing:
             self._preparing[name] = asyncio.ensure_future(self._prepare(name))
         return await asyncio.shield(self._preparing[name])

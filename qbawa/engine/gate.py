@@ -13,6 +13,9 @@ import math
 from collections import deque
 from typing import Protocol
 
+from qbawa.engine.retry import fresh
+from qbawa.errors import QbawaError
+
 PACE = 0.995
 BURST_S = 0.3
 CUT_EVERY_S = 5.0
@@ -66,7 +69,7 @@ class Gate:
         self._granted_from = math.inf
         self._queue: deque[tuple[asyncio.Future[None], Load]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._closed: BaseException | None = None
+        self._closed: QbawaError | None = None
 
     @property
     def waiting(self) -> int:
@@ -87,7 +90,7 @@ class Gate:
         Every `enter` that returned needs one `done`. Raises what `close` was given once the gate is closed.
         """
         if self._closed:
-            raise self._closed
+            raise fresh(self._closed)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._queue.appendleft if front else self._queue.append)((waiter, load))
         self._pump()
@@ -134,13 +137,13 @@ class Gate:
         if tokens_per_minute and tokens_per_minute > 0:
             self._tokens.rate = min(self._tokens.rate, _per_second(tokens_per_minute))
 
-    def close(self, error: BaseException) -> None:
+    def close(self, error: QbawaError) -> None:
         """Turn away all who wait, and all who come later, with `error`. Requests under way are not touched."""
         self._closed = error
         while self._queue:
             waiter, _ = self._queue.popleft()
             if not waiter.done():
-                waiter.set_exception(error)
+                waiter.set_exception(fresh(error))
 
     def _pump(self) -> None:
         """Let go as many of those who wait as may go now; set a timer for the next."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +21,7 @@ from qbawa.errors import ConfigError, FinalError, ProviderError, TransientError
 
 MAX_BODY_BYTES = 64 << 20
 """A longer body is not an answer; reading on would let one server take all memory."""
+MAX_FILES = 10_240  # as many as macOS lets a process ask for
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -30,6 +33,7 @@ class HttpSession:
 
     def open(self) -> aiohttp.ClientSession:
         if self._session is None:
+            _allow_many_files()
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -110,6 +114,15 @@ def speaks_openai(model: str, settings: ModelSettings) -> bool:
         return True
     # With a litellm name of another provider the address is that provider's own, in its own form.
     return settings.base_url is not None and settings.litellm_model is None
+
+
+def _allow_many_files() -> None:
+    """Lift the process's own limit on open files: thousands of calls in flight are thousands of sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -43,6 +43,7 @@ class Lanes:
         else:
             from qbawa.engine.litellm_lane import LitellmLane
 
+            self._secrets.add_environment()
             lane = LitellmLane(model, settings, key)
             address, name = settings.base_url or "", settings.litellm_model or model
         gate = self._gates.get((address, key, name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from qbawa.errors import FinalError, ModelStoppedError, TransientError
+from qbawa.errors import FinalError, ModelStoppedError, QbawaError, TransientError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -47,3 +47,10 @@ class Patience:
                 "rate_limited", f"The provider asks to wait {error.retry_after_s:.0f} s, longer than a run can: {error}"
             )
         return error.retry_after_s
+
+
+def fresh(error: QbawaError) -> QbawaError:
+    """A copy to raise once more. An error raised for thousands of calls would gather the tracebacks of them all."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy

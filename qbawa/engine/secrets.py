@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _KEY_LIKE = re.compile(
@@ -9,6 +10,7 @@ _KEY_LIKE = re.compile(
     r"|(?i:bearer)\s+[A-Za-z0-9_\-.=+/]{8,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"
 )
 HIDDEN = "[secret]"
+LEAST_LENGTH = 12
 
 
 class Secrets:
@@ -17,9 +19,16 @@ class Secrets:
     def __init__(self) -> None:
         self._known: set[str] = set()
 
-    def add(self, secret: str | None) -> None:
-        if secret and len(secret) >= 4:
+    def add(self, secret: str) -> None:
+        # What people give servers that need no key (`none`, `EMPTY`, `ollama`) is a word that answers may contain.
+        if len(secret) >= LEAST_LENGTH:
             self._known.add(secret)
+
+    def add_environment(self) -> None:
+        """Every key in the environment, since litellm finds its providers' there by itself."""
+        for name, value in os.environ.items():
+            if name.upper().endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")):
+                self.add(value.strip())
 
     def hide(self, text: str) -> str:
         """A model's own words without our keys; everything else stays as it came."""
