@@ -9,6 +9,7 @@ import sys
 
 from dagster import DagsterInstance
 
+from qbawa_assets.abandoned import end_abandoned_runs, host_tags
 from qbawa_assets.definitions import definitions
 
 
@@ -21,7 +22,10 @@ def main() -> int:
     with DagsterInstance.get() as instance:
         job = definitions.resolve_job_def(arguments.job)
         config = json.loads(arguments.config) | {"loggers": {"console": {}}}
-        result = job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+        end_abandoned_runs(instance, launched_here=False)
+        result = job.execute_in_process(
+            instance=instance, run_config=config, tags=dict(host_tags()), raise_on_error=False
+        )
         return 0 if result.success else 1
 
 

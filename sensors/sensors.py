@@ -7,6 +7,7 @@ from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, Se
 from qbawa import flywheel
 from qbawa.errors import ConfigError
 from qbawa.ids import content_id
+from qbawa_assets.abandoned import end_abandoned_runs
 from qbawa_assets.jobs import judge_anew, take_new_recordings
 from qbawa_assets.partitions import recording_batches
 from resources import ProjectResource
@@ -44,3 +45,10 @@ def new_human_verdicts(context: SensorEvaluationContext, project: ProjectResourc
         return SkipReason("No table of verdicts in human_verdicts/.")
     newest = max(path.stat().st_mtime_ns for path in files)
     return RunRequest(run_key=f"{len(files)}-{newest}")
+
+
+@sensor(minimum_interval_seconds=30, default_status=DefaultSensorStatus.RUNNING)
+def abandoned_runs(context: SensorEvaluationContext) -> SkipReason:
+    """Runs whose process was killed end in failure, and make room for others."""
+    ended = end_abandoned_runs(context.instance, launched_here=True)
+    return SkipReason(f"Ended {', '.join(ended)}." if ended else "Every run that is under way has its process.")
