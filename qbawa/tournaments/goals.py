@@ -18,10 +18,13 @@ from qbawa.tournaments.posterior import Posterior, field_win_rate
 GoalName = Literal["best", "top_k", "order", "pairs"]
 GOALS: tuple[GoalName, ...] = ("best", "top_k", "order", "pairs")
 
-# Draws for ranks and chances; and for the confidence, which is looked at after each round, so that its own error
-# (at .95: 0.35 points) must not let a lucky look pass for a reached goal.
-SAMPLES = 1000
-CONFIDENCE_SAMPLES = 4000
+# The confidence is looked at after each round: its own error (at .95: 0.35 points) must not let a lucky look pass
+# for a reached goal. The confidence of a whole order costs N²/2 comparisons a draw and gets fewer.
+DRAWS = 4000
+ORDER_DRAWS = 500
+
+# Strategies that are this many standard deviations away from mattering are left out of the draws.
+_OUT_OF_REACH = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,6 @@ class Reading:
 
     order: np.ndarray
     p_best: np.ndarray
-    rank_low: np.ndarray
-    rank_high: np.ndarray
     confidence: float
     doubt: np.ndarray
 
@@ -65,64 +66,77 @@ class Goal:
 
     def read(self, posterior: Posterior, seed: Sequence[int]) -> Reading:
         """The answer now, by draws from the posterior; same arguments, same reading."""
-        n = len(posterior.mean)
         order = np.argsort(-posterior.mean, kind="stable")
-        many = posterior.draw(CONFIDENCE_SAMPLES, seed)
-        draws = many[:SAMPLES]
-        best = draws.argmax(axis=1)
-        p_best = np.bincount(best, minlength=n) / SAMPLES
-        ranks = np.argsort(np.argsort(-draws, axis=1), axis=1)
-        low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest") + 1
-        grid, rates = field_win_rate(posterior.mean)
+        size = min(self.k, len(order)) if self.name == "top_k" else 1
+        contenders = _within_reach(posterior, order, size)
+        draws = posterior.draw(DRAWS, seed, contenders)
+        p_best = np.zeros(len(order))
+        p_best[contenders] = np.bincount(draws.argmax(axis=1), minlength=len(contenders)) / DRAWS
         if self.name in ("order", "pairs"):
-            confidence, doubt = self._order(posterior, order, draws)
+            confidence, doubt = self._order(posterior, order, seed)
         else:
-            confidence, doubt = self._top(order, np.interp(many, grid, rates))
-        if not doubt.any() and n > 1:
+            confidence, doubt = self._top(posterior, size, contenders, draws)
+        if len(order) > size and not doubt.any():
             # No draw speaks against the answer: strengthen it where it is least far from turning.
-            doubt = self._nearest(posterior, order)
-        return Reading(order, p_best, low.astype(int), high.astype(int), confidence, doubt)
+            doubt = _nearest(posterior, order, size)
+        return Reading(order, p_best, confidence, doubt)
 
-    def _top(self, order: np.ndarray, rates: np.ndarray) -> tuple[float, np.ndarray]:
-        n = len(order)
-        k = 1 if self.name == "best" else min(self.k, n)
-        inside, outside = order[:k], order[k:]
-        doubt = np.zeros((n, n))
-        if len(outside) == 0:
+    def _top(
+        self, posterior: Posterior, size: int, contenders: np.ndarray, draws: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        """`contenders` best first, so that the first `size` are the answer; draws of shape (draws, contenders)."""
+        doubt = np.zeros((len(posterior.mean), len(posterior.mean)))
+        if len(contenders) == size:
             return 1.0, doubt
-        weakest = inside[rates[:, inside].argmin(axis=1)]
-        challenger = outside[rates[:, outside].argmax(axis=1)]
-        every = np.arange(len(rates))
-        wrong = rates[every, weakest] < rates[every, challenger] - self.margin
-        np.add.at(doubt, (weakest[wrong], challenger[wrong]), 1.0)
-        return 1 - wrong.mean(), (doubt + doubt.T) / len(rates)
+        weakest = draws[:, :size].argmin(axis=1)
+        challenger = size + draws[:, size:].argmax(axis=1)
+        every, curve = np.arange(len(draws)), field_win_rate(posterior.mean)
+        lost = np.interp(draws[every, challenger], *curve) - np.interp(draws[every, weakest], *curve)
+        wrong = lost > self.margin
+        np.add.at(doubt, (contenders[weakest[wrong]], contenders[challenger[wrong]]), 1 / len(draws))
+        return 1 - float(wrong.mean()), doubt + doubt.T
 
-    def _order(self, posterior: Posterior, order: np.ndarray, draws: np.ndarray) -> tuple[float, np.ndarray]:
+    def _order(self, posterior: Posterior, order: np.ndarray, seed: Sequence[int]) -> tuple[float, np.ndarray]:
         n = len(order)
-        above, below = np.triu_indices(n, 1)
-        # Chance that a pair stands the wrong way round: shape (pairs,), in the answer's order.
-        wrong = (draws[:, order[above]] < draws[:, order[below]]) if n <= 64 else None
-        spread = _difference_spread(posterior)
-        z = (posterior.mean[order[above]] - posterior.mean[order[below]]) / spread[order[above], order[below]]
-        p_wrong = _normal_tail(z)
-        doubt = np.zeros((n, n))
-        doubt[order[above], order[below]] = p_wrong
+        if n < 2:
+            return 1.0, np.zeros((n, n))
+        # Chance that a pair stands the wrong way round.
+        z = np.abs(posterior.mean[:, None] - posterior.mean) / _difference_spread(posterior)
+        doubt = _normal_tail(z)
+        np.fill_diagonal(doubt, 0)
         if self.name == "pairs":
-            confidence = 1 - p_wrong.mean() if len(p_wrong) else 1.0
-        else:
-            discordant = wrong.mean(axis=1) if wrong is not None else _discordant(draws[:300], order)
-            confidence = float((1 - 2 * discordant >= self.tau).mean()) if n > 1 else 1.0
-        return confidence, doubt + doubt.T
+            return 1 - float(doubt.sum()) / (n * (n - 1)), doubt
+        draws = posterior.draw(ORDER_DRAWS, seed, order)
+        discordant = sum((draws[:, k + 1 :] > draws[:, k : k + 1]).sum(axis=1) for k in range(n - 1))
+        tau = 1 - 4 * discordant / (n * (n - 1))
+        return float((tau >= self.tau).mean()), doubt
 
-    def _nearest(self, posterior: Posterior, order: np.ndarray) -> np.ndarray:
-        k = 1 if self.name == "best" else min(self.k, len(order) - 1)
-        spread = _difference_spread(posterior)
-        inside, outside = order[:k], order[k:]
-        gap = (posterior.mean[inside, None] - posterior.mean[None, outside]) / spread[np.ix_(inside, outside)]
-        i, j = np.unravel_index(gap.argmin(), gap.shape)
-        doubt = np.zeros((len(order), len(order)))
-        doubt[inside[i], outside[j]] = doubt[outside[j], inside[i]] = 1.0
-        return doubt
+
+def rank_ranges(posterior: Posterior, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The best and the worst rank of each strategy in its central 95 % of draws; rank 1 is best."""
+    draws = posterior.draw(1000, seed, np.arange(len(posterior.mean)))
+    ranks = np.argsort(np.argsort(-draws, axis=1), axis=1) + 1
+    low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
+    return low.astype(int), high.astype(int)
+
+
+def _within_reach(posterior: Posterior, order: np.ndarray, size: int) -> np.ndarray:
+    """The first `size` strategies and all that may be as good as the last of them, best first."""
+    last = order[size - 1]
+    gap = posterior.mean[last] - posterior.mean
+    keep = gap <= _OUT_OF_REACH * _difference_spread(posterior)[last]
+    return order[keep[order] | (np.arange(len(order)) < size)]
+
+
+def _nearest(posterior: Posterior, order: np.ndarray, size: int) -> np.ndarray:
+    """Doubt about the one comparison across the answer's edge that is the least certain."""
+    inside, outside = order[:size], order[size:]
+    spread = _difference_spread(posterior)[np.ix_(inside, outside)]
+    gap = (posterior.mean[inside, None] - posterior.mean[None, outside]) / spread
+    i, j = np.unravel_index(int(gap.argmin()), gap.shape)
+    doubt = np.zeros((len(order), len(order)))
+    doubt[inside[i], outside[j]] = doubt[outside[j], inside[i]] = 1.0
+    return doubt
 
 
 def _difference_spread(posterior: Posterior) -> np.ndarray:
@@ -134,12 +148,3 @@ def _normal_tail(z: np.ndarray) -> np.ndarray:
     """P(Z > z) for z ≥ 0, by the logistic approximation of Bowling et al. 2009 (error < 2e-4)."""
     return 1 / (1 + np.exp(0.07056 * z**3 + 1.5976 * z))
 
-
-def _discordant(draws: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Share of pairs that each draw ranks against the order, shape (draws,)."""
-    ranked = draws[:, order]
-    n = ranked.shape[1]
-    against = np.zeros(len(ranked))
-    for k in range(n - 1):
-        against += (ranked[:, k + 1 :] > ranked[:, k : k + 1]).sum(axis=1)
-    return against / (n * (n - 1) / 2)

@@ -13,7 +13,7 @@ from qbawa.tournaments.board import NO_PAIRINGS, Board, Pairings
 from qbawa.tournaments.information import place
 from qbawa.tournaments.posterior import Posterior
 
-# Verdicts of a stage in the first pass, per strategy of the field: two matches each, hence 2·N/2 verdicts, doubled.
+# Verdicts of a stage in the first pass, per strategy of the field: all N play four matches, then N/2 eight, …
 _FIRST_STAGE = 2
 
 

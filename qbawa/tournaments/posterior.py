@@ -26,31 +26,31 @@ class Posterior:
     covariance: np.ndarray
     prior_spread: float
 
-    def draw(self, samples: int, seed: Sequence[int]) -> np.ndarray:
-        """Strengths drawn from the posterior, shape (samples, N); same arguments, same draws."""
+    def draw(self, draws: int, seed: Sequence[int], strategies: np.ndarray) -> np.ndarray:
+        """Strengths of these strategies drawn from the posterior, shape (draws, strategies); same seed, same draws."""
         rng = np.random.default_rng(seed)
-        jitter = 1e-9 * np.eye(len(self.mean))
-        root = np.linalg.cholesky(self.covariance + jitter)
-        return self.mean + rng.standard_normal((samples, len(self.mean))) @ root.T
+        covariance = self.covariance[np.ix_(strategies, strategies)]
+        root = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(strategies)))
+        return self.mean[strategies] + rng.standard_normal((draws, len(strategies))) @ root.T
 
     def information(self) -> np.ndarray:
         """Fisher information about the difference in strength that one verdict on each pair carries, shape (N, N)."""
         return _link(self.mean[:, None] - self.mean[None, :])[1]
 
 
-def fit(wins: np.ndarray, start: Posterior | None = None, covariance_scale: float = 1.0) -> Posterior:
+def fit(wins: np.ndarray) -> Posterior:
     """The posterior given wins[i, j] = evidence that i beats j (ties ½ each).
 
     p = LAPSE/2 + (1 − LAPSE)·σ(s_i − s_j), s ~ N(0, spread²), spread by empirical Bayes (EM), so that a close field is
-    shrunk more than a wide one. Fisher scoring; ~1 ms at N = 32. `start` is a previous posterior to warm from.
+    shrunk more than a wide one. Fisher scoring from the same start each time, so that equal evidence gives equal
+    strengths whatever came before; a few ms.
     """
     n = len(wins)
-    mean = np.zeros(n) if start is None else start.mean.copy()
-    spread = 1.0 if start is None else start.prior_spread
+    mean, wanted = np.zeros(n), 1.0
     games = wins + wins.T
     identity = np.eye(n)
-    covariance = identity * spread**2
     for _ in range(60):
+        spread = wanted
         p, information = _link(mean[:, None] - mean[None, :])
         # d log-likelihood / d (s_i − s_j) = (wins − games·p) · p' / (p(1 − p)); information = p'² / (p(1 − p)).
         slope = np.sqrt(information / (p * (1 - p)))
@@ -62,10 +62,9 @@ def fit(wins: np.ndarray, start: Posterior | None = None, covariance_scale: floa
         largest = np.abs(step).max()
         mean = mean + step * min(1.0, 2.0 / largest) if largest > 0 else mean
         wanted = float(np.clip(np.sqrt((mean @ mean + np.trace(covariance)) / n), *_PRIOR_SPREAD))
-        moved, spread = abs(wanted - spread), wanted
-        if largest < 1e-4 and moved < 1e-3:
+        if largest < 1e-3 and abs(wanted - spread) < 1e-2 * spread:
             break
-    return Posterior(mean, covariance * covariance_scale, spread)
+    return Posterior(mean, covariance, spread)
 
 
 def field_win_rate(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,8 +74,8 @@ def field_win_rate(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     grid = np.linspace(mean.min() - 3, mean.max() + 3, 201)
     rates = 1 / (1 + np.exp(mean[None, :] - grid[:, None]))
-    # Every strategy meets all others but itself; leaving that out shifts all rates alike.
-    return grid, rates.mean(axis=1)
+    # Nobody meets itself, hence one opponent fewer; the term itself cancels in the difference of two strategies.
+    return grid, rates.sum(axis=1) / max(1, len(mean) - 1)
 
 
 def _link(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from qbawa.tournaments.auto import propose_auto
 from qbawa.tournaments.board import NO_PAIRINGS, Board, Field, Match, Pairings, Result
 from qbawa.tournaments.brackets import play_waves
 from qbawa.tournaments.elimination import double_elimination, single_elimination
-from qbawa.tournaments.goals import Goal, Reading
+from qbawa.tournaments.goals import Goal, Reading, rank_ranges
 from qbawa.tournaments.halving import propose_halving
 from qbawa.tournaments.information import propose_information
 from qbawa.tournaments.posterior import Posterior, fit
@@ -179,12 +179,13 @@ class Tournament:
     def standings(self) -> list[Standing]:
         """All strategies, best first."""
         reading, played = self.reading, self._board.shown.sum(axis=1)
+        low, high = rank_ranges(self.posterior, (self._seed, self._board.verdicts))
         return [
             Standing(
                 strategy=self.field.strategies[s],
                 rank=rank,
-                rank_low=int(reading.rank_low[s]),
-                rank_high=int(reading.rank_high[s]),
+                rank_low=int(low[s]),
+                rank_high=int(high[s]),
                 strength=float(self.posterior.mean[s]),
                 p_best=float(reading.p_best[s]),
                 matches=int(played[s]),
