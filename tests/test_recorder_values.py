@@ -10,6 +10,7 @@ import pathlib
 import uuid
 from typing import Any
 
+import msgspec
 import numpy
 import pydantic
 import pytest
@@ -70,6 +71,16 @@ class Clause:
     pages: list[int]
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    text: str
+
+
+class Struct(msgspec.Struct):
+    text: str
+    number: int
+
+
 class Party(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow")
     name: str
@@ -97,6 +108,14 @@ class Exploding:
         if not name.startswith("__"):
             raise AssertionError(f"{name} was read")
         raise AttributeError(name)
+
+
+class LazyProxy:
+    """As of Django or Werkzeug: to be asked for its class costs a query."""
+
+    @property
+    def __class__(self):
+        raise AssertionError("__class__ was asked for")
 
 
 Point = collections.namedtuple("Point", "x y")
@@ -128,6 +147,8 @@ Point = collections.namedtuple("Point", "x y")
         (Level.HIGH, 3),
         (Point(1, 2), {"x": 1, "y": 2}),
         (Clause("t", [1]), {"text": "t", "pages": [1]}),
+        (Slotted("t"), {"text": "t"}),
+        (Struct("t", 1), {"text": "t", "number": 1}),
         (1 + 2j, {MARK: "complex", "real": 1.0, "imag": 2.0}),
         (numpy.float32(0.5), 0.5),
         (numpy.int64(7), 7),
@@ -158,6 +179,10 @@ def test_an_object_is_its_public_data_and_runs_no_code():
     assert recorded["plain"]["text"] == "kept" and recorded["plain"]["numbers"] == [1, 2]
     assert recorded["plain"]["inner"][MARK] == "object" and "_private" not in recorded["plain"]
     assert recorded["bare"] == {MARK: "object", "type": f"{__name__}.Exploding"}
+
+
+def test_a_lazy_proxy_stays_lazy():
+    assert line([LazyProxy()]) == [{MARK: "object", "type": f"{__name__}.LazyProxy"}]
 
 
 def test_an_error_whose_text_fails_is_recorded_without_it():
@@ -207,8 +232,9 @@ def test_deep_values_end():
         bytes(50_000_000),
         numpy.zeros(10_000_000),
         {"a": ["x" * 2_000_000, "after"]},
+        {"a": 1, "x" * 50_000_000: 2},
     ],
-    ids=["text", "texts", "dict", "numbers", "lists", "keys", "bytes", "array", "inner"],
+    ids=["text", "texts", "dict", "numbers", "lists", "keys", "bytes", "array", "inner", "key"],
 )
 def test_huge_values_are_cut(value):
     snapshot = Snapshot(value)
@@ -222,12 +248,23 @@ def test_an_integer_too_long_to_print_is_named():
     assert line([10**5_000]) == [{MARK: "integer", "bits": (10**5_000).bit_length()}]
 
 
-def test_a_container_that_fails_while_being_read_is_named():
+def test_containers_are_read_without_the_code_of_their_subclass():
     class Hostile(list):
         def __iter__(self):
             raise OSError("no")
 
-        def __len__(self):
+        __len__ = __getitem__ = __iter__
+
+    class HostileDict(dict):
+        items = keys = __iter__ = __len__ = Hostile.__iter__
+
+    assert line([Hostile([1]), HostileDict(a=1)]) == [[1], {"a": 1}]
+
+
+def test_a_value_that_fails_while_being_read_is_named():
+    class Hostile:
+        @property
+        def __dict__(self):
             raise OSError("no")
 
-    assert line(Hostile([1]))[MARK] == "unreadable"
+    assert line(Hostile())[MARK] == "unreadable"

@@ -29,6 +29,8 @@ _NOTHING = type(None)
 _PLAIN = frozenset((str, float, bool, _NOTHING))  # immutable and JSON: shared, not copied
 _NUMBERS = frozenset((float, bool, _NOTHING))
 _TEXT = frozenset((str,))
+_SETS = (set, frozenset)
+_SEQUENCES: tuple[Any, ...] = (list, tuple, collections.deque, *_SETS)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _TEXTUAL = (decimal.Decimal, uuid.UUID, os.PathLike)
 _INTEGERS = frozenset((int,))
@@ -73,7 +75,7 @@ class Snapshot:
                     self._nodes -= len(value)
                     self._chars -= chars
                     return list(value)
-            return self._sequence(value, len(value), depth)
+            return self._sequence(value, value, len(value), depth)
         return self._foreign(value, kind, depth)
 
     def _text(self, text: str) -> str:
@@ -88,7 +90,7 @@ class Snapshot:
     def _left_out(self, value: Any) -> dict[str, Any]:
         self.cut = True
         left_out: dict[str, Any] = {MARK: "left out", "type": type_name(value)}
-        if isinstance(value, (dict, list, tuple, set, frozenset, bytes, bytearray)):
+        if type(value) in (dict, list, tuple, set, frozenset, bytes, bytearray):
             left_out["length"] = len(value)
         return left_out
 
@@ -98,8 +100,12 @@ class Snapshot:
         for key, item in dict.items(value):
             if type(key) is not str:
                 key = _key(key)
-            kind = type(item)
             room -= len(key)
+            if room <= 0 or self._nodes <= 0:
+                self.cut = True
+                copy[MARK] = f"{dict.__len__(value) - len(copy)} of {dict.__len__(value)} keys left out"
+                break
+            kind = type(item)
             if kind in plain and (kind is not str or len(item) < room):
                 copy[key] = item
                 self._nodes -= 1
@@ -111,22 +117,17 @@ class Snapshot:
                 self._chars = room
                 copy[key] = self._copy(item, depth + 1)
                 room = self._chars
-            if self._nodes <= 0 or room <= 0:
-                if len(copy) < len(value):
-                    self.cut = True
-                    copy[MARK] = f"{len(value) - len(copy)} of {len(value)} keys left out"
-                break
         self._chars = room
         self._nodes -= 1
         if entered:
             self._leave(value)
         return copy
 
-    def _sequence(self, value: Iterable[Any], length: int, depth: int) -> Any:
+    def _sequence(self, value: Any, items: Iterable[Any], length: int, depth: int) -> Any:
         if not self._enter(value, depth):
             return self._again(value, depth)
         copy = []
-        for item in itertools.islice(value, max(self._nodes, 1)):
+        for item in itertools.islice(items, max(self._nodes, 1)):
             copy.append(self._copy(item, depth + 1))
             if self._nodes <= 0 or self._chars <= 0:
                 break
@@ -156,36 +157,38 @@ class Snapshot:
 
     def _foreign(self, value: Any, kind: type, depth: int) -> Any:
         """A value that JSON does not know. Data first, then the bare name of its type."""
-        if isinstance(value, enum.Enum):
+        # Not isinstance: it asks the value for `__class__`, and a lazy proxy answers by a database query.
+        if issubclass(kind, enum.Enum):
             return self._copy(value._value_, depth + 1)
-        if isinstance(value, str):
+        if issubclass(kind, str):
             return self._text(str.__str__(value))
-        if isinstance(value, int):
+        if issubclass(kind, int):
             number = int.__int__(value)
             return number if -_MAX_INT < number < _MAX_INT else {MARK: "integer", "bits": number.bit_length()}
-        if isinstance(value, float):
+        if issubclass(kind, float):
             return float.__float__(value)
-        if isinstance(value, dict):
+        if issubclass(kind, dict):
             return self._mapping(value, depth)
-        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return self._mapping(dict(zip(kind._fields, value, strict=False)), depth)
-        if isinstance(value, (list, tuple, collections.deque)):
-            return self._sequence(value, len(value), depth)
-        if isinstance(value, (set, frozenset)):
-            return self._sequence(_ordered(value), len(value), depth)
-        if isinstance(value, (bytes, bytearray, memoryview)):
+        for base in _SEQUENCES:
+            if issubclass(kind, base):
+                length = base.__len__(value)  # of the base: a subclass may have put its own code there
+                items = base.__iter__(value) if base not in _SETS else _ordered(base.__iter__(value), length)
+                return self._sequence(value, items, length, depth)
+        if issubclass(kind, (bytes, bytearray, memoryview)):
             return self._bytes(value)
-        if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        if issubclass(kind, (datetime.datetime, datetime.date, datetime.time)):
             return self._text(value.isoformat())
-        if isinstance(value, datetime.timedelta):
+        if issubclass(kind, datetime.timedelta):
             return value.total_seconds()
-        if isinstance(value, _TEXTUAL) and (kind.__module__ in ("decimal", "uuid") or _is_path(kind)):
+        if issubclass(kind, _TEXTUAL) and (kind.__module__ in ("decimal", "uuid") or _is_path(kind)):
             return self._text(str(value))
-        if isinstance(value, complex):
+        if issubclass(kind, complex):
             return {MARK: "complex", "real": value.real, "imag": value.imag}
-        if isinstance(value, BaseException):
+        if issubclass(kind, BaseException):
             return {MARK: "error", "type": type_name(value), "message": self._text(text_of(value))}
-        if isinstance(value, _CODE):
+        if issubclass(kind, _CODE):
             name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
             return {MARK: "code", "name": f"{getattr(value, '__module__', '')}.{name}".strip(".")}
         return self._array(value, kind, depth) if _is_array(kind) else self._object(value, kind, depth)
@@ -230,7 +233,7 @@ class Snapshot:
 
     def _inside_object(self, item: Any, depth: int) -> Any:
         # A client or a session is one attribute away from half the process: follow data only.
-        if type(item) in _PLAIN or isinstance(item, (dict, list, tuple, datetime.date)):
+        if issubclass(type(item), (str, int, float, bool, _NOTHING, dict, list, tuple, datetime.date)):
             return self._copy(item, depth + 1)
         return {MARK: "object", "type": type_name(item)}
 
@@ -277,10 +280,12 @@ def _key(key: Any) -> str:
     return type_name(key)
 
 
-def _ordered(value: Any) -> Any:
-    """A set in sorted order where that is cheap and possible, so that equal sets are recorded equally."""
-    kinds = set(map(type, itertools.islice(value, MAX_NODES)))
-    return sorted(value) if len(value) <= MAX_NODES and kinds in ({str}, {int}, {float}) else value
+def _ordered(items: Iterable[Any], length: int) -> Iterable[Any]:
+    """Members of a set in sorted order where that is cheap and possible, so that equal sets are recorded equally."""
+    if length > MAX_NODES:
+        return items
+    members = list(items)
+    return sorted(members) if set(map(type, members)) in ({str}, {int}, {float}) else members
 
 
 def _is_array(kind: type) -> bool:
@@ -292,9 +297,13 @@ def _is_path(kind: type) -> bool:
 
 
 def _declared_fields(value: Any, kind: type) -> dict[str, Any] | None:
-    """Fields of a dataclass, a pydantic model, an attrs class or a msgspec struct; None for other objects."""
+    """Fields of a dataclass, a pydantic model, an attrs class or a msgspec struct; None for other objects.
+
+    Only what is stored: an attribute that is worked out on access, as by an ORM, is left out.
+    """
+    stored = getattr(value, "__dict__", None) or {}
     if hasattr(kind, "__pydantic_validator__"):
-        return {**getattr(value, "__dict__", {}), **(getattr(value, "__pydantic_extra__", None) or {})}
+        return {**stored, **(getattr(value, "__pydantic_extra__", None) or {})}
     names = (
         getattr(kind, "__dataclass_fields__", None)
         or getattr(kind, "__struct_fields__", None)
@@ -302,5 +311,10 @@ def _declared_fields(value: Any, kind: type) -> dict[str, Any] | None:
     )
     if not names:
         return None
-    found = ((name, getattr(value, name, MARK)) for name in itertools.islice(names, 200))
-    return {name: item for name, item in found if item is not MARK}
+    fields = {}
+    for name in itertools.islice(names, 200):
+        if name in stored:
+            fields[name] = stored[name]
+        elif isinstance(getattr(kind, name, None), types.MemberDescriptorType):  # of `__slots__`
+            fields[name] = getattr(value, name, None)
+    return fields
