@@ -4,12 +4,14 @@ An error names the key, the value received and what would be right; it never sta
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qbawa.errors import ConfigError
+from qbawa.safe_yaml import read_yaml
+from qbawa.text import printable
 
 Format = Literal[
     "trl_preference",
@@ -36,7 +38,7 @@ TournamentFormat = Literal[
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LakeConfig(_Section):
@@ -56,7 +58,7 @@ class ModelConfig(_Section):
     """Attempts at a call whose errors are transient."""
     base_url: str | None = None
     """Of an OpenAI-compatible server, `…/v1`; default: whatever litellm knows for the model."""
-    api_key_env: str | None = None
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Environment variable that holds the key; default: the provider's usual one."""
     litellm_model: str | None = None
     """Name by which litellm knows the model, where it differs from the name used here."""
@@ -174,7 +176,12 @@ class PairsConfig(_Section):
     max_per_request: int = Field(50, ge=1)
     keep_refusals: bool = False
     """Keep pairs of a refusal against an answer."""
-    splits: dict[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    splits: dict[Literal["train", "validation", "test"], Annotated[float, Field(ge=0)]] = {
+        "train": 0.8,
+        "validation": 0.1,
+        "test": 0.1,
+    }
+    """Shares of the questions, 1 in sum."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -225,7 +232,8 @@ class Config(_Section):
     tournament: TournamentConfig = TournamentConfig()
     budget: BudgetConfig = BudgetConfig()
     pairs: PairsConfig = PairsConfig()
-    datasets: dict[str, DatasetConfig] = {}
+    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], DatasetConfig] = {}
+    """By name, which is that of the folder under `exports/` too."""
     champions: ChampionConfig = ChampionConfig()
 
     @model_validator(mode="after")
@@ -244,11 +252,21 @@ class Config(_Section):
         return self
 
     def _known_model(self, model: str, where: str) -> None:
-        if model not in self.models and not model.startswith("offline/"):
-            raise ValueError(
-                f"{where} is '{model}', which stands neither under `models` nor among offline/…. "
-                f"Models: {', '.join(self.models) or 'none'}"
+        problem = self.model_problem(model)
+        if problem is not None:
+            raise ValueError(f"{where}: {problem}")
+
+    def model_problem(self, name: str) -> str | None:
+        """Why there is no model of this name to call, None where there is one."""
+        if name in self.models:
+            return None
+        if name.startswith("offline/"):
+            from qbawa.offline import MODELS  # 40 ms, which only those pay who name one
+
+            return (
+                None if name in MODELS else f"there is no offline model '{name}'. Offline models: {', '.join(MODELS)}"
             )
+        return f"'{name}' stands neither under `models` nor among offline/…. Models: {', '.join(self.models) or 'none'}"
 
     def jury(self, step: str) -> dict[str, JudgeConfig]:
         """The judges of a step by name, with the step's own rubric where it has one."""
@@ -281,7 +299,7 @@ def load_config(path: Path) -> Config:
 def parse_config(text: str, where: str = "qbawa.yaml") -> Config:
     """The configuration in a YAML text; `where` names it in errors."""
     try:
-        data = yaml.safe_load(text)
+        data = read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
     if data is None:
@@ -297,12 +315,15 @@ def parse_config(text: str, where: str = "qbawa.yaml") -> Config:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    key = printable(".".join(str(part) for part in error["loc"])) or "(whole file)"
     value = error["input"]
-    shown = "" if isinstance(value, dict | BaseModel) else f" (received: {value!r:.80})"
     if error["type"] == "extra_forbidden":
         known = ", ".join(_fields_at(error["loc"][:-1]))
         return f"  {key}: no such key. Known here: {known}."
+    if key.endswith("api_key_env"):
+        # Whoever pastes the key itself should not find it in a log.
+        return f"  {key}: must be the name of an environment variable that holds the key, such as OPENAI_API_KEY."
+    shown = "" if isinstance(value, dict | BaseModel) else f" (received: {value!r:.80})"
     return f"  {key}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 

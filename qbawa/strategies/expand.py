@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qbawa.config import Config, ProgramConfig, StepConfig, StrategyConfig
 from qbawa.errors import ConfigError
+from qbawa.safe_yaml import read_yaml
 from qbawa.strategies.ids import RECORDED
 from qbawa.strategies.names import short_models, strategy_name
 from qbawa.strategies.strategy import Strategy, Template, make_strategy
@@ -62,7 +63,7 @@ def _from_files(config: Config, base: Path, pattern: str) -> list[tuple[str, Str
 
 def _from_file(config: Config, path: Path, shown: str) -> Iterator[tuple[str, StrategyConfig]]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
         entries = TypeAdapter(list[StrategyConfig]).validate_python(data or [])
     except ValidationError as error:
         first = error.errors()[0]
@@ -73,11 +74,9 @@ def _from_file(config: Config, path: Path, shown: str) -> Iterator[tuple[str, St
     for index, entry in enumerate(entries):
         where = f"{shown}[{index}]"
         for model in (*entry.models, *([entry.model] if entry.model else []), *entry.program.proposers):
-            if model not in config.models and not model.startswith("offline/"):
-                known = ", ".join(config.models) or "none"
-                raise ConfigError(
-                    f"{where}: '{model}' stands neither under `models` nor among offline/…. Models: {known}."
-                )
+            problem = config.model_problem(model)
+            if problem is not None:
+                raise ConfigError(f"{where}: {problem}.")
         yield where, entry
 
 
