@@ -95,15 +95,11 @@ def _said(table: str | Path | pl.DataFrame, rows: pl.DataFrame, source: dict[str
     rows = rows.with_columns(pl.lit(None, field.type).alias(field.name) for field in optional)
     p = pl.col("preference")
     refuse_where(table, rows, ~p.is_between(0, 1), "preference", "must lie between 0 and 1 (towards strategy_a)")
-    rows = rows.with_columns(
-        _side("verdict", source, {"tie": "tie", "tie (bothbad)": "tie", "draw": "tie", "unscored": "unscored"}),
-        _side("order_shown", source, {}).alias("shown_first"),
-    )
-    allowed = "must be a, b, tie, unscored or the winner's name"
-    refuse_where(table, rows, pl.col("verdict") == "?", "verdict", allowed)
-    refuse_where(
-        table, rows, pl.col("shown_first") == "?", "order_shown", "must be a, b, or the name of what was shown first"
-    )
+    verdict_of = _side("verdict", source, {"tie": "tie", "tie (bothbad)": "tie", "draw": "tie", "unscored": "unscored"})
+    shown_first = _side("order_shown", source, {})
+    refuse_where(table, rows, verdict_of == "?", "verdict", "must be a, b, tie, unscored or the winner's name")
+    refuse_where(table, rows, shown_first == "?", "order_shown", "must be a, b, or the name of what was shown first")
+    rows = rows.with_columns(verdict_of, shown_first.alias("shown_first"))
     v = pl.col("verdict")
     contrary = ((v == "a") & (p < 0.5)) | ((v == "b") & (p > 0.5))
     refuse_where(table, rows, contrary, "preference", "contradicts the row's verdict")
