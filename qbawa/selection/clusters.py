@@ -6,30 +6,20 @@ Ullman, "Mining of Massive Datasets", ch. 3). Groups join whatever is near-dupli
 """
 
 import hashlib
-import re
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import HashingVectorizer
+
+from qbawa.selection.words import normal, scatter, triple_hashes
 
 NEAR = 0.6
 """Of the estimate, whose standard error is 0.04: pairs that share 0.7, leaks to `qbawa.pairs.near`, are met."""
 BANDS, ROWS = 25, 5
 TEMPLATE_SHARE, TEMPLATE_FROM = 0.2, 20
 """A triple in more than this share of at least so many texts belongs to the prompt's template, not to the question."""
-_FEATURES = 1 << 20
-_CHUNK = 256
-# A word; a character where a script writes no spaces between words.
-_TOKEN = (
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]+"
-)
-_tokens = re.compile(_TOKEN).findall
-_triples = HashingVectorizer(
-    n_features=_FEATURES, ngram_range=(3, 3), analyzer="word", token_pattern=_TOKEN, lowercase=True, norm=None,
-    alternate_sign=False, binary=True, dtype=np.float32,
-)  # fmt: skip
+_SLOTS = 1 << 20
 
 
 def question_clusters(questions: pl.DataFrame, previous: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -50,7 +40,7 @@ def question_clusters(questions: pl.DataFrame, previous: pl.DataFrame | None = N
             names.setdefault(leader, known[request])
     for leader in dict.fromkeys(leaders):
         names.setdefault(
-            leader, f"q_{hashlib.sha256(_normal(texts[leader]).encode('utf-8', 'replace')).hexdigest()[:16]}"
+            leader, f"q_{hashlib.sha256(normal(texts[leader]).encode('utf-8', 'replace')).hexdigest()[:16]}"
         )
     clusters = [known.get(request, names[leader]) for request, leader in zip(ids, leaders, strict=True)]
     frame = pl.DataFrame(
@@ -62,7 +52,7 @@ def question_clusters(questions: pl.DataFrame, previous: pl.DataFrame | None = N
 def near_groups(texts: Sequence[str]) -> list[int]:
     """For each text the place of the first text of its group."""
     first: dict[str, int] = {}
-    leader = [first.setdefault(_normal(text), place) for place, text in enumerate(texts)]
+    leader = [first.setdefault(normal(text), place) for place, text in enumerate(texts)]
     places = list(first.values())
     signatures = _signatures([texts[place] for place in places])
 
@@ -78,49 +68,32 @@ def near_groups(texts: Sequence[str]) -> list[int]:
     return [lead(place) for place in range(len(texts))]
 
 
-def _normal(text: str) -> str:
-    return " ".join(_tokens(text.lower())) or text.strip()
-
-
 def _signatures(texts: Sequence[str]) -> np.ndarray:
     """MinHash signatures, uint32, shape (texts, BANDS × ROWS)."""
     common = _common(texts)
     random = np.random.default_rng(20260101)
-    width = BANDS * ROWS
-    factor = random.integers(1, 1 << 32, width, dtype=np.uint32) | np.uint32(1)
-    offset = random.integers(0, 1 << 32, width, dtype=np.uint32)
-    signatures = np.empty((len(texts), width), np.uint32)
-    for start, block in _blocks(texts):
-        for row in range(block.shape[0]):
-            features = block.indices[block.indptr[row] : block.indptr[row + 1]]
-            own = features[~common[features]]
-            if not len(own):
-                # Too short for a triple, or nothing but template: alike only where equal, which is settled already.
-                digest = hashlib.sha256(_normal(texts[start + row]).encode("utf-8", "replace")).digest()
-                own = np.frombuffer(digest[:4], np.uint32)
-            spread = own.astype(np.uint32)[:, None] * factor + offset
-            # Multiplication leaves the low bits weak; the high ones decide.
-            spread ^= spread >> np.uint32(15)
-            spread *= np.uint32(0x2C1B3C6D)
-            spread ^= spread >> np.uint32(12)
-            signatures[start + row] = spread.min(axis=0)
+    factor = random.integers(0, 1 << 32, BANDS * ROWS, dtype=np.uint32) | np.uint32(1)
+    offset = random.integers(0, 1 << 32, BANDS * ROWS, dtype=np.uint32)
+    signatures = np.empty((len(texts), BANDS * ROWS), np.uint32)
+    for place, text in enumerate(texts):
+        triples = triple_hashes(text)
+        own = triples[~common[triples % _SLOTS]]
+        if not len(own):
+            # Nothing but template: alike only where equal, which is settled already.
+            own = np.array([zlib.crc32(normal(text).encode("utf-8", "replace"))], np.uint32)
+        signatures[place] = scatter(own[:, None] * factor + offset).min(axis=0)
     return signatures
 
 
 def _common(texts: Sequence[str]) -> np.ndarray:
-    """Which features belong to a template, bool, shape (_FEATURES,); judged by up to 5,000 texts evenly taken."""
+    """Which triples, by their hash modulo _SLOTS, belong to a template; judged by about 5,000 texts evenly taken."""
+    seen = np.zeros(_SLOTS, np.int32)
     if len(texts) < TEMPLATE_FROM:
-        return np.zeros(_FEATURES, bool)
+        return seen > 0
     sample = texts[:: max(1, len(texts) // 5_000)]
-    seen = np.zeros(_FEATURES, np.int64)
-    for _, block in _blocks(sample):
-        np.add.at(seen, block.indices, 1)
+    for text in sample:
+        seen[np.unique(triple_hashes(text) % _SLOTS)] += 1
     return seen > TEMPLATE_SHARE * len(sample)
-
-
-def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, csr_matrix]]:
-    for start in range(0, len(texts), _CHUNK):
-        yield start, _triples.transform(texts[start : start + _CHUNK]).tocsr()
 
 
 def _near_pairs(signatures: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -3,41 +3,65 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from scipy.sparse import csr_matrix
+
+from qbawa.selection.words import word_hashes
 
 DIMENSIONS = 64
 _FIT = 5_000
 _CHUNK = 2_000
-_words = HashingVectorizer(
-    n_features=1 << 16, norm=None, alternate_sign=False, dtype=np.float32, token_pattern=r"(?u)\w+"
-)
+_SLOTS = np.uint32(1 << 18)
 
 
 def embed(texts: Sequence[str], seed: int) -> np.ndarray:
     """Unit vectors of the texts, float32, shape (texts, ≤ DIMENSIONS): TF-IDF of words, reduced by SVD (LSA).
 
-    Fitted on up to 5,000 texts, applied in chunks, so memory does not grow with the vocabulary. A text without words
-    gets zeros.
+    Fitted on about 5,000 texts, applied in chunks, so memory does not grow with the vocabulary. A text without words
+    that others have gets zeros.
     """
-    if not texts:
-        return np.zeros((0, 1), np.float32)
-    sample = list(texts[:: max(1, len(texts) // _FIT)])
-    counts = _words.transform(sample)
-    # Only words that occur: the cost of an SVD grows with its columns, empty or not.
-    words = np.unique(counts.indices)
-    counts = counts[:, words]
-    weigh = TfidfTransformer(sublinear_tf=True).fit(counts)
-    rank = min(DIMENSIONS, len(sample) - 1, len(words) - 1)
+    sample = _counts(list(texts[:: max(1, len(texts) // _FIT)]))
+    words = np.unique(sample.indices)
+    rank = min(DIMENSIONS, sample.shape[0] - 1, len(words) - 1)
     if rank < 2:
         return np.ones((len(texts), 1), np.float32)
-    svd = TruncatedSVD(rank, random_state=seed).fit(weigh.transform(counts))
+    frequency = np.bincount(sample.indices, minlength=int(_SLOTS))[words]
+    weights = np.log((1 + sample.shape[0]) / (1 + frequency)) + 1
+    axes = _principal_axes(_weighted(sample, words, weights), rank, seed)
     vectors = np.empty((len(texts), rank), np.float32)
     for start in range(0, len(texts), _CHUNK):
-        part = weigh.transform(_words.transform(texts[start : start + _CHUNK])[:, words])
-        vectors[start : start + _CHUNK] = svd.transform(part)
+        vectors[start : start + _CHUNK] = _weighted(_counts(texts[start : start + _CHUNK]), words, weights) @ axes
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, norm, out=np.zeros_like(vectors), where=norm > 1e-6)
+
+
+def _counts(texts: Sequence[str]) -> csr_matrix:
+    """How often each word stands in each text, damped (1 + log), shape (texts, _SLOTS)."""
+    found = [np.unique(word_hashes(text) % _SLOTS, return_counts=True) for text in texts]
+    ends = np.cumsum([0, *(len(words) for words, _ in found)])
+    words = np.concatenate([words for words, _ in found]).astype(np.int64) if found else np.zeros(0, np.int64)
+    often = np.concatenate([often for _, often in found]) if found else np.zeros(0)
+    return csr_matrix((1 + np.log(often), words, ends), shape=(len(texts), int(_SLOTS)))
+
+
+def _weighted(counts: csr_matrix, words: np.ndarray, weights: np.ndarray) -> csr_matrix:
+    """TF-IDF of the known words, each row of length 1."""
+    known = csr_matrix(counts[:, words].multiply(weights))
+    norm = np.sqrt(known.multiply(known).sum(axis=1)).A1
+    return csr_matrix(known.multiply(1 / np.where(norm > 0, norm, 1.0)[:, None]))
+
+
+def _principal_axes(rows: csr_matrix, rank: int, seed: int) -> np.ndarray:
+    """The first right singular vectors, shape (columns, rank): randomised subspace iteration.
+
+    Halko, Martinsson & Tropp 2011, SIAM Review 53(2), algorithms 4.4 and 5.1. scikit-learn has the same, but its import
+    alone costs 3 CPU seconds in every process.
+    """
+    random = np.random.default_rng(seed)
+    span = np.linalg.qr(rows @ random.standard_normal((rows.shape[1], min(rank + 10, *rows.shape))))[0]
+    for _ in range(4):
+        span = np.linalg.qr(rows @ np.linalg.qr(rows.T @ span)[0])[0]
+    axes: np.ndarray = np.linalg.svd((rows.T @ span).T, full_matrices=False)[2]
+    return axes[:rank].T
 
 
 class Cover:

@@ -3,8 +3,6 @@
 import io
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from qbawa.selection.replay_set import Choice
 from qbawa.text import shorten
@@ -24,6 +22,10 @@ def coverage_picture(choice: Choice) -> bytes:
 
     The two axes are the principal components of the questions' text features; near on the map is alike in words.
     """
+    # A CPU second that only those pay who want a picture.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
