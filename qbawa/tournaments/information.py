@@ -14,24 +14,40 @@ from qbawa.tournaments.board import NO_PAIRINGS, Board, Pairings
 from qbawa.tournaments.goals import Reading
 from qbawa.tournaments.posterior import Posterior
 
+# A strategy matters to the goal if it carries at least this share of the doubt about it.
+_HANGS_ON = 0.005
+
 # Steps of the greedy choice in one batch; larger batches ask for several verdicts a step.
 _STEPS = 48
 
 
-def propose_information(board: Board, posterior: Posterior, reading: Reading, size: int, orders: int) -> Pairings:
+def propose_information(board: Board, posterior: Posterior, size: int, orders: int) -> Pairings:
     """The next `size` matches by expected information about all strengths."""
-    return _greedy(board, posterior, None, size, orders)
+    return _greedy(board, posterior, None, board.capacity(orders), size, orders)
 
 
 def settle(board: Board, posterior: Posterior, reading: Reading, size: int, orders: int) -> Pairings:
-    """The next `size` matches by what they contribute to settling the goal's open comparisons."""
+    """The next `size` matches by what they contribute to settling the goal's open comparisons.
+
+    None where the strategies that the goal hangs on have met everyone everywhere: matches among the others would cost
+    verdicts and change nothing.
+    """
     doubt = reading.doubt
-    return _greedy(board, posterior, np.diag(doubt.sum(axis=1)) - doubt, size, orders)
+    share = doubt.sum(axis=1)
+    open_ = share >= _HANGS_ON * share.sum()
+    room = np.where(open_[:, None] | open_, board.capacity(orders), 0)
+    return _greedy(board, posterior, np.diag(share) - doubt, room, size, orders)
 
 
-def _greedy(board: Board, posterior: Posterior, contrasts: np.ndarray | None, size: int, orders: int) -> Pairings:
+def _greedy(
+    board: Board, posterior: Posterior, contrasts: np.ndarray | None, room: np.ndarray, size: int, orders: int
+) -> Pairings:
+    """Up to `size` matches, at most room[a, b] of each pair.
+
+    `contrasts` K is the weighted sum of c·cᵀ over the comparisons to settle; the aim is the trace of K·covariance.
+    None: all strengths alike.
+    """
     n = board.strategies
-    room = board.capacity(orders)
     information = posterior.information()
     covariance = posterior.covariance.copy()
     aim = None if contrasts is None else covariance @ contrasts @ covariance

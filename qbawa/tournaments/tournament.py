@@ -44,7 +44,7 @@ _ROUND_SHARE = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a tournament ended: its goal is reached, its verdict budget is spent, or no match is left to ask."""
+    """Why a tournament ended: its goal is reached, its verdict budget is spent, or no match is left that would help."""
 
     reason: Literal["goal", "budget", "exhausted"]
     verdicts: int
@@ -260,9 +260,9 @@ class Tournament:
             case "successive_halving":
                 return propose_halving(board, self.posterior, orders, seed)
             case "information_gain":
-                return propose_information(board, self.posterior, self.reading, size, orders)
+                return propose_information(board, self.posterior, size, orders)
             case "auto":
-                return propose_auto(board, self.posterior, self.reading, size, orders, seed)
+                return propose_auto(board, self.posterior, self.reading, self.goal, size, orders, seed)
 
     def _identical(self, table: Pairings) -> np.ndarray:
         answers = self.field.answers
