@@ -303,7 +303,8 @@ class Engine:
                 self._stop_model(model, problem)  # before the gate lets the next one through
         finally:
             model.gate.done(load, _used(answer, load))
-        return answer, problem, time.perf_counter() - started
+        # To the microsecond, as the ledger keeps it: an answer found there equals the one that was paid for.
+        return answer, problem, round(time.perf_counter() - started, 6)
 
     async def _keep(self, call: ModelCall, model: Model, answer: Answer, latency_s: float, attempts: int) -> float:
         """Journal a paid answer; what it cost. Raises FinalError('unpriced') where the provider counted no tokens."""
@@ -369,7 +370,7 @@ class Engine:
             "input_tokens": None if answer is None else answer.input_tokens,
             "output_tokens": None if answer is None else answer.output_tokens,
             "cost_usd": cost_usd,
-            "latency_s": round(latency_s, 6),
+            "latency_s": latency_s,
             "attempts": attempts,
             "error": None if error is None else f"{error.reason}: {error}",
             "run_id": self.run_id,

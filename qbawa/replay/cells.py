@@ -32,7 +32,9 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
     A pair whose request never ran the strategy's step is left out: there is no such cell. Raises InputError for a
     strategy or a request that the lake does not know.
     """
-    asked = pl.DataFrame(pairs, schema=["request_id", "strategy_id"], orient="row").unique(maintain_order=True)
+    asked = pl.DataFrame(pairs, schema={"request_id": pl.String, "strategy_id": pl.String}, orient="row").unique(
+        maintain_order=True
+    )
     strategies = lake.read("strategies", ["step", "strategy_id", "origin"])
     unknown = asked.join(strategies, on="strategy_id", how="anti")
     if unknown.height:
@@ -40,19 +42,20 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
             f"There is no strategy '{unknown['strategy_id'][0]}'. `qbawa sql \"SELECT strategy_id, name FROM strategies\"` "
             "lists them; a strategy exists once the asset `strategies` has been materialised."
         )
-    known = lake.read("replay_set", ["step", "request_id", "recording_id"])
-    others = asked.join(known, on="request_id", how="anti")["request_id"].unique()
+    cells = asked.join(strategies, on="strategy_id")
+    by = ["step", "request_id"]
+    known = lake.read("replay_set", [*by, "recording_id"])
+    others = cells.join(known, on=by, how="anti")["request_id"].unique()
     if len(others):
-        recorded = lake.read("recordings", ["step", "request_id", "recording_id", "recorded_at"]).filter(
+        recorded = lake.read("recordings", [*by, "recording_id", "recorded_at"]).filter(
             pl.col("request_id").is_in(others.implode())
         )
         missing = set(others) - set(recorded["request_id"])
         if missing:
             raise InputError(f"There is no request '{min(missing)}' among the recordings.")
-        first = recorded.sort("recorded_at").unique(["step", "request_id"], keep="first").drop("recorded_at")
+        first = recorded.sort("recorded_at").unique(by, keep="first").join(known, on=by, how="anti")
         known = pl.concat([known, first.select(known.columns)])
-    cells = asked.join(strategies, on="strategy_id").join(known, on=["step", "request_id"])
-    return with_state(lake, _without_unanswered(lake, cells))
+    return with_state(lake, _without_unanswered(lake, cells.join(known, on=by)))
 
 
 def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
@@ -94,7 +97,8 @@ def choose_cells(
 ) -> pl.DataFrame:
     """The cells to answer now: in one of `states`, or answered longer ago than `older_than`.
 
-    `requests` is a glob, `strategies` a set of ids. Cells that are ok come back as missing, so that they are answered
+    `requests` is a request's id or a glob, `strategies` a set of ids. Raises InputError where `requests` selects none
+    although there are cells. Cells that are ok come back as missing, so that they are answered
     again; what the ledger holds of them is not paid again.
     """
     strange = set(states) - set(STATES)
@@ -104,7 +108,16 @@ def choose_cells(
     if older_than is not None:
         due = due | (pl.col("answered_at") < now() - older_than)
     if requests != "*":
-        due = due & pl.col("request_id").is_in([r for r in cells["request_id"].unique() if fnmatchcase(r, requests)])
+        due = due & pl.col("request_id").is_in(_matching(cells["request_id"].unique().sort().to_list(), requests))
     if strategies is not None:
         due = due & pl.col("strategy_id").is_in(list(strategies))
     return cells.filter(due).with_columns(state=pl.col("state").replace("ok", "missing"))
+
+
+def _matching(requests: Sequence[str], pattern: str) -> list[str]:
+    found = [request for request in requests if request == pattern or fnmatchcase(request, pattern)]
+    if requests and not found:
+        raise InputError(
+            f"No request is called or matches '{pattern}'. There are {len(requests):,}, such as {', '.join(requests[:3])}."
+        )
+    return found
