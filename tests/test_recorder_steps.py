@@ -184,6 +184,22 @@ def test_methods_are_recorded_without_self(journal):
     assert [row["inputs"] for row in written(journal)] == [{"number": number} for number in (1, 2, 3, 4, 5)]
 
 
+def test_a_step_may_be_named(journal):
+    @qbawa.step("first")
+    def one():
+        pass
+
+    @qbawa.step(name="second")
+    def two():
+        pass
+
+    one()
+    two()
+    assert [row["step"] for row in written(journal)] == ["first", "second"]
+    with pytest.raises(TypeError, match="Put it on the method"):
+        qbawa.step(type("Class", (), {}))
+
+
 def test_what_the_decorator_returns_looks_like_the_function():
     def plain(x: int) -> int:
         """Documented."""
@@ -678,5 +694,7 @@ def test_a_model_call_that_never_reports_holds_up_no_flush_and_is_given_up_in_th
     monkeypatch.setattr(recorder, "GIVE_UP_S", 0.0)
     qbawa.step(lambda: None)()
     step, call = sorted(written(journal), key=lambda row: row["step"])
-    assert call["error"]["type"] == "qbawa.Unfinished" and call["messages"] == [{"role": "user", "content": "left early"}]
+    assert call["error"]["type"] == "qbawa.Unfinished" and call["messages"] == [
+        {"role": "user", "content": "left early"}
+    ]
     assert qbawa.stats().open_calls == 0

@@ -8,7 +8,7 @@ from typing import Any
 from qbawa.record import session, threads
 from qbawa.record.context import Call, Step, implicit_request
 from qbawa.record.failure import Failure
-from qbawa.record.snapshot import Snapshot, text_of
+from qbawa.record.snapshot import Snapshot, described, text_of
 
 
 def llm_call(
@@ -51,7 +51,7 @@ def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
             return None
         return Call(recorder, here, text_of(model), as_messages(messages), dict(parameters or {}))
     except Exception as problem:
-        recorder.counts.add("internal_error", f"a model call was not recorded: {problem!r}")
+        recorder.counts.add("internal_error", f"a model call was not recorded: {described(problem)}")
         return None
 
 
@@ -60,7 +60,7 @@ def end_call(call: Call, output: Any = None, **outcome: Any) -> None:
     try:
         call.end(output, **outcome)
     except Exception as problem:
-        call.recorder.counts.add("internal_error", f"a model call was not recorded: {problem!r}")
+        call.recorder.counts.add("internal_error", f"a model call was not recorded: {described(problem)}")
 
 
 def as_messages(messages: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qbawa.record.failure import Failure
-from qbawa.record.snapshot import MARK, Snapshot, text_of
+from qbawa.record.snapshot import MARK, Snapshot, described, text_of
 
 if TYPE_CHECKING:
     from qbawa.record.recorder import Recorder
@@ -102,7 +102,7 @@ class Step:
                 self.ended = True
             self.recorder.hold(self)
         except Exception as problem:
-            self.recorder.counts.add("internal_error", f"step {self.name!r} was not recorded: {problem!r}")
+            self.recorder.counts.add("internal_error", f"step {self.name!r} was not recorded: {described(problem)}")
 
 
 class Call:

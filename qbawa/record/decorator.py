@@ -9,13 +9,15 @@ from typing import Any, TypeVar, overload
 
 from qbawa.record import session, threads
 from qbawa.record.context import Step, current, implicit_request
-from qbawa.record.snapshot import MAX_CHARS, MAX_NODES, Snapshot
+from qbawa.record.snapshot import MAX_CHARS, MAX_NODES, Snapshot, described
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @overload
 def step(function: F, /) -> F: ...
+@overload
+def step(name: str, /) -> Callable[[F], F]: ...
 @overload
 def step(*, name: str | None = None) -> Callable[[F], F]: ...
 def step(function: Any = None, /, *, name: str | None = None) -> Any:
@@ -24,8 +26,8 @@ def step(function: Any = None, /, *, name: str | None = None) -> Any:
     For functions, coroutine functions, generators and async generators (recorded when exhausted or closed), and
     methods (without `self`). `name` defaults to the function's own. What the function returns or raises is untouched.
     """
-    if function is None:
-        return functools.partial(_decorate, name=name)
+    if function is None or isinstance(function, str):
+        return functools.partial(_decorate, name=name or function)
     return _decorate(function, name=name)
 
 
@@ -66,7 +68,7 @@ def _begin(name: str, parameters: _Parameters, recorder: Any, args: Any, kwargs:
         current.set(step)
         return step
     except Exception as problem:
-        recorder.counts.add("internal_error", f"step {name!r} was not recorded: {problem!r}")
+        recorder.counts.add("internal_error", f"step {name!r} was not recorded: {described(problem)}")
         return None
 
 

@@ -20,7 +20,7 @@ from qbawa.record.calls import answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
 from qbawa.record.failure import Failure
 from qbawa.record.recorder import GIVE_UP_S
-from qbawa.record.snapshot import Snapshot
+from qbawa.record.snapshot import Snapshot, described
 from qbawa.record.writer import log
 
 _installed = False
@@ -134,7 +134,7 @@ class _Hooks:
                 _finish(call, payload)
         except Exception as problem:
             if session.recorder is not None:
-                session.recorder.counts.add("internal_error", f"a litellm call was not recorded: {problem!r}")
+                session.recorder.counts.add("internal_error", f"a litellm call was not recorded: {described(problem)}")
 
 
 def _finish(call: Call, payload: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from qbawa.record.calls import answer_of, answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
 from qbawa.record.failure import Failure
-from qbawa.record.snapshot import Snapshot
+from qbawa.record.snapshot import Snapshot, described
 
 Client = TypeVar("Client")
 _MARK = "_qbawa_records"
@@ -107,7 +107,7 @@ def _take(call: Call | None, response: Any) -> Any:
             raw = hasattr(response, "http_response") and hasattr(response, "parse")  # of `with_raw_response`
             _end(call, response.parse() if raw else response)
     except Exception as problem:
-        call.recorder.counts.add("internal_error", f"an openai call was not recorded: {problem!r}")
+        call.recorder.counts.add("internal_error", f"an openai call was not recorded: {described(problem)}")
     return response
 
 
@@ -129,7 +129,9 @@ class _Heard:
             if getattr(chunk, "type", None) in ("response.completed", "response.incomplete", "response.failed"):
                 _end(self._call, chunk.response)
         except Exception as problem:
-            self._call.recorder.counts.add("internal_error", f"a chunk of an openai stream was lost: {problem!r}")
+            self._call.recorder.counts.add(
+                "internal_error", f"a chunk of an openai stream was lost: {described(problem)}"
+            )
 
     def _choice(self, choice: Any) -> None:
         answer = self._choices.setdefault(choice.index, {"role": "assistant", "content": None})

@@ -15,6 +15,7 @@ from qbawa.record.context import Call, Request, Step
 from qbawa.record.failure import Failure
 from qbawa.record.redact import Redactor
 from qbawa.record.rows import Feedback, Hook, encode, rows_of
+from qbawa.record.snapshot import described
 from qbawa.record.writer import Counts, Writer
 
 HOLD_S = 10.0  # how long an ended step waits for model calls that have not reported
@@ -75,7 +76,9 @@ class Recorder:
             try:
                 rate = self._sample_rule(request)
             except Exception as error:
-                self.counts.add("sample_rule_failed", f"sample_rule raised {error!r}; such requests are recorded")
+                self.counts.add(
+                    "sample_rule_failed", f"sample_rule raised {described(error)}; such requests are recorded"
+                )
                 return True
         rate = float(self._sample_rate if rate is None else rate)
         return rate >= 1.0 or _share(request.request_id) < rate
@@ -181,7 +184,7 @@ class Recorder:
             except BaseException as error:  # a hook may even call sys.exit, which must not end the writer thread
                 # Never written unredacted: what the hook could not handle is dropped.
                 reason = "redact_hook_failed" if self._redact else "internal_error"
-                self.counts.add(reason, f"a recording was dropped: {reason.replace('_', ' ')} with {error!r}")
+                self.counts.add(reason, f"a recording was dropped: {reason.replace('_', ' ')} with {described(error)}")
                 continue
             if line is None:
                 self.counts.add("redact_hook")

@@ -253,6 +253,11 @@ def text_of(value: Any) -> str:
         return f"({type_name(value)}, whose text is not available: {type(problem).__name__})"
 
 
+def described(error: BaseException) -> str:
+    """Type and text of an exception. Unlike `repr`, it never fails."""
+    return f"{type_name(error)}: {text_of(error)}"
+
+
 def json_safe(value: Any) -> Any:
     """A snapshot's value without the numbers that JSON lacks: NaN and infinities by name."""
     if isinstance(value, float):

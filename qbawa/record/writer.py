@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qbawa.journal import JournalWriter
+from qbawa.record.snapshot import described
 
 log = logging.getLogger("qbawa")
 
@@ -160,7 +161,7 @@ class Writer:
                 ticking = self._tick()
                 self._write()
             except Exception as error:  # a bug here must not end recording for the rest of the process
-                self._counts.add("internal_error", f"the recorder stumbled over {error!r}")
+                self._counts.add("internal_error", f"the recorder stumbled over {described(error)}")
             if self._closing and (self._trouble or not self._queue):
                 break
         try:
@@ -206,7 +207,7 @@ class Writer:
         try:
             lines = self._encode(item)
         except Exception as error:
-            self._counts.add("internal_error", f"a recording could not be encoded: {error!r}")
+            self._counts.add("internal_error", f"a recording could not be encoded: {described(error)}")
             return
         for line in lines:
             self._journal.append(line)
