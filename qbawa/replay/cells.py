@@ -18,8 +18,8 @@ STATES: tuple[State, ...] = ("missing", "ok", "failed")
 def wanted_cells(lake: Lake) -> pl.DataFrame:
     """One row per cell that should exist: every request of a step's replay set × every active strategy of that step.
 
-    Columns: cell_id, request_id, step, strategy_id, recording_id, state, answered_at. A request without the step has
-    no such cell.
+    Columns: cell_id, request_id, step, strategy_id, origin, recording_id, state, answered_at. A request without the
+    step has no such cell.
     """
     chosen = lake.read("replay_set", ["step", "request_id", "recording_id"])
     strategies = lake.read("strategies", ["step", "strategy_id", "origin"], where="active")
@@ -59,7 +59,10 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
 
 
 def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
-    """The cells with cell_id, state and answered_at, sorted by request and strategy."""
+    """The cells with cell_id, state and answered_at, sorted by request and strategy.
+
+    A cell of an imported strategy exists only where an answer was imported: nobody here could give one.
+    """
     identified = cells.with_columns(
         pl.struct("request_id", "step", "strategy_id")
         .map_elements(lambda c: cell_id(c["request_id"], c["step"], c["strategy_id"]), return_dtype=pl.String)
@@ -76,6 +79,7 @@ def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     return (
         identified.join(done, on="cell_id", how="left")
         .with_columns(pl.col("state").fill_null("missing"))
+        .filter((pl.col("origin") != "import") | (pl.col("state") != "missing"))
         .sort("request_id", "strategy_id")
     )
 
@@ -84,7 +88,7 @@ def _without_unanswered(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     """Without the cells of `recorded` where production failed or only asked: there is no answer that could compete."""
     broken = lake.read("recordings", ["recording_id"], where="error IS NOT NULL OR output IS NULL")["recording_id"]
     no_answer = (pl.col("origin") == "recorded") & pl.col("recording_id").is_in(broken.implode())
-    return cells.filter(~no_answer).drop("origin")
+    return cells.filter(~no_answer)
 
 
 def choose_cells(
@@ -98,15 +102,15 @@ def choose_cells(
     """The cells to answer now: in one of `states`, or answered longer ago than `older_than`.
 
     `requests` is a request's id or a glob, `strategies` a set of ids. Raises InputError where `requests` selects none
-    although there are cells. Cells that are ok come back as missing, so that they are answered
-    again; what the ledger holds of them is not paid again.
+    although there are cells. Cells that are ok come back as missing, so that they are answered again; what the ledger
+    holds of them is not paid again. Imported answers stay as they are.
     """
     strange = set(states) - set(STATES)
     if strange:
         raise InputError(f"There is no cell state {sorted(strange)}. States: {', '.join(STATES)}.")
-    due = pl.col("state").is_in(list(states))
+    due = pl.col("state").is_in(list(states)) & (pl.col("origin") != "import")
     if older_than is not None:
-        due = due | (pl.col("answered_at") < now() - older_than)
+        due = due | ((pl.col("answered_at") < now() - older_than) & (pl.col("origin") != "import"))
     if requests != "*":
         due = due & pl.col("request_id").is_in(_matching(cells["request_id"].unique().sort().to_list(), requests))
     if strategies is not None:
