@@ -20,6 +20,7 @@ from qbawa.tournaments import FORMATS, GOALS, Field, Goal, Match, Result, Tourna
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import tournaments as benchmark  # noqa: E402
 from _anchors_sim import LogOdds, SimulatedJudge, draw_field  # noqa: E402
 
 Judge = Callable[[Match], Result]
@@ -227,6 +228,22 @@ def test_a_newcomer_is_played_without_asking_again_what_is_known(format: str) ->
     assert after.verdicts == sum(r.verdicts for r in past + new)
 
 
+def test_auto_asks_nothing_more_when_the_contenders_have_met_everyone() -> None:
+    strength = {"a": 9.0, "b": 9.0} | {f"weak{k}": float(k) for k in range(6)}
+    field = Field.full(list(strength), ["r0", "r1", "r2", "r3"])
+
+    def judge(match: Match) -> Result:
+        if (match.a, match.b) == ("a", "b"):
+            return Result(match, 0.5)
+        return favouring(strength)(match)
+
+    tournament = make_tournament(field, goal=Goal("best", margin=0.0), confidence=0.99)
+    play(tournament, judge)
+    assert tournament.done is not None and tournament.done.reason == "exhausted"
+    assert 0.4 < tournament.done.confidence < 0.6
+    assert tournament.verdicts < 0.8 * 2 * 4 * 28
+
+
 def test_unscored_matches_cost_and_tell_nothing() -> None:
     field = Field.full(["a", "b", "c"], ["r0", "r1"])
     tournament = make_tournament(field, format="round_robin", confidence=None)
@@ -362,3 +379,16 @@ def test_a_field_larger_than_the_data_keeps_their_spread() -> None:
     assert 0.8 < means / real < 1.25
     assert 0.8 < (field.theta - field.theta.mean(axis=1, keepdims=True)).std() / (0.227 * 5) < 1.2
     assert len(np.unique(field.win_rate)) == 128
+
+
+def test_verdicts_until_reads_a_monotone_fit() -> None:
+    assert np.allclose(benchmark._isotonic(np.array([0.0, 0.9, 0.7, 1.0])), [0, 0.8, 0.8, 1])
+    verdicts = np.array([10.0, 100.0, 150.0])
+
+    def run(*best: float) -> benchmark.Run:
+        nothing = np.zeros(3)
+        return benchmark.Run(verdicts, np.array(best), nothing, nothing, "budget", 0.5)
+
+    until = benchmark.verdicts_until([run(0, 1, 1), run(0, 1, 1)], "best", 1000)
+    assert until is not None and 100 <= until <= 105
+    assert benchmark.verdicts_until([run(0, 1, 1), run(0, 1, 0)], "best", 1000) is None

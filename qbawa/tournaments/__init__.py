@@ -52,9 +52,10 @@ def make_tournament(
         raise InputError(f"`confidence` is a probability from 0.5 to below 1, or None; received {confidence}.")
     if verdict_budget is not None and verdict_budget < 0:
         raise InputError(f"`verdict_budget` is a count ≥ 0, or None; received {verdict_budget}.")
-    if verdicts_per_match < 1 or orders not in (1, 2):
+    if verdicts_per_match < 1 or orders not in (1, 2) or seed < 0:
         raise InputError(
-            f"`verdicts_per_match` must be ≥ 1 and `orders` 1 or 2; received {verdicts_per_match} and {orders}."
+            "`verdicts_per_match` must be ≥ 1, `orders` 1 or 2 and `seed` ≥ 0; received "
+            f"{verdicts_per_match}, {orders} and {seed}."
         )
     wanted = Goal(goal) if isinstance(goal, str) else goal
     return Tournament(
