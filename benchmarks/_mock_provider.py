@@ -30,6 +30,7 @@ from typing import Any
 from aiohttp import web
 
 FAULTS = ("500", "503", "429", "reset", "hang", "malformed")
+TICK_S = 0.02
 _COMMAND = re.compile(r"\[\[mock (\{.*?\})\]\]", re.DOTALL)
 _WORDS = ("the", "answer", "weighs", "each", "point", "with", "care", "and", "says", "what", "follows", "from", "it")
 _MALFORMED = ('{"choices": [{"message": {"content": "cut o', "<html>gateway</html>", "", '{"choices": []}', "[1]")
@@ -67,10 +68,16 @@ class Bucket:
     def has(self, amount: float) -> bool:
         if self.rate == math.inf:
             return True
-        now = time.monotonic()
-        self.level = min(self.capacity, self.level + (now - self.at) * self.rate)
-        self.at = now
+        self.fill(0.0)
         return self.level >= min(amount, self.capacity)
+
+    def fill(self, slept_s: float) -> None:
+        """Add what has grown. Beyond the burst only for time that this process slept through on a busy machine:
+        it cannot know when what it finds on waking had come."""
+        now = time.monotonic()
+        most = max(self.level, self.capacity) + (slept_s * self.rate if slept_s else 0.0)
+        self.level = min(most, self.level + (now - self.at) * self.rate)
+        self.at = now
 
     def take(self, amount: float) -> None:
         if self.rate != math.inf:
@@ -92,6 +99,16 @@ class Provider:
         self.recorded: list[dict[str, Any]] = []
         self.in_flight = self.peak_in_flight = 0
         self.known = set(settings.known)
+        self.slept_s = 0.0
+
+    async def watch_itself(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            slept_s = time.monotonic() - before - TICK_S
+            for bucket in (self.requests, self.tokens):
+                bucket.fill(slept_s if slept_s > TICK_S else 0.0)
+            self.slept_s += max(0.0, slept_s - TICK_S)
 
     async def control(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -112,6 +129,7 @@ class Provider:
                 "contents": len(self.answered),
                 "answered_twice": sum(count > 1 for count in self.answered.values()),
                 "peak_in_flight": self.peak_in_flight,
+                "slept_s": round(self.slept_s, 2),
             }
         )
 
@@ -340,8 +358,9 @@ async def serve(port: int) -> None:
     site = web.TCPSite(runner, "127.0.0.1", port, backlog=8192)
     await site.start()
     assert runner.addresses
+    watching = asyncio.create_task(provider.watch_itself())
     print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
-    await asyncio.Event().wait()
+    await watching
 
 
 if __name__ == "__main__":

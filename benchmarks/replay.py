@@ -72,6 +72,7 @@ def limits(provider: MockProvider, folder: Path, quick: bool, chance: random.Ran
     result["share_429_requests"] = used["share_429"]
     result["window_requests_s"] = used["seconds"]
     result["peak_in_flight"] = used["peak_in_flight"]
+    result["provider_slept_s"] = used["slept_s"]
     result["cpu_ms_per_cell_paced"] = done["cpu_ms_per_cell"]
     _expect(done["report"]["answered"] == cells, f"{done['report']} for {cells} cells")
 
@@ -88,10 +89,10 @@ def limits(provider: MockProvider, folder: Path, quick: bool, chance: random.Ran
 
     # A provider that grants 60 % of what is configured: the pace must find it.
     provider.control(rpm=rpm * 0.6, latency_s=[0.5, 2])
-    cells = int(rpm * 0.6 / 60 * (15 if quick else 40))
+    cells = int(rpm * 0.6 / 60 * (15 if quick else 30))
     home = make_home(folder / "lower", provider, cells, model={"requests_per_minute": rpm})
     done = work(home)
-    used = _window(provider, 15 if quick else 40)
+    used = _window(provider, 15 if quick else 30)
     result["limit_used_lower_than_configured"] = round(used["requests_per_minute"] / (rpm * 0.6), 4)
     result["share_429_lower_than_configured"] = used["share_429"]
     return result
@@ -150,7 +151,7 @@ def kills(provider: MockProvider, folder: Path, quick: bool, chance: random.Rand
     killed = 0
     for _ in range(rounds):
         process = _start(home, "--portion-s", "0.3")
-        time.sleep(chance.uniform(0.5, 4.0))
+        time.sleep(chance.uniform(0.8, 3.2))
         killed += process.poll() is None
         process.kill()
         output, _ = process.communicate()
@@ -440,6 +441,7 @@ def _window(provider: MockProvider, least_s: float) -> dict[str, Any]:
         "tokens_per_minute": sum(tokens for _, tokens in admitted[:-1]) / seconds * 60,
         "share_429": round(counts.get("limited", 0) / counts["requests"], 5),
         "peak_in_flight": stats["peak_in_flight"],
+        "slept_s": stats["slept_s"],
     }
 
 
