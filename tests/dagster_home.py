@@ -100,16 +100,22 @@ class DagsterHome:
 @contextmanager
 def dagster_home() -> Iterator[DagsterHome]:
     """A fresh home, gone afterwards. Its path is short, since a UNIX socket's may have about 100 characters."""
-    root = Path(tempfile.mkdtemp(prefix="qb-", dir=os.environ.get("QBAWA_TEST_TMP", "/tmp")))
-    home = Home(root)
+    home = Home(Path(tempfile.mkdtemp(prefix="qb-", dir="/tmp")))
     try:
-        with dagster_environment(home) as environment:
-            with mock.patch.dict(os.environ, environment):
-                instance = DagsterInstance.from_config(str(home.dagster))
-            with instance:
-                yield DagsterHome(home, instance, environment)
+        with dagster_on(home) as here:
+            yield here
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(home.root, ignore_errors=True)
+
+
+@contextmanager
+def dagster_on(home: Home) -> Iterator[DagsterHome]:
+    """A home that is there, with its PostgreSQL and its instance; whoever else works on it goes on."""
+    with dagster_environment(home) as environment:
+        with mock.patch.dict(os.environ, environment):
+            instance = DagsterInstance.from_config(str(home.dagster))
+        with instance:
+            yield DagsterHome(home, instance, environment)
 
 
 def configure(home: Home, provider: ScriptedProvider | None = None, **sections: Any) -> None:
@@ -131,8 +137,8 @@ def prompts(count: int) -> dict[str, Any]:
     }
 
 
-def record(home: Home, requests: Sequence[str], step: str = "explain") -> None:
-    """Requests `requests` of a sample app, recorded by the real recorder into a closed segment."""
+def record(home: Home, requests: Sequence[str], step: str = "explain", first: int = 0) -> None:
+    """These requests of a sample app, numbered from `first`, recorded by the real recorder into a closed segment."""
 
     def explain(topic: str) -> str:
         answer = f"All about {topic}."
@@ -142,7 +148,7 @@ def record(home: Home, requests: Sequence[str], step: str = "explain") -> None:
 
     qbawa.configure(home.journal, pipeline="sample")
     recorded = qbawa.step(name=step)(explain)
-    for number, request_id in enumerate(requests):
+    for number, request_id in enumerate(requests, first):
         with qbawa.request(request_id=request_id):
             recorded(f"{TOPICS[number % len(TOPICS)]}, part {number}")
     assert qbawa.flush()

@@ -1,0 +1,119 @@
+"""Sensors on a real instance: what people and applications leave in the home becomes runs, once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+from dagster import AssetKey, RunRequest, SensorDefinition, SensorResult, SkipReason, build_sensor_context
+from dagster_home import DagsterHome, configure, dagster_home, prompts, record
+from scripted_provider import ScriptedProvider, scripted_provider
+
+from resources import ProjectResource
+from sensors.schedules import nightly_replay
+from sensors.sensors import new_human_verdicts, new_recordings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedProvider]:
+    with scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def world(server: ScriptedProvider) -> Iterator[DagsterHome]:
+    """A home in which nothing has happened yet."""
+    with dagster_home() as here:
+        configure(
+            here.home,
+            server,
+            strategies=[prompts(2)],
+            judges={"scripted": {"model": "scripted"}},
+            tournament={"format": "round_robin", "goal": "order", "verdict_budget": 20},
+        )
+        yield here
+
+
+def evaluate(world: DagsterHome, sensor: SensorDefinition) -> SensorResult | RunRequest | SkipReason:
+    """What a tick of the sensor asks for; partitions that it asks for are made, as the daemon does."""
+    with mock.patch.dict(os.environ, world.environment):
+        asked = sensor(build_sensor_context(instance=world.instance, resources={"project": ProjectResource()}))
+    if isinstance(asked, SensorResult):
+        for request in asked.dynamic_partitions_requests or ():
+            world.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+    assert isinstance(asked, SensorResult | RunRequest | SkipReason)
+    return asked
+
+
+def test_an_empty_home_asks_for_nothing(world: DagsterHome) -> None:
+    assert isinstance(evaluate(world, new_recordings), SkipReason)
+    assert isinstance(evaluate(world, new_human_verdicts), SkipReason)
+
+
+def test_a_broken_configuration_is_said_and_starts_nothing(world: DagsterHome) -> None:
+    good = world.home.config.read_text()
+    world.home.config.write_text("strategies: [{stp: x}]")
+    try:
+        for sensor in (new_recordings, new_human_verdicts):
+            said = evaluate(world, sensor)
+            assert isinstance(said, SkipReason)
+            assert "stp" in (said.skip_message or "")
+    finally:
+        world.home.config.write_text(good)
+
+
+def test_a_closed_segment_becomes_one_batch_and_its_requests_join_the_matrix(world: DagsterHome) -> None:
+    record(world.home, ["a", "b"])
+    asked = evaluate(world, new_recordings)
+    assert isinstance(asked, SensorResult) and asked.run_requests
+    again = evaluate(world, new_recordings)
+    # The daemon starts a run for a key once: the same segments ask for the same run.
+    assert isinstance(again, SensorResult) and again.run_requests
+    assert again.run_requests[0].run_key == asked.run_requests[0].run_key
+    assert world.run("take_new_recordings").success
+    batches = set(world.instance.get_dynamic_partitions("recording_batch"))
+    assert world.instance.get_materialized_partitions(AssetKey("recordings")) == batches
+    assert len(batches) == 1
+    assert {"a", "b"} == set(world.instance.get_dynamic_partitions("request"))
+    assert isinstance(evaluate(world, new_recordings), SkipReason)
+
+
+def test_a_late_segment_becomes_a_batch_of_its_own(world: DagsterHome) -> None:
+    record(world.home, ["c"], first=2)
+    asked = evaluate(world, new_recordings)
+    assert isinstance(asked, SensorResult) and asked.run_requests
+    assert world.run("take_new_recordings").success
+    assert len(world.instance.get_materialized_partitions(AssetKey("recordings"))) == 2
+    assert world.rows("SELECT count(*) FROM recordings") == [(3,)]
+    assert "c" in world.instance.get_dynamic_partitions("request")
+
+
+def test_a_table_of_human_verdicts_decides_anew(world: DagsterHome, server: ScriptedProvider) -> None:
+    assert world.run("flywheel").success
+    calls = server.calls
+    [(request, a, b)] = world.rows("SELECT request_id, strategy_a, strategy_b FROM matches ORDER BY match_id LIMIT 1")
+    folder = world.home.root / "human_verdicts"
+    folder.mkdir()
+    table = f"request,strategy_a,strategy_b,judge,verdict\n{request},{a},{b},anna,a\n"
+    (folder / "explain.anna.csv").write_text(table)
+    asked = evaluate(world, new_human_verdicts)
+    assert isinstance(asked, RunRequest)
+    assert world.run("judge_anew").success
+    assert world.rows("SELECT judge, verdict FROM verdicts WHERE judge_kind = 'human'") == [("anna", "a")]
+    assert server.calls == calls
+    again = evaluate(world, new_human_verdicts)
+    assert isinstance(again, SkipReason) or again.run_key == asked.run_key
+
+
+def test_the_nightly_run_spends_within_its_budget(world: DagsterHome) -> None:
+    from dagster import build_schedule_context
+
+    with mock.patch.dict(os.environ, world.environment):
+        [asked] = list(
+            nightly_replay(build_schedule_context(instance=world.instance, resources={"project": ProjectResource()}))
+        )
+    ops = asked.run_config["ops"]
+    assert {name: op["config"]["usd"] for name, op in ops.items()} == {"sweep_matrix": 5.0, "sweep_brackets": 5.0}
+    assert world.run("flywheel", asked.run_config).success
