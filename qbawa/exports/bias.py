@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from qbawa.pairs.identity import distinct
+
 _MARKUP = r"(?m)^\s*(?:[-*+]|\d+\.|#{1,6})\s|\*\*|```"
 
 
@@ -26,12 +28,17 @@ class Bias:
 
 def measure(pairs: pl.DataFrame) -> Bias:
     """The biases of a set of pairs."""
-    best, worse = pl.col("best_answer"), pl.col("worse_answer")
-    row = pairs.select(
-        longer=_wins(best.str.len_chars(), worse.str.len_chars()),
-        richer=_wins(best.str.count_matches(_MARKUP), worse.str.count_matches(_MARKUP)),
-        best=best.str.len_chars().mean(),
-        worse=worse.str.len_chars().mean(),
+    sizes = [pairs.select("best_strategy", "worse_strategy")]
+    for side in ("best", "worse"):
+        key, table = distinct(pairs[f"{side}_answer"])
+        text = pl.col("text")
+        measured = table.select("key", text.str.len_chars().alias(side), text.str.count_matches(_MARKUP).alias(f"{side}_markup"))
+        sizes.append(key.to_frame().join(measured, on="key", how="left", maintain_order="left").drop("key"))
+    row = pl.concat(sizes, how="horizontal").select(
+        longer=_wins(pl.col("best"), pl.col("worse")),
+        richer=_wins(pl.col("best_markup"), pl.col("worse_markup")),
+        best=pl.col("best").mean(),
+        worse=pl.col("worse").mean(),
         top_best=pl.col("best_strategy").unique_counts().max() / pl.len(),
         top_worse=pl.col("worse_strategy").unique_counts().max() / pl.len(),
     ).row(0)

@@ -82,10 +82,12 @@ def _front_matter(name: str, config: DatasetConfig, counts: Mapping[str, int]) -
 
 
 def _contents(config: DatasetConfig, pairs: pl.DataFrame, counts: Mapping[str, int]) -> str:
+    by_split = pairs.group_by("split").agg(pl.len(), pl.col("request_id", "cluster").n_unique())
+    held = {split: numbers for split, *numbers in by_split.rows()}
     rows = "\n".join(
-        f"| {split} | {count:,} | {some.height:,} | {some['request_id'].n_unique():,} | {some['cluster'].n_unique():,} |"
+        f"| {split} | {count:,} | {pairs_:,} | {requests:,} | {clusters:,} |"
         for split, count in counts.items()
-        for some in [pairs.filter(pl.col("split") == split)]
+        for pairs_, requests, clusters in [held[split]]
     )
     where = f", where `{shorten(config.where, 200)}`" if config.where else ""
     return (

@@ -22,7 +22,7 @@ from qbawa.exports.formats import FORMATS
 from qbawa.exports.loaders import write_loaders
 from qbawa.exports.manifest import LINEAGE, NAME, canonical, file_hashes, version_of
 from qbawa.exports.rows import select_rows
-from qbawa.exports.write import to_rows, write_split
+from qbawa.exports.write import to_rows, write_lineage, write_split
 from qbawa.splits import leak_check
 
 Json = Any
@@ -136,11 +136,11 @@ def _write(
         wanted = requests.join(pairs.select("request_id").unique(), on="request_id", how="semi").sort("request_id")
         loaded = {r: orjson.loads(text) for r, text in wanted.select("request_id", "inputs").drop_nulls().rows()}
         inputs = {r: value for r, value in loaded.items() if isinstance(value, dict) and value}
+    rows, even = to_rows(pairs, config.format)
+    removed["answer as often worse as best"] += even
     counts = {}
     for split in sorted(pairs["split"].unique(), key=lambda s: (_ORDER.get(s, 9), s)):
-        rows, even = to_rows(pairs.filter(pl.col("split") == split), config.format)
-        removed["answer as often worse as best"] += even
         counts[split] = write_split(rows, config.format, folder / split, inputs)
-    pairs.select("split", *_LINEAGE).write_parquet(folder / LINEAGE, compression="zstd", statistics=False)
+    write_lineage(pairs.select("split", *_LINEAGE), folder / LINEAGE)
     write_loaders(folder, name, config.format, list(counts), FORMATS[config.format].holds)
     return counts

@@ -23,7 +23,7 @@ def write_plots(folder: Path, pairs: pl.DataFrame) -> None:
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     bins = np.linspace(0.5, 1, 26)
-    sides = [(b, pairs.filter(pl.col("basis") == b)["p_best"].to_numpy()) for b in ("direct", "inferred")]
+    sides = [(b, pairs["p_best"].filter(pairs["basis"] == b).to_numpy()) for b in ("direct", "inferred")]
     axes.hist([p for _, p in sides], bins=bins.tolist(), stacked=True, label=[b for b, _ in sides], color=["#2b6cb0", "#a0bfe0"])
     axes.set(xlabel="p_best", ylabel="pairs", title="How sure the pairs are")
     axes.legend()

@@ -14,6 +14,7 @@ import orjson
 import polars as pl
 
 from qbawa.errors import ConfigError
+from qbawa.pairs.identity import distinct
 from qbawa.record.redact import PERSONAL, SECRETS, Pattern, Redactor
 
 Kind = Literal["email", "phone", "key", "name"]
@@ -36,19 +37,16 @@ def clean_pairs(rows: pl.DataFrame, redact: Sequence[Kind], removed: Counter[str
     def clean_question(text: str) -> str:
         return orjson.dumps(_each_text(orjson.loads(text), clean)).decode() if _is_json(text) else clean(text)
 
-    # An answer stands in many pairs: look at each text once.
-    answers = pl.concat([rows["best_answer"], rows["worse_answer"]]).unique()
-    questions = rows["question"].unique()
     if "key" not in redact:
-        secret = [text for text in (*answers, *questions) if holds_secret(text)]
-        texts = ("question", "best_answer", "worse_answer")
-        kept = rows.filter(~pl.any_horizontal(pl.col(name).is_in(secret) for name in texts))
-        removed["holds a secret"] += rows.height - kept.height
-        rows = kept
+        secret = pl.Series([False]).new_from_index(0, rows.height)
+        for name in ("question", "best_answer", "worse_answer"):
+            secret = secret | _per_text(rows[name], holds_secret, pl.Boolean)
+        removed["holds a secret"] += int(secret.sum())
+        rows = rows.filter(~secret) if secret.any() else rows
     if not finders:
         return rows
-    rows = _replace(rows, ("best_answer", "worse_answer"), answers, clean)
-    rows = _replace(rows, ("question",), questions, clean_question)
+    for name, change in (("question", clean_question), ("best_answer", clean), ("worse_answer", clean)):
+        rows = rows.with_columns(_per_text(rows[name], change, pl.String).alias(name))
     kept = rows.filter(pl.col("best_answer") != pl.col("worse_answer"))
     removed["equal once redacted"] += rows.height - kept.height
     return kept
@@ -66,15 +64,11 @@ def holds_secret(text: str) -> bool:
     return any(_hit(SECRETS, inner) for inner in texts)
 
 
-def _replace(rows: pl.DataFrame, names: Sequence[str], texts: pl.Series, clean: Callable[[str], str]) -> pl.DataFrame:
-    changed = {text: new for text in texts if (new := clean(text)) != text}
-    if not changed:
-        return rows
-    table = pl.DataFrame({"old": list(changed), "new": list(changed.values())})
-    for name in names:
-        joined = rows.select(old=pl.col(name)).join(table, on="old", how="left", maintain_order="left")
-        rows = rows.with_columns(joined.select(pl.coalesce("new", "old")).to_series().alias(name))
-    return rows
+def _per_text(texts: pl.Series, look: Callable[[str], Any], kind: type[pl.DataType]) -> pl.Series:
+    """What `look` makes of each text; an answer stands in many pairs, but is looked at once."""
+    key, table = distinct(texts)
+    found = table.select("key").with_columns(found=pl.Series([look(text) for text in table["text"]], dtype=kind))
+    return key.to_frame().join(found, on="key", how="left", maintain_order="left")["found"]
 
 
 def _finder(kind: Kind) -> Callable[[str], str]:

@@ -9,12 +9,11 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from qbawa import ids
 from qbawa.config import DatasetConfig
 from qbawa.errors import ConfigError
 from qbawa.exports.redact import clean_pairs
+from qbawa.pairs.identity import codes, pair_ids
 from qbawa.pairs.policy import choose
-from qbawa.pairs.trivial import normalised
 
 _BY = ["step", "request_id"]
 
@@ -28,11 +27,11 @@ def select_rows(
     """
 
     def keep(rows: pl.DataFrame, condition: pl.Expr | pl.Series, reason: str) -> pl.DataFrame:
-        kept = rows.filter(condition)
-        removed[reason] += rows.height - kept.height
-        return kept
+        mask = rows.select(condition).to_series()
+        removed[reason] += rows.height - int(mask.sum())
+        return only(rows, mask)
 
-    rows = pairs.sort(*_BY, "pair_id")
+    rows = _in_order(pairs)
     if config.steps:
         rows = keep(rows, pl.col("step").is_in(list(config.steps)), "other step")
     if config.where:
@@ -40,11 +39,8 @@ def select_rows(
     rows = keep(rows, pl.col("p_best") >= config.p_best, f"p_best below {config.p_best:g}")
     if config.consent:
         rows = _consented(rows, name, tags, removed)
-    rows = _whole(rows, removed)
-    rows = clean_pairs(rows, config.redact, removed)
-    single = rows.unique(_same(rows), keep="first", maintain_order=True) if rows.height else rows
-    removed["duplicate"] += rows.height - single.height
-    rows = single
+    rows = _unchanged(rows, removed)
+    rows = _distinct(clean_pairs(rows, config.redact, removed), removed)
     chosen = choose(rows, config.policy, config.max_per_request, _BY)
     removed[f"policy {config.policy}"] += rows.height - chosen.height
     rows = chosen
@@ -55,6 +51,18 @@ def select_rows(
         removed[f"size {config.size}"] += rows.height - config.size
         rows = rows[first]
     return rows
+
+
+def only(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
+    """The rows where the mask is true; the same frame, not a copy of it, where it is true throughout."""
+    return rows if mask.all(ignore_nulls=False) else rows.filter(mask)
+
+
+def _in_order(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Sorted by step, request and pair_id, as pairs are built; a million rows are not copied for nothing."""
+    key = pairs.select(pl.struct(*_BY, "pair_id")).to_series()
+    places = key.arg_sort()
+    return pairs if places.is_sorted() else pairs[places]
 
 
 def _where(rows: pl.DataFrame, name: str, condition: str) -> pl.Series:
@@ -84,34 +92,27 @@ def _consented(rows: pl.DataFrame, name: str, tags: pl.DataFrame | None, removed
     return licensed
 
 
-def _whole(rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
-    """Without pairs whose label cannot be trusted: edited or swapped after they were built, or contradicted by another."""
-    columns = ("pair_id", "request_id", "step", "best_answer", "worse_answer")
-    content = zip(*(rows[name].to_list() for name in columns), strict=True)
-    good = []
-    for pair_id, request, step, best, worse in content:
-        right = pair_id == ids.pair_id(request, step, best, worse)
-        good.append(right)
-        if not right:
-            swapped = pair_id == ids.pair_id(request, step, worse, best)
-            removed["swapped labels" if swapped else "edited after it was built"] += 1
-    rows = rows.filter(pl.Series(good, dtype=pl.Boolean))
+def _unchanged(rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
+    """Without pairs that are not what their id says: their answers were swapped or edited after they were built."""
+    right = rows["pair_id"] == pair_ids(rows)
+    wrong = rows.filter(~right)
+    swapped = int((wrong["pair_id"] == pair_ids(wrong, "worse_answer", "best_answer")).sum())
+    removed["swapped labels"] += swapped
+    removed["edited after it was built"] += wrong.height - swapped
+    return only(rows, right)
+
+
+def _distinct(rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
+    """Without pairs that another one contradicts (all of them go) or repeats (the first stays)."""
     text = pl.DataFrame(
-        rows.select(
-            q=normalised(pl.col("question")).hash(0),
-            b=normalised(pl.col("best_answer")).hash(0),
-            w=normalised(pl.col("worse_answer")).hash(0),
-        )
-    )
-    against = text.with_row_index("place").join(text, left_on=["q", "b", "w"], right_on=["q", "w", "b"], how="semi")
+        {"q": codes(rows["question"]), "b": codes(rows["best_answer"]), "w": codes(rows["worse_answer"])}
+    ).with_row_index("place")
+    against = text.join(text, left_on=["q", "b", "w"], right_on=["q", "w", "b"], how="semi")
     removed["contradicted by another pair"] += against.height
-    bad = np.zeros(rows.height, dtype=bool)
-    bad[against["place"].to_numpy()] = True
-    return rows.filter(~pl.Series(bad))
-
-
-def _same(rows: pl.DataFrame) -> list[pl.Expr]:
-    return [normalised(pl.col(c)).hash(0) for c in ("question", "best_answer", "worse_answer")]
+    agreed = text.join(against.select("place"), on="place", how="anti", maintain_order="left")
+    single = agreed.unique(["q", "b", "w"], keep="first", maintain_order=True)
+    removed["duplicate"] += agreed.height - single.height
+    return rows if single.height == rows.height else rows[single["place"]]
 
 
 def _balanced(rows: pl.DataFrame, seed: int) -> pl.Series:

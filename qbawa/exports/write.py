@@ -24,13 +24,14 @@ SLICE = 10_000
 def write_split(
     rows: pl.DataFrame, format_name: str, stem: Path, inputs: Mapping[str, Mapping[str, Json]] | None = None
 ) -> int:
-    """Write `stem`.jsonl and `stem`.parquet; returns the number of rows.
+    """Write the rows of the split that `stem` is named after, as `stem`.jsonl and `stem`.parquet; returns their number.
 
-    `rows` are those of `to_rows`; `inputs` the step's inputs by request, for formats that name them. Every row is checked
+    `rows` are those of `to_rows`, of all splits; `inputs` the step's inputs by request, for formats that name them. Every row is checked
     against the format's schema; InputError names the first that fails.
     """
     spec = FORMATS[format_name]
     check, names = compile_schema(spec.schema), _names(rows, inputs)
+    places = (rows["split"] == stem.name).arg_true()
     schema = arrow_schema(format_name, names)
     # In Parquet an object of unknown keys is JSON text.
     known = spec.schema["properties"]
@@ -40,8 +41,8 @@ def write_split(
         stem.with_suffix(".jsonl").open("wb") as lines,
         pq.ParquetWriter(stem.with_suffix(".parquet"), schema, compression="zstd", store_schema=True) as table,
     ):
-        for start in range(0, rows.height, SLICE):
-            batch = list(_rows(rows.slice(start, SLICE), spec.row, inputs or {}))
+        for start in range(0, len(places), SLICE):
+            batch = list(_rows(rows[places[start : start + SLICE]], spec.row, inputs or {}))
             for k, row in enumerate(batch):
                 if (wrong := check(row)) is not None:
                     raise InputError(f"Row {start + k} of {stem.name} is not {format_name}: {wrong}.")
@@ -49,7 +50,17 @@ def write_split(
             if textual:
                 batch = [{**row, **{n: _text(row.get(n)) for n in textual}} for row in batch]
             table.write_table(pa.Table.from_pylist(batch, schema=schema))
-    return rows.height
+    return len(places)
+
+
+def write_lineage(pairs: pl.DataFrame, path: Path) -> None:
+    """Write what stands behind each pair, a slice at a time."""
+    places = pl.int_range(pairs.height, eager=True)
+    # Gathered, not sliced: a slice of a list column would be converted with all the lists around it.
+    schema = pairs[places.head(0)].to_arrow().schema
+    with pq.ParquetWriter(path, schema, compression="zstd", write_statistics=False) as table:
+        for start in range(0, pairs.height, 5 * SLICE):
+            table.write_table(pairs[places[start : start + 5 * SLICE]].to_arrow())
 
 
 def to_rows(pairs: pl.DataFrame, format_name: str) -> tuple[pl.DataFrame, int]:

@@ -9,14 +9,15 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from qbawa import ids
 from qbawa.calibration import Calibration
 from qbawa.config import PairsConfig
 from qbawa.pairs.candidates import Candidates, candidates
 from qbawa.pairs.evidence import Opinions, weigh
+from qbawa.pairs.history import history
+from qbawa.pairs.identity import codes, pair_ids
 from qbawa.pairs.policy import Policy, choose
 from qbawa.pairs.posterior import Evidence, fit_posterior
-from qbawa.pairs.trivial import is_empty, is_refusal, normalised
+from qbawa.pairs.trivial import is_empty, is_refusal
 from qbawa.splits import assign_splits
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -41,8 +42,6 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "built_at": pl.Datetime("us", "UTC"),
     "block_id": pl.String,
 }
-# How many matches an inferred pair names for each of its two answers.
-NAMED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ class _Step:
             strategy=_place(pl.col("strategy_id"), self.strategies),
             empty=is_empty(answer),
             refusal=is_refusal(answer),
-            text=normalised(answer).hash(0),
+            text=codes(rows.filter("ok")["answer"]),
         )
         # Where the answers of request r begin in `cells`; one more element than there are requests.
         self.start = self.cells["request"].search_sorted(np.arange(self.questions.height + 1), "left").to_numpy()
@@ -203,79 +202,50 @@ class _Step:
         return limited
 
     def _finished(self, rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
-        """Rows of the table `qbawa` but for built_at; one question asked twice gives a pair once."""
-        request, best, worse = (rows[name].to_numpy() for name in ("request", "best_cell", "worse_cell"))
-        asked = self.questions[request]
-        pairs = pl.DataFrame(
+        """Rows of the table `qbawa` but for built_at, by request and pair_id; one question asked twice gives a pair once."""
+        asked = codes(self.questions["question"])[rows["request"]]
+        again = rows.select("low_text", "high_text", asked=asked).is_duplicated()
+        once = (
+            rows.with_columns(asked=asked)
+            .sort("request", "best_cell", "worse_cell")
+            .unique(["asked", "low_text", "high_text"], keep="first", maintain_order=True)
+            if again.any()
+            else rows
+        )
+        removed["duplicate of another request"] += rows.height - once.height
+        names = pair_ids(self._texts(once))
+        order = pl.DataFrame({"request": once["request"], "pair_id": names}).select(
+            pl.arg_sort_by("request", "pair_id")
+        )
+        rows, names = once[order.to_series()], names[order.to_series()]
+        best, worse = rows["best_cell"], rows["worse_cell"]
+        request = self.questions[rows["request"]].select("question", "cluster", "split")
+        pairs = self._texts(rows).with_columns(
+            names,
+            request["question"],
+            self.cells["strategy_id"][best].alias("best_strategy"),
+            self.cells["strategy_id"][worse].alias("worse_strategy"),
+            self.cells["cell_id"][best].alias("best_cell"),
+            self.cells["cell_id"][worse].alias("worse_cell"),
+            rows["p_best"],
+            rows["margin"],
+            rows["basis"],
+            request["cluster"],
+            request["split"],
+            *history(rows, self.matches),
+            block_id=pl.lit(self.step),
+        )
+        return pairs.select([name for name in SCHEMA if name != "built_at"])
+
+    def _texts(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """step, request_id and the two answers: what a pair's id is made of."""
+        return pl.DataFrame(
             {
                 "step": pl.Series([self.step], dtype=pl.String).new_from_index(0, rows.height),
-                "request_id": asked["request_id"],
-                "question": asked["question"],
-                "best_answer": self.cells["answer"][best],
-                "worse_answer": self.cells["answer"][worse],
-                "best_strategy": self.cells["strategy_id"][best],
-                "worse_strategy": self.cells["strategy_id"][worse],
-                "best_cell": self.cells["cell_id"][best],
-                "worse_cell": self.cells["cell_id"][worse],
-                "p_best": rows["p_best"],
-                "margin": rows["margin"],
-                "basis": rows["basis"],
-                "cluster": asked["cluster"],
-                "split": asked["split"],
+                "request_id": self.questions["request_id"][rows["request"]],
+                "best_answer": self.cells["answer"][rows["best_cell"]],
+                "worse_answer": self.cells["answer"][rows["worse_cell"]],
             }
-        )
-        pairs = pairs.with_columns(self._history(rows)).with_columns(block_id=pl.col("step"))
-        same = self.questions.select(text=normalised(pl.col("question")).hash(1))["text"]
-        keyed = pairs.with_columns(asked=same[request], low=rows["low_text"], high=rows["high_text"])
-        single = keyed.sort("request_id", "best_cell", "worse_cell").unique(
-            ["asked", "low", "high"], keep="first", maintain_order=True
-        )
-        removed["duplicate of another request"] += keyed.height - single.height
-        names = map(ids.pair_id, single["request_id"], single["step"], single["best_answer"], single["worse_answer"])
-        single = single.with_columns(pair_id=pl.Series(list(names), dtype=pl.String))
-        return single.select([name for name in SCHEMA if name != "built_at"])
-
-    def _history(self, rows: pl.DataFrame) -> list[pl.Series]:
-        """judges, dissent and match_ids: of the judged match, else of the matches that say most of the two answers."""
-        match = rows["match"].to_numpy()
-        direct = match >= 0
-        judged = self.matches[np.where(direct, match, 0)] if self.matches.height else self.matches
-        if self.matches.is_empty():
-            none = pl.Series([[]] * rows.height, dtype=pl.List(pl.String))
-            unknown = pl.Series("dissent", [None] * rows.height, dtype=pl.Float64)
-            return [none.alias("judges"), unknown, none.alias("match_ids")]
-        # p_low < ½ with best = low happens where the other matches overrule the verdict: then it dissents.
-        best_is_low = rows["best_strategy"].to_numpy() < rows["worse_strategy"].to_numpy()
-        with_it = (judged["p_low"].to_numpy() >= 0.5) == best_is_low
-        dissent = judged["dissent"].to_numpy()
-        dissent = np.where(with_it, dissent, 1 - dissent)
-        everyone = self.matches["judges"].explode().drop_nulls().unique().sort().to_list()
-        named = [self._leading(rows["request"], rows[name]) for name in ("best_strategy", "worse_strategy")]
-        both = pl.DataFrame(named, schema=["best", "worse"]).select(
-            pl.concat_list("best", "worse").list.drop_nulls().list.unique(maintain_order=True)
-        )
-        mask = pl.Series(direct)
-        all_judges = pl.Series([everyone], dtype=pl.List(pl.String)).new_from_index(0, rows.height)
-        return [
-            judged["judges"].zip_with(mask, all_judges).alias("judges"),
-            pl.Series("dissent", np.where(direct, dissent, np.nan)).fill_nan(None),
-            judged.select(pl.concat_list("match_id")).to_series().zip_with(mask, both.to_series()).alias("match_ids"),
-        ]
-
-    def _leading(self, request: pl.Series, strategy: pl.Series) -> pl.Series:
-        """For each answer up to NAMED of its own matches, the weightiest first; where it has none, of its strategy's."""
-        weight = pl.col("weight") * (pl.col("p_low") - 0.5).abs()
-        sides = pl.concat(
-            [self.matches.select("request", "match_id", strategy=pl.col(side), w=weight) for side in ("low", "high")]
-        ).sort("w", "match_id", descending=[True, False])
-        own = sides.group_by("request", "strategy").agg(own=pl.col("match_id").head(NAMED))
-        any_ = sides.group_by("strategy").agg(other=pl.col("match_id").head(NAMED))
-        return (
-            pl.DataFrame({"request": request, "strategy": strategy})
-            .join(own, on=["request", "strategy"], how="left", maintain_order="left")
-            .join(any_, on="strategy", how="left", maintain_order="left")
-            .select(pl.coalesce("own", "other").fill_null([]))
-            .to_series()
         )
 
 
