@@ -143,6 +143,8 @@ Point = collections.namedtuple("Point", "x y")
         (decimal.Decimal("1.10"), "1.10"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (pathlib.PurePosixPath("a/b"), "a/b"),
+        (pathlib.Path("a/b"), "a/b"),
+        ({uuid.UUID(int=1): datetime.time(1)}, {"00000000-0000-0000-0000-000000000001": "01:00:00"}),
         (Colour.RED, "red"),
         (Level.HIGH, 3),
         (Point(1, 2), {"x": 1, "y": 2}),

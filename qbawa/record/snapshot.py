@@ -10,13 +10,10 @@ from __future__ import annotations
 import base64
 import collections
 import datetime
-import decimal
 import enum
 import itertools
 import math
-import os
 import types
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +29,9 @@ _TEXT = frozenset((str,))
 _SETS = (set, frozenset)
 _SEQUENCES: tuple[Any, ...] = (list, tuple, collections.deque, *_SETS)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
-_TEXTUAL = (decimal.Decimal, uuid.UUID, os.PathLike)
+# By name, so that nothing is imported only to be recognised; pathlib moved its classes in Python 3.13.
+_TEXTUAL = {("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath"), ("pathlib._local", "PurePath")}
+_ARRAYS = {("numpy", "ndarray"), ("numpy", "generic")}
 _INTEGERS = frozenset((int,))
 _MAX_INT = 1 << 1023  # 308 digits; readers of JSON refuse far longer ones
 
@@ -182,7 +181,7 @@ class Snapshot:
             return self._text(value.isoformat())
         if issubclass(kind, datetime.timedelta):
             return value.total_seconds()
-        if issubclass(kind, _TEXTUAL) and (kind.__module__ in ("decimal", "uuid") or _is_path(kind)):
+        if _is_one_of(kind, _TEXTUAL):
             return self._text(str(value))
         if issubclass(kind, complex):
             return {MARK: "complex", "real": value.real, "imag": value.imag}
@@ -191,7 +190,7 @@ class Snapshot:
         if issubclass(kind, _CODE):
             name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
             return {MARK: "code", "name": f"{getattr(value, '__module__', '')}.{name}".strip(".")}
-        return self._array(value, kind, depth) if _is_array(kind) else self._object(value, kind, depth)
+        return self._array(value, kind, depth) if _is_one_of(kind, _ARRAYS) else self._object(value, kind, depth)
 
     def _bytes(self, value: Any) -> dict[str, Any]:
         length = memoryview(value).nbytes
@@ -280,7 +279,7 @@ def _key(key: Any) -> str:
         return repr(float(key) if isinstance(key, float) else int(key))
     if isinstance(key, tuple) and len(key) < 10:
         return ",".join(_key(item) for item in key)
-    if isinstance(key, (datetime.date, uuid.UUID)):
+    if isinstance(key, datetime.date) or _is_one_of(type(key), _TEXTUAL):
         return str(key)
     return type_name(key)
 
@@ -293,12 +292,8 @@ def _ordered(items: Iterable[Any], length: int) -> Iterable[Any]:
     return sorted(members) if set(map(type, members)) in ({str}, {int}, {float}) else members
 
 
-def _is_array(kind: type) -> bool:
-    return any(base.__module__ == "numpy" and base.__name__ in ("ndarray", "generic") for base in kind.__mro__)
-
-
-def _is_path(kind: type) -> bool:
-    return any(base.__module__.startswith("pathlib") for base in kind.__mro__)
+def _is_one_of(kind: type, names: set[tuple[str, str]]) -> bool:
+    return any((base.__module__, base.__name__) in names for base in kind.__mro__)
 
 
 def _declared_fields(value: Any, kind: type) -> dict[str, Any] | None:
