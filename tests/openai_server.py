@@ -23,7 +23,13 @@ class _Handler(BaseHTTPRequestHandler):
             message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [said]}
             usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
             whole = {"id": "r", "object": "response", "created_at": 1, "model": sent["model"], "output": [message]}
-            return self._json(200, {**whole, "usage": usage, "status": "completed"})
+            whole = {**whole, "usage": usage, "status": "completed"}
+            if not sent.get("stream"):
+                return self._json(200, whole)
+            delta = {"item_id": "m", "output_index": 0, "content_index": 0, "logprobs": [], "delta": said["text"]}
+            events = [{"type": "response.output_text.delta", "sequence_number": 1, **delta}]
+            events.append({"type": "response.completed", "sequence_number": 2, "response": whole})
+            return self._events(events)
         question = sent["messages"][-1]["content"]
         if "fail" in question:
             return self._json(400, {"error": {"message": "refused", "type": "invalid_request_error"}})
@@ -46,11 +52,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self, base: dict[str, Any], message: dict[str, Any]) -> None:
+    def _events(self, events: list[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
+        for event in events:
+            name = f"event: {event['type']}\n" if "type" in event else ""
+            self.wfile.write(f"{name}data: {json.dumps(event)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def _stream(self, base: dict[str, Any], message: dict[str, Any]) -> None:
         words = (message["content"] or "").split(" ")
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": words[0]}]
         deltas += [{"content": f" {word}"} for word in words[1:]]
@@ -59,11 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
         chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         chunks.append({"choices": [], "usage": USAGE})
-        for chunk in chunks:
-            line = json.dumps({**base, "object": "chat.completion.chunk", **chunk})
-            self.wfile.write(f"data: {line}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
-        self.close_connection = True
+        self._events([{**base, "object": "chat.completion.chunk", **chunk} for chunk in chunks])
 
 
 class _Server(ThreadingHTTPServer):

@@ -253,10 +253,18 @@ def test_derived_raw_and_responses_calls_of_an_openai_client(journal, url):
     raw = openai_client.chat.completions.with_raw_response.create(**question("raw"))
     assert raw.parse().choices[0].message.content == "echo raw"
     openai_client.responses.create(model="m", input="response")
+    assert len(list(openai_client.responses.create(model="m", input="streamed", stream=True))) == 2
     assert qbawa.wrap_openai(openai_client) is openai_client
     openai_client.chat.completions.create(**question("once"))
     found = written(journal)
-    assert [row["output"] for row in found] == ["echo derived", "echo raw", "echo response", "echo once"]
+    assert [row["output"] for row in found] == [
+        "echo derived",
+        "echo raw",
+        "echo response",
+        "echo streamed",
+        "echo once",
+    ]
+    assert found[3]["output_tokens"] == 2
     assert found[2]["messages"] == [{"role": "user", "content": "response"}] and found[2]["input_tokens"] == 5
 
 
