@@ -11,8 +11,10 @@ residuals. What this module adds to that:
 - `spread` multiplies the strengths (means), not the residuals: 1 is the wide field, 0.25 the close one.
 - The truth is about these requests: a strategy's win rate is its mean preference over the other strategies and the
   field's own 100 requests, undisturbed by the judge.
-- The judge is position-driven in 13 % of verdicts, 60 % of which go to the answer shown first; otherwise it follows
-  the preference. A verdict is fixed by (pair, request, order): asked again, it answers the same.
+- The judge is position-driven in 13 % of verdicts, 60 % of which go to the answer shown first. Otherwise a *decisive*
+  judge names the answer that the preference favours, so that position is its only noise and its verdict in the other
+  order mostly the same; a *wavering* one draws the answer with the preference as its probability, anew in each order.
+  Either way a verdict is fixed by (pair, request, order): asked again, it answers the same.
 """
 
 from __future__ import annotations
@@ -114,6 +116,7 @@ class SimulatedJudge:
 
     field: Field
     seed: int
+    decisive: bool = False
 
     def a_wins(self, a: np.ndarray, b: np.ndarray, request: np.ndarray, a_first: np.ndarray) -> np.ndarray:
         """Whether the verdict goes to a: arrays of equal length. Swapping a and b (and the order) swaps it."""
@@ -124,7 +127,8 @@ class SimulatedJudge:
         call = ((low * n + high) * r + request) * 2 + low_first
         driven = _uniform(call, self.seed, 1) < POSITION_DRIVEN
         to_first = _uniform(call, self.seed, 2) < FAVOURS_FIRST
-        follows = _uniform(call, self.seed, 3) < self.field.preference(low, high, request)
+        preference = self.field.preference(low, high, request)
+        follows = preference > (0.5 if self.decisive else _uniform(call, self.seed, 3))
         low_wins = np.where(driven, to_first == low_first, follows)
         return low_wins != swapped
 

@@ -19,6 +19,9 @@ Winner = Literal["a", "b", "tie"]
 
 WITHDRAWN = -1
 
+# Matches in both orders that "half-way" weighs as much as, in judging how much a second order teaches.
+_UNSEEN = 20
+
 # A batch of matches: integer rows (a, b, request, swapped) with a < b.
 Pairings = np.ndarray
 NO_PAIRINGS: Pairings = np.zeros((0, 4), dtype=np.int64)
@@ -124,8 +127,11 @@ class Board:
         n, r = self.strategies, self.requests
         everywhere = np.ones(r, dtype=bool)
         self.playable = everywhere if playable is None else playable
-        # wins[i, j]: evidence that i beats j, ties ½ each; over all sheets.
-        self.wins = np.zeros((n, n))
+        # Wins of i over j, ties ½ each: of matches judged in one order, and (mean of the two verdicts) in both.
+        self.once = np.zeros((n, n))
+        self.twice = np.zeros((n, n))
+        # Of the matches judged in both orders, a < b: sums of p₁ + p₂, p₁·p₂ and (p₁² + p₂²) / 2.
+        self._both = np.zeros((3, n, n))
         # shown[i, sheet]: scored matches of i on the sheet.
         self.shown = np.zeros((n, 2 * r), dtype=np.int32)
         self.verdicts = 0
@@ -142,33 +148,56 @@ class Board:
         # 0 = never asked, 1 + p_a = scored, -1 = unscored. Zeros stay unmapped memory until a pair really meets.
         self._told = np.zeros((n, n, 2 * r), dtype=np.float16)
 
-    @property
-    def games(self) -> np.ndarray:
-        """Scored matches of each pair, symmetric, shape (N, N)."""
-        return self.wins + self.wins.T
-
     def add(self, pairings: Pairings, p_a: np.ndarray, verdicts: int) -> None:
         """Takes results in: rows (a, b, request, swapped) with their p_a (NaN where unscored), at what they cost."""
-        a, b, sheet = pairings[:, 0], pairings[:, 1], pairings[:, 2] + self.requests * pairings[:, 3]
-        scored = ~np.isnan(p_a)
-        self.begun[sheet] = True
-        self._told[a, b, sheet] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
-        # Identical answers tie in either order: once is all that there is to learn.
-        same = self.field.answers[a, pairings[:, 2]] == self.field.answers[b, pairings[:, 2]]
-        self._told[a[same], b[same], pairings[same, 2] + self.requests * (1 - pairings[same, 3])] = 1.5
-        np.add.at(self._met, (a, b), self.playable[pairings[:, 2]])
-        np.add.at(self._met, (b, a), self.playable[pairings[:, 2]])
         self.verdicts += verdicts
+        for order in (0, 1):
+            here = pairings[:, 3] == order
+            self._add(pairings[here, 0], pairings[here, 1], pairings[here, 2], order, p_a[here])
+
+    def _add(self, a: np.ndarray, b: np.ndarray, request: np.ndarray, order: int, p_a: np.ndarray) -> None:
+        scored = ~np.isnan(p_a)
+        sheet = request + order * self.requests
+        self.begun[sheet] = True
         self.unscored += int((~scored).sum())
-        a, b, sheet, p = a[scored], b[scored], sheet[scored], p_a[scored]
-        np.add.at(self.wins, (a, b), p)
-        np.add.at(self.wins, (b, a), 1 - p)
+        for one, other in ((a, b), (b, a)):
+            np.add.at(self._met, (one, other), self.playable[request])
+        self._told[a, b, sheet] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
+        a, b, request, sheet, p = a[scored], b[scored], request[scored], sheet[scored], p_a[scored]
         np.add.at(self.shown, (a, sheet), 1)
         np.add.at(self.shown, (b, sheet), 1)
+        before = self._told[a, b, request + (1 - order) * self.requests].astype(float) - 1
+        second = before >= 0
+        for table, sign, rows, wins in (
+            (self.once, 1, ~second, p),
+            (self.once, -1, second, before),
+            (self.twice, 1, second, (p + before) / 2),
+        ):
+            np.add.at(table, (a[rows], b[rows]), sign * wins[rows])
+            np.add.at(table, (b[rows], a[rows]), sign * (1 - wins[rows]))
+        p, before, pair = p[second], before[second], (a[second], b[second])
+        for table, values in zip(self._both, (p + before, p * before, (p**2 + before**2) / 2), strict=True):
+            np.add.at(table, pair, values)
+
+    def order_correlation(self, expected: np.ndarray) -> float:
+        """How alike the two verdicts on a match are beyond what the pair's strengths (expected[a, b]) explain, 0–1.
+
+        1: the other order repeats the first. 0: it is worth as much as a new match. Half-way until some are seen.
+        """
+        total, cross, square = self._both
+        count = np.triu(self.twice + self.twice.T, 1)
+        covariance = (cross - expected * total + count * expected**2).sum()
+        variance = (square - expected * total + count * expected**2).sum()
+        unseen = _UNSEEN * 0.25
+        return float(np.clip((covariance + 0.5 * unseen) / (variance + unseen), 0, 1))
 
     def asked(self, a: int, b: int) -> np.ndarray:
         """Whether the pair met already, by sheet, shape (2R,)."""
         return self._told[min(a, b), max(a, b)] != 0
+
+    def fresh(self) -> np.ndarray:
+        """Whether each pair may still meet on a request where it never met, shape (N, N), symmetric."""
+        return self.capacity(1) > 0
 
     def asked_on(self, sheet: int) -> np.ndarray:
         """Whether each pair (a < b) met on the sheet, shape (N, N)."""

@@ -48,7 +48,7 @@ def _greedy(
     None: all strengths alike.
     """
     n = board.strategies
-    information = posterior.information()
+    information = posterior.information() * np.where(board.fresh(), 1.0, posterior.second_order)
     covariance = posterior.covariance.copy()
     aim = None if contrasts is None else covariance @ contrasts @ covariance
     each = max(1, size // _STEPS)

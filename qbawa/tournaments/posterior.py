@@ -7,9 +7,11 @@ defined from the first verdict on (disconnected strategies keep the prior), with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from qbawa.tournaments.board import Board
 
 # One verdict in ten says nothing about the answers (it follows position, or is noise). Without this floor a single
 # odd defeat by a weak strategy outweighs ten wins over strong ones. Judges that flip with the order are 5–20 %.
@@ -25,6 +27,8 @@ class Posterior:
     mean: np.ndarray
     covariance: np.ndarray
     prior_spread: float
+    second_order: float = 1.0
+    """What the other order's verdict on a match adds, as a share of a verdict on a new match."""
 
     def draw(self, draws: int, seed: Sequence[int], strategies: np.ndarray) -> np.ndarray:
         """Strengths of these strategies drawn from the posterior, shape (draws, strategies); same seed, same draws."""
@@ -36,6 +40,20 @@ class Posterior:
     def information(self) -> np.ndarray:
         """Fisher information about the difference in strength that one verdict on each pair carries, shape (N, N)."""
         return _link(self.mean[:, None] - self.mean[None, :])[1]
+
+
+def believe(board: Board) -> Posterior:
+    """The posterior given all that was judged.
+
+    Two verdicts on one match in both orders are not two observations: a judge mostly says the same again. With a
+    correlation ρ between them, measured on the matches that have both, they count as 2 / (1 + ρ).
+    """
+    posterior = fit(board.once + board.twice)
+    expected, _ = _link(posterior.mean[:, None] - posterior.mean[None, :])
+    worth = 2 / (1 + board.order_correlation(expected))
+    if board.twice.any():
+        posterior = fit(board.once + worth * board.twice)
+    return replace(posterior, second_order=worth - 1)
 
 
 def fit(wins: np.ndarray) -> Posterior:

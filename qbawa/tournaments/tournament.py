@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from qbawa.tournaments.elimination import double_elimination, single_elimination
 from qbawa.tournaments.goals import Goal, Reading, rank_ranges
 from qbawa.tournaments.halving import propose_halving
 from qbawa.tournaments.information import propose_information
-from qbawa.tournaments.posterior import Posterior, fit
+from qbawa.tournaments.posterior import Posterior, believe
 from qbawa.tournaments.round_robin import propose_round_robin
 from qbawa.tournaments.swiss import swiss
 
@@ -172,7 +173,7 @@ class Tournament:
     def posterior(self) -> Posterior:
         """Strengths on all results of finished rounds."""
         if self._posterior is None:
-            self._posterior = fit(self._board.wins)
+            self._posterior = believe(self._board)
         return self._posterior
 
     @property
@@ -270,12 +271,14 @@ class Tournament:
 
     def _resume(self, past: list[Result]) -> None:
         """Goes on from results of earlier rounds; those of the last one may be incomplete."""
-        known = [r for r in past if self._knows(r.match)]
+        known = sorted((r for r in past if self._knows(r.match)), key=lambda r: (r.match.round, r.match.slot))
         self.round = max((r.match.round for r in known), default=0)
-        self._add([r for r in known if r.match.round < self.round - 1])
-        self._was_sure = self._is_sure()
-        self._posterior = self._reading = None
-        self._add([r for r in known if r.match.round == self.round - 1])
+        earlier = groupby([r for r in known if r.match.round < self.round], key=lambda r: r.match.round)
+        for number, results in earlier:
+            if number == self.round - 1:
+                self._was_sure = self._is_sure()
+                self._posterior = self._reading = None
+            self._add(list(results))
         self._open_round()
         for result in known:
             if result.match.round == self.round:
