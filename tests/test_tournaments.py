@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from qbawa.errors import InputError
 from qbawa.tournaments import FORMATS, GOALS, Field, Goal, Match, Result, Tournament, fit, make_tournament
+from qbawa.tournaments.board import Board
+from qbawa.tournaments.posterior import believe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -320,6 +322,25 @@ def test_strategies_that_never_met_keep_the_prior() -> None:
     assert posterior.mean[0] > 1 and posterior.mean[1] < -1
     assert np.allclose(posterior.mean[2:], 0)
     assert np.isclose(posterior.covariance[3, 3], posterior.prior_spread**2)
+
+
+@pytest.mark.parametrize(("repeats", "low", "high"), [(True, 0.0, 0.1), (False, 0.85, 1.0)])
+def test_the_other_order_counts_for_what_it_teaches(repeats: bool, low: float, high: float) -> None:
+    """A judge that says the same in both orders gave one opinion; one that tosses a coin anew gave two."""
+    rng = np.random.default_rng(8)
+    a, b = np.triu_indices(6, 1)
+    a, b, request = np.repeat(a, 60), np.repeat(b, 60), np.tile(np.arange(60), 15)
+    board = Board(Field.full([f"s{k}" for k in range(6)], [f"r{k:02d}" for k in range(60)]))
+    first = rng.integers(0, 2, len(a)).astype(float)
+    second = first if repeats else rng.integers(0, 2, len(a)).astype(float)
+    board.add(np.stack([a, b, request, np.zeros_like(a)], axis=1), first, len(a))
+    before = believe(board)
+    board.add(np.stack([a, b, request, np.ones_like(a)], axis=1), second, len(a))
+    after = believe(board)
+    assert low <= after.second_order <= high
+    if repeats:
+        assert np.allclose(after.mean, before.mean, atol=0.02)
+    assert board.verdicts == 1800
 
 
 def test_intervals_of_the_posterior_cover_planted_strengths() -> None:
