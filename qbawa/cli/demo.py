@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import click
 
@@ -58,12 +59,21 @@ def command() -> None:
         f"{rows['verdicts']} verdicts, {rows['qbawa']} pairs, {rows['datasets']} datasets. "
         f"It cost ${status.cost_usd:.2f} (offline models are free) and {time.monotonic() - began:.0f} s."
     )
-    console.print(f"Lake: {project.lake.uri}\nCatalog: {home.catalog}\nDatasets: {home.exports}")
-    trace = f"  .venv/bin/qbawa trace {pair['pair_id']}\n" if pair is not None else ""
-    console.print(
-        "Next:\n"
-        "  make up                                        the same in the Dagster UI, http://127.0.0.1:3000\n"
-        f"{trace}"
-        '  .venv/bin/qbawa sql "SELECT * FROM qbawa ORDER BY p_best DESC LIMIT 5"\n'
-        f"  $EDITOR {home.config}     your own models, strategies and judges; then `.venv/bin/qbawa plan`"
-    )
+    here = Path.cwd()
+    where = {
+        "lake": Path(project.lake.uri),
+        "catalog": home.catalog,
+        "datasets": home.exports,
+        "configuration": home.config,
+    }
+    for name, path in where.items():
+        console.print(f"  {name:14}{path.relative_to(here) if path.is_relative_to(here) else path}", soft_wrap=True)
+    trace = [f"  .venv/bin/qbawa trace {pair['pair_id']}"] if pair is not None else []
+    following = [
+        "Next:",
+        "  make up                                the same in the Dagster UI, http://127.0.0.1:3000",
+        *trace,
+        '  .venv/bin/qbawa sql "SELECT step, p_best, best_answer, worse_answer FROM qbawa ORDER BY p_best DESC LIMIT 5"',
+        "  your own models, strategies and judges into the configuration, then  .venv/bin/qbawa plan",
+    ]
+    console.print("\n".join(following), soft_wrap=True)
