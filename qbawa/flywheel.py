@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from qbawa import pictures
+from qbawa.brackets.table import StepTable
 from qbawa.calibration import calibrate
 from qbawa.champions import promotions
 from qbawa.errors import InputError, LeakError
@@ -166,15 +167,18 @@ def human_verdict_files(project: Project) -> list[Path]:
 def take_human_verdicts(project: Project) -> HumanReport:
     """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
 
-    A file's name up to the first dot is the step: `summarise.anna.csv`.
+    A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
+    matches are decided anew.
     """
     taken = {}
     for path in human_verdict_files(project):
         report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
         if report.changed:
             taken[path.name] = report.written.get("verdicts", 0)
+    held = project.lake.read("verdicts", ["step"], where="judge_kind = 'human'")
+    for step in held["step"].unique().sort():
+        StepTable(project.lake, step, project.config.jury(step), project.config.tournament.seed).decide_anew()
     project.publish()
-    held = project.lake.read("verdicts", ["verdict_id"], where="judge_kind = 'human'")
     return HumanReport(held.height, taken)
 
 

@@ -158,7 +158,7 @@ async def _play_step(
         verdicts_per_match=sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in jury.values()),
         orders=1 if both else 2,
         seed=config.seed,
-        past_results=table.past_results(),
+        past_results=table.past_results,
         only_requests=here,
     )
     played: dict[str, str] = {}
@@ -182,6 +182,7 @@ async def _play_step(
     finally:
         _keep_ties(table, tournament, played, fresh)
         await asyncio.to_thread(table.store, list(fresh))
+        await asyncio.to_thread(table.decide_anew)
     done.matches = len(played)
     report.matches_by_request.update(played.values())
     if tournament.done is not None:

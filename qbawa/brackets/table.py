@@ -8,7 +8,9 @@ import polars as pl
 
 from qbawa.calibration import Calibration, calibrate, combine
 from qbawa.config import JudgeConfig
-from qbawa.ids import match_id
+from qbawa.errors import TemplateError
+from qbawa.ids import cell_id, match_id
+from qbawa.imports import matches_of
 from qbawa.judges import JudgeCall, jury_calls, shown_first
 from qbawa.lake.delta import Lake, now, schema_of
 from qbawa.reliability import best_judges
@@ -29,7 +31,8 @@ class StepTable:
     """One step's answers, questions and verdicts, read once and kept up to date while the tournament goes on.
 
     A verdict counts if it answers the very question that its judge would be asked now: with another rubric or another
-    model, or about another answer, it is asked anew. People's and imported verdicts always count.
+    model, or about another answer, it is asked anew, and until then decides nothing. People's and imported verdicts
+    always count.
     """
 
     def __init__(self, lake: Lake, step: str, jury: Mapping[str, JudgeConfig], seed: int) -> None:
@@ -50,6 +53,9 @@ class StepTable:
         for row in verdicts.iter_rows(named=True):
             self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
         self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
+        self._current: dict[str, set[str]] = {}
+        """Model verdicts that count, by match."""
+        self.past_results = self._read_past()
 
     @property
     def field(self) -> Field:
@@ -71,13 +77,13 @@ class StepTable:
             return asked
         return [call for call in asked if call.shown_first != shown_first(identity, call.judge, self.seed)]
 
-    def past_results(self) -> list[Result]:
+    def _read_past(self) -> list[Result]:
         """Results of everything that was judged so far, as the tournament that asked for it would have recorded them."""
         asked: list[tuple[Match, list[dict[str, Any]], int]] = []
         identical: list[Result] = []
         for identity, row in self._matches.items():
             a, b, request = row["strategy_a"], row["strategy_b"], row["request_id"]
-            if (a, request) not in self.answers or (b, request) not in self.answers:
+            if not self._answered(a, b, request):
                 continue
             rows = list(self._verdicts.get(identity, {}).values())
             if row["origin"] == "identical":
@@ -104,19 +110,17 @@ class StepTable:
     def decide(self, verdicts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
         """What each group of verdict rows comes to: P(a is better), None where none could be read."""
         rows = [{**row, "match_id": str(group)} for group, some in enumerate(verdicts) for row in some]
-        if not rows:
-            return [None] * len(verdicts)
-        decided = combine(_frame(rows), self.calibration, self.judges)
-        p_a = dict(decided.select("match_id", "p_a").iter_rows())
-        return [p_a.get(str(group)) for group in range(len(verdicts))]
+        decided = self._combined(rows)
+        return [decided[str(group)]["p_a"] if str(group) in decided else None for group in range(len(verdicts))]
 
     def add(self, match: Match, verdicts: Iterable[Mapping[str, Any]]) -> bool:
         """Keep a match's new verdicts; without any, the answers were identical. False where all was known."""
         identity = self.id_of(match)
         rows = {row["verdict_id"]: {**row, "round": match.round} for row in verdicts}
         self._verdicts.setdefault(identity, {}).update(rows)
+        self._current.setdefault(identity, set()).update(rows)
         known = self._matches.get(identity)
-        if known is None or known["origin"] == "identical":
+        if known is None or (rows and known["origin"] == "identical"):
             self._matches[identity] = {"round": match.round, "slot": match.slot} | {
                 "match_id": identity,
                 "request_id": match.request,
@@ -137,35 +141,61 @@ class StepTable:
         if identities:
             self.lake.merge("matches", self._match_rows(identities))
 
+    def decide_anew(self) -> bool:
+        """Decide all matches by the verdicts that count now; False where none changed.
+
+        Needed whenever people have judged, since what the jury's word is worth changes everywhere, and when the jury has.
+        """
+        return bool(self._matches) and self.lake.merge("matches", self._match_rows(list(self._matches)))
+
     def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:
-        counting = [
-            row
-            for identity in identities
-            for row in self._verdicts.get(identity, {}).values()
-            if row["judge_kind"] != "llm" or row["judge"] in self.jury
-        ]
-        decided = combine(_frame(counting), self.calibration, self.judges) if counting else None
-        outcome = {} if decided is None else {row["match_id"]: row for row in decided.iter_rows(named=True)}
+        decided = self._combined([row for identity in identities for row in self._saying(identity)])
         rows = []
         for identity in identities:
-            row, said = self._matches[identity], outcome.get(identity)
+            row, said = self._matches[identity], decided.get(identity)
+            a, b, request = row["strategy_a"], row["strategy_b"], row["request_id"]
             verdicts = self._verdicts.get(identity, {}).values()
-            tie = row["origin"] == "identical"
+            tie = row["origin"] == "identical" and (not self._answered(a, b, request) or self._same(a, b, request))
             rows.append(
                 row
                 | {
-                    "cell_a": self.answers[row["strategy_a"], row["request_id"]].cell_id,
-                    "cell_b": self.answers[row["strategy_b"], row["request_id"]].cell_id,
+                    "cell_a": cell_id(request, self.step, a),
+                    "cell_b": cell_id(request, self.step, b),
                     "winner": said["winner"] if said else "tie" if tie else None,
                     "p_a": said["p_a"] if said else 0.5 if tie else None,
                     "verdicts": said["verdicts"] if said else 0,
                     "unscored": said["unscored"] if said else 0,
                     "dissent": said["dissent"] if said else None,
                     "cost_usd": sum(verdict["cost_usd"] or 0.0 for verdict in verdicts),
-                    "decided_at": max((verdict["judged_at"] for verdict in verdicts), default=now()),
+                    "decided_at": max(
+                        (verdict["judged_at"] for verdict in verdicts), default=row.get("decided_at") or now()
+                    ),
                 }
             )
         return pl.DataFrame(rows, schema=schema_of("matches"), orient="row")
+
+    def _combined(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What verdicts come to, by match. Another evaluation's judges, where nobody else has judged, count alike."""
+        frame = _frame(verdicts)
+        ours = frame.filter(pl.col("judge_kind") != "imported").select("match_id").unique()
+        if self.calibration is not None:
+            ours = frame.select("match_id").unique()
+        combined = [
+            *combine(frame.join(ours, on="match_id", how="semi"), self.calibration, self.judges).iter_rows(named=True),
+            *matches_of(frame.join(ours, on="match_id", how="anti")).iter_rows(named=True),
+        ]
+        return {row["match_id"]: row for row in combined}
+
+    def _saying(self, identity: str) -> list[dict[str, Any]]:
+        """The verdicts on a match that count. Without a jury, or where an answer is gone, nobody can tell, and all do."""
+        row, have = self._matches[identity], self._verdicts.get(identity, {})
+        if not self.jury or not self._answered(row["strategy_a"], row["strategy_b"], row["request_id"]):
+            return list(have.values())
+        current = self._current.get(identity, set())
+        return [row for key, row in have.items() if row["judge_kind"] != "llm" or key in current]
+
+    def _answered(self, a: str, b: str, request: str) -> bool:
+        return (a, request) in self.answers and (b, request) in self.answers
 
     def _counting(self, match: Match) -> list[dict[str, Any]]:
         """The jury's verdicts on a match in this order, if every judge has given the one that it would be asked now."""
@@ -175,8 +205,13 @@ class StepTable:
         by_question = {(row["judge"], row["call_key"]): row for row in have.values() if row["judge_kind"] == "llm"}
         if not by_question:
             return []
-        wanted = [(call.judge, "+".join(model_call.key for model_call in call.calls)) for call in self.calls(match)]
+        try:
+            calls = self.calls(match)
+        except TemplateError:  # the rubric asks for what this request lacks: nothing answers it
+            return []
+        wanted = [(call.judge, "+".join(model_call.key for model_call in call.calls)) for call in calls]
         found = [by_question[key] for key in wanted if key in by_question]
+        self._current.setdefault(self.id_of(match), set()).update(row["verdict_id"] for row in found)
         return found if wanted and len(found) == len(wanted) else []
 
     def _same(self, a: str, b: str, request: str) -> bool:

@@ -1,0 +1,344 @@
+"""Tournaments played on the lake: nothing is asked twice, what counts decides, tables agree with each other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from newsdesk import CONFIG, REQUESTS, newsdesk, reopened
+from scripted_provider import ScriptedProvider, scripted_provider
+
+from qbawa import flywheel
+from qbawa.brackets.run import PlayReport, play
+from qbawa.errors import InputError
+from qbawa.ids import canonical_pair, cell_id, match_id
+from qbawa.imports import import_verdicts
+from qbawa.project import Project
+from qbawa.replay.cells import choose_cells, wanted_cells
+from qbawa.replay.run import replay
+
+ROUND_ROBIN = CONFIG.replace("{verdict_budget: 400}", "{format: round_robin, goal: order, confidence: 0.999}")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Project:
+    return newsdesk(tmp_path)
+
+
+def scored(project: Project, step: str = "summarise") -> pl.DataFrame:
+    return project.lake.read("matches", where=f"step = '{step}' AND p_a IS NOT NULL")
+
+
+def verdicts(project: Project, where: str = "true") -> pl.DataFrame:
+    return project.lake.read("verdicts", where=where)
+
+
+def decisions(project: Project) -> dict[str, tuple[str | None, float | None]]:
+    return {i: (winner, p) for i, winner, p in project.lake.read("matches", ["match_id", "winner", "p_a"]).iter_rows()}
+
+
+def agree(project: Project) -> None:
+    """Everything that matches, verdicts, cells and calls say of each other."""
+    lake = project.lake
+    matches, said = lake.read("matches"), lake.read("verdicts")
+    answers = dict(lake.read("replay_matrix", ["cell_id", "answer"], where="status = 'ok'").iter_rows())
+    calls = set(lake.read("calls", ["call_key"], where="purpose = 'judge'")["call_key"])
+    assert matches["match_id"].is_unique().all() and said["verdict_id"].is_unique().all()
+    assert set(said["match_id"]) <= set(matches["match_id"])
+    by_match = {key: rows for (key,), rows in said.group_by("match_id")}
+    for row in matches.iter_rows(named=True):
+        a, b, request, step = row["strategy_a"], row["strategy_b"], row["request_id"], row["step"]
+        assert (a, b) == canonical_pair(a, b) and a != b
+        assert row["match_id"] == match_id(request, step, a, b)
+        assert (row["cell_a"], row["cell_b"]) == (cell_id(request, step, a), cell_id(request, step, b))
+        assert {row["cell_a"], row["cell_b"]} <= set(answers)
+        mine = by_match.get(row["match_id"], said.clear())
+        assert set(mine["request_id"]) <= {request} and set(mine["step"]) <= {step}
+        assert row["cost_usd"] == pytest.approx(mine["cost_usd"].sum())
+        if row["origin"] == "identical":
+            assert answers[row["cell_a"]].split() == answers[row["cell_b"]].split()
+            assert (mine.height, row["winner"], row["p_a"], row["verdicts"]) == (0, "tie", 0.5, 0)
+        else:
+            assert answers[row["cell_a"]].split() != answers[row["cell_b"]].split()
+            assert row["verdicts"] + row["unscored"] == mine.height > 0
+            assert (row["p_a"] is None) == (row["winner"] is None) == (row["verdicts"] == 0)
+        if row["winner"] in ("a", "b"):
+            assert (row["p_a"] > 0.5) == (row["winner"] == "a")
+    for row in said.iter_rows(named=True):
+        assert row["block_id"] == row["request_id"]
+        assert (row["verdict"] == "unscored") == (row["preference"] is None)
+        assert row["judge_kind"] != "llm" or set(row["call_key"].split("+")) <= calls
+
+
+# ── playing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_played_tournament_leaves_tables_that_agree_and_a_report_that_counts_them(desk: Project) -> None:
+    report = play(desk, run_id="one")
+    agree(desk)
+    assert set(report.steps) == {"summarise", "triage"}
+    for step, ended in report.steps.items():
+        assert ended.requests == REQUESTS and ended.strategies == {"summarise": 5, "triage": 3}[step]
+        assert ended.reason in ("goal", "budget", "exhausted") and ended.confidence is not None
+        assert verdicts(desk, f"step = '{step}'").height == ended.verdicts <= 400
+        judged = desk.lake.read("matches", where=f"step = '{step}' AND origin = 'tournament'").height
+        assert 0 < judged <= ended.matches == desk.lake.read("matches", where=f"step = '{step}'").height
+    assert report.calls_paid + report.calls_cached >= verdicts(desk).height and report.cost_usd == 0
+    assert set(report.matches_by_request) == set(desk.lake.read("matches")["request_id"])
+    assert report.summary().count("ended by") == 2
+
+
+@pytest.mark.parametrize("format", ["auto", "round_robin", "swiss", "single_elimination", "information_gain"])
+def test_playing_again_asks_nothing_and_changes_nothing(tmp_path: Path, format: str) -> None:
+    project = newsdesk(tmp_path)
+    project = reopened(project.home, CONFIG.replace("verdict_budget: 400", f"verdict_budget: 400, format: {format}"))
+    play(project, run_id="one")
+    versions, before = project.lake.versions(), decisions(project)
+    again = play(project, run_id="two")
+    assert again.calls_paid == again.calls_cached == 0
+    assert {step: (s.matches, s.verdicts) for step, s in again.steps.items()} == {"summarise": (0, 0), "triage": (0, 0)}
+    assert decisions(project) == before
+    assert project.lake.versions() == versions
+
+
+def test_a_tournament_stopped_by_its_budget_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    straight, halting = newsdesk(tmp_path / "straight"), newsdesk(tmp_path / "halting")
+    play(straight, run_id="one")
+    for budget in (10, 30, 60, 400):
+        report = play(halting, run_id=f"to-{budget}", verdict_budget=budget)
+        agree(halting)
+        for step in report.steps:
+            assert verdicts(halting, f"step = '{step}'").height <= budget
+    assert set(verdicts(halting)["verdict_id"]) == set(verdicts(straight)["verdict_id"])
+    assert decisions(halting) == decisions(straight)
+
+
+def test_a_verdict_budget_of_nothing_asks_nothing(desk: Project) -> None:
+    report = play(desk, run_id="one", verdict_budget=0)
+    assert verdicts(desk).is_empty() and report.calls_paid == report.calls_cached == 0
+
+
+def test_steps_and_requests_restrict_what_is_played(desk: Project) -> None:
+    chosen = desk.lake.read("replay_set")["request_id"].unique().sort().to_list()[:2]
+    report = play(desk, run_id="one", steps=["triage"], requests=[*chosen, "unheard-of"])
+    assert set(report.steps) == {"triage"}
+    assert set(desk.lake.read("matches")["request_id"]) <= set(chosen)
+    assert set(desk.lake.read("matches")["step"]) <= {"triage"}
+    with pytest.raises(
+        InputError, match=r"Step 'sumarise' has no answers to judge\. Steps with answers: summarise, triage"
+    ):
+        play(desk, run_id="two", steps=["sumarise"])
+
+
+def test_without_judges_nothing_is_played_and_it_is_said_why(desk: Project) -> None:
+    project = reopened(desk.home, re.sub(r"judges:.*", "", CONFIG))
+    said: list[str] = []
+    report = play(project, run_id="one", log=said.append)
+    assert report.steps["triage"].reason.startswith("no judges: name some under `judges`")
+    assert any("Step 'summarise' has no judges" in line for line in said)
+    assert verdicts(project).is_empty()
+
+
+def test_answers_that_are_the_same_tie_without_a_verdict(desk: Project) -> None:
+    lake = desk.lake
+    cells = lake.read("replay_matrix", where="step = 'summarise'")
+    lake.merge("replay_matrix", cells.with_columns(answer=pl.lit("Nothing  happened.")))
+    report = play(desk, run_id="one", steps=["summarise"])
+    assert report.steps["summarise"].verdicts == 0
+    matches = lake.read("matches", where="step = 'summarise'")
+    assert set(matches["origin"]) <= {"identical"} and set(matches["winner"]) <= {"tie"}
+    agree(desk)
+
+
+# ── what counts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def wordy() -> Iterator[ScriptedProvider]:
+    """A judge that likes what its rubric says: LONG or SHORT answers."""
+
+    def say(prompt: str) -> str:
+        one, two = (len(json.loads(text)) for text in re.findall(r"<answer_\d>(.*?)</answer_\d>", prompt, flags=re.S))
+        if "MUMBLE" in prompt:
+            return "Hm, well."
+        better = (one > two) == ("LONG" in prompt)
+        return json.dumps({"rationale": "by length", "verdict": "tie" if one == two else "1" if better else "2"})
+
+    with scripted_provider() as provider:
+        provider.say = say
+        yield provider
+
+
+def with_wordy(provider: ScriptedProvider, rubric: str, config: str = ROUND_ROBIN) -> str:
+    model = f"models: {{wordy: {{base_url: '{provider.base_url}', free: true, max_attempts: 1, max_in_flight: 8}}}}\n"
+    return model + re.sub(r"judges:.*", f"judges: {{wordy: {{model: wordy, rubric: {rubric}}}}}", config)
+
+
+def longest_wins(project: Project) -> set[bool]:
+    """Whether the longer answer won, over all decided matches."""
+    lengths = project.lake.read("replay_matrix", ["cell_id", "answer"])
+    length = {cell: len(answer) for cell, answer in lengths.iter_rows()}
+    rows = scored(project).filter(pl.col("winner") != "tie")
+    return {(length[a] > length[b]) == (w == "a") for a, b, w in rows.select("cell_a", "cell_b", "winner").iter_rows()}
+
+
+def test_another_rubric_is_asked_anew_and_decides_anew(desk: Project, wordy: ScriptedProvider) -> None:
+    play(reopened(desk.home, with_wordy(wordy, "LONG")), run_id="one", steps=["summarise"])
+    asked = wordy.calls
+    assert asked and longest_wins(desk) == {True}
+    project = reopened(desk.home, with_wordy(wordy, "SHORT"))
+    play(project, run_id="two", steps=["summarise"])
+    assert wordy.calls > asked and longest_wins(project) == {False}
+    asked = wordy.calls
+    play(reopened(desk.home, with_wordy(wordy, "LONG")), run_id="three", steps=["summarise"])
+    assert wordy.calls == asked, "the first rubric's verdicts are in the ledger"
+    assert longest_wins(desk) == {True}
+
+
+def test_verdicts_of_another_rubric_decide_nothing_even_where_nobody_asks_again(
+    desk: Project, wordy: ScriptedProvider
+) -> None:
+    play(reopened(desk.home, with_wordy(wordy, "LONG")), run_id="one", steps=["summarise"])
+    before = verdicts(desk)
+    project = reopened(desk.home, with_wordy(wordy, "SHORT"))
+    play(project, run_id="two", steps=["summarise"], verdict_budget=4)
+    assert longest_wins(project) == {False} and 0 < scored(project).height <= 4
+    assert verdicts(project).height == before.height, "they are kept all the same"
+
+
+def test_what_cannot_be_read_is_unscored_and_decides_nothing(desk: Project, wordy: ScriptedProvider) -> None:
+    project = reopened(desk.home, with_wordy(wordy, "MUMBLE"))
+    report = play(project, run_id="one", steps=["summarise"])
+    said = verdicts(project)
+    assert report.steps["summarise"].unscored == said.height > 0
+    assert set(said["verdict"]) == {"unscored"} and set(said["raw"]) == {"Hm, well."}
+    assert scored(project).filter(pl.col("origin") != "identical").is_empty()
+    asked = wordy.calls
+    play(project, run_id="two", steps=["summarise"])
+    assert wordy.calls == asked, "a judge that mumbled is not asked again"
+    agree(project)
+
+
+def test_a_judge_that_refuses_one_match_leaves_it_unscored(desk: Project, wordy: ScriptedProvider) -> None:
+    wordy.refuses = lambda prompt: "Sure! Here" in prompt
+    project = reopened(desk.home, with_wordy(wordy, "LONG"))
+    play(project, run_id="one", steps=["summarise"])
+    refused = verdicts(project, "verdict = 'unscored'")
+    assert refused.height and set(refused["raw"]) == {None}
+    assert refused["rationale"].str.starts_with("The call failed, bad_request").all()
+    assert longest_wins(project) == {True}
+
+
+def test_a_new_answer_is_judged_anew(desk: Project, wordy: ScriptedProvider) -> None:
+    config = with_wordy(wordy, "LONG", ROUND_ROBIN.replace("{verdict_budget: 400}", "{format: round_robin}"))
+    project = reopened(desk.home, config)
+    play(project, run_id="one", steps=["summarise"])
+    asked, row = wordy.calls, project.lake.read("replay_matrix", where="step = 'summarise'").head(1)
+    project.lake.merge("replay_matrix", row.with_columns(answer=pl.lit("A new and much longer answer. " * 40)))
+    play(project, run_id="two", steps=["summarise"])
+    assert asked < wordy.calls <= asked + 2 * 4, "its matches alone"
+    assert longest_wins(project) == {True}
+    agree(project)
+
+
+# ── people ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def contradict(project: Project, count: int) -> pl.DataFrame:
+    """A person's table that says the opposite of `count` decided matches."""
+    rows = scored(project).filter(pl.col("winner") != "tie").sort("match_id").head(count)
+    opposite = pl.when(pl.col("winner") == "a").then(pl.lit("b")).otherwise(pl.lit("a"))
+    return rows.select("match_id", pl.col("request_id").alias("request"), "strategy_a", "strategy_b",
+                       pl.lit("anna").alias("judge"), opposite.alias("verdict"))  # fmt: skip
+
+
+def overruled(project: Project, table: pl.DataFrame) -> bool:
+    decided = decisions(project)
+    return all(decided[match][0] == verdict for match, verdict in table.select("match_id", "verdict").iter_rows())
+
+
+def test_a_persons_word_outweighs_the_jurys(desk: Project) -> None:
+    play(desk, run_id="one")
+    table = contradict(desk, 3)
+    others = {key: value for key, value in decisions(desk).items() if key not in set(table["match_id"])}
+    folder = desk.home.root / "human_verdicts"
+    folder.mkdir()
+    table.drop("match_id").write_csv(folder / "summarise.anna.csv")
+    report = flywheel.take_human_verdicts(desk)
+    assert (report.verdicts, report.by_file) == (3, {"summarise.anna.csv": 3})
+    assert overruled(desk, table)
+    assert {key: value for key, value in decisions(desk).items() if key in others} == others
+    versions = desk.lake.versions()
+    assert flywheel.take_human_verdicts(desk).by_file == {}
+    assert desk.lake.versions() == versions, "a table that was taken changes nothing"
+    agree(desk)
+
+
+def test_a_persons_word_outweighs_the_jurys_when_it_was_imported(desk: Project) -> None:
+    play(desk, run_id="one")
+    table = contradict(desk, 3)
+    assert import_verdicts(desk.lake, table.drop("match_id"), "summarise", kind="human").changed
+    paid = play(desk, run_id="two").calls_paid
+    assert overruled(desk, table)
+    versions = desk.lake.versions()
+    again = play(desk, run_id="three")
+    assert again.calls_paid == 0 and desk.lake.versions() == versions, paid
+    agree(desk)
+
+
+def test_two_people_who_disagree_make_a_tie(desk: Project) -> None:
+    play(desk, run_id="one")
+    table = contradict(desk, 1)
+    flipped = table.with_columns(judge=pl.lit("ben"), verdict=pl.col("verdict").replace({"a": "b", "b": "a"}))
+    import_verdicts(desk.lake, pl.concat([table, flipped]).drop("match_id"), "summarise", kind="human")
+    flywheel.take_human_verdicts(desk)
+    assert decisions(desk)[table["match_id"].item()] == ("tie", 0.5)
+
+
+def test_imported_judges_of_another_evaluation_count_alike(desk: Project) -> None:
+    strategies = (
+        desk.lake.read("strategies", ["strategy_id"], where="step = 'summarise'")["strategy_id"].sort().to_list()
+    )
+    rows = [
+        {
+            "request": "demo-01",
+            "strategy_a": strategies[0],
+            "strategy_b": strategies[1],
+            "judge": judge,
+            "preference": p,
+        }
+        for judge, p in (("x", 0.9), ("y", 0.2), ("z", 0.1))
+    ]
+    import_verdicts(desk.lake, pl.DataFrame(rows), "summarise")
+    imported = desk.lake.read("matches")["match_id"].item()
+    play(desk, run_id="one", requests=["demo-02"])
+    assert decisions(desk)[imported] == ("b", pytest.approx(0.4))
+
+
+def test_a_strategy_that_left_the_configuration_plays_no_more_and_keeps_its_matches(desk: Project) -> None:
+    play(desk, run_id="one")
+    gone = desk.lake.read("strategies", ["strategy_id"], where="name = 'plain/chatty'").item()
+    its = (pl.col("strategy_a") == gone) | (pl.col("strategy_b") == gone)
+    before = desk.lake.read("matches", keep=its).sort("match_id")
+    fewer = CONFIG.replace("offline/verbose, offline/chatty", "offline/verbose")
+    project = reopened(desk.home, fewer)
+    flywheel.declare_strategies(project)
+    report = play(project, run_id="two")
+    assert report.steps["summarise"].strategies == 4
+    assert before.height and project.lake.read("matches", keep=its).sort("match_id").equals(before)
+
+
+def test_a_strategy_that_is_added_is_played_and_nothing_else_is_asked_again(desk: Project) -> None:
+    first: PlayReport = play(desk, run_id="one", steps=["triage"])
+    known = set(verdicts(desk)["verdict_id"])
+    project = reopened(desk.home, CONFIG.replace("offline/triage-null", "offline/triage-null, offline/triage-sloppy"))
+    flywheel.declare_strategies(project)
+    replay(project, choose_cells(wanted_cells(project.lake)), run_id="two")
+    second = play(project, run_id="two", steps=["triage"])
+    new = verdicts(project).filter(~pl.col("verdict_id").is_in(known))
+    assert second.steps["triage"].verdicts == new.height > 0 and first.steps["triage"].verdicts == len(known)
+    agree(project)
