@@ -246,6 +246,12 @@ def test_auto_asks_nothing_more_when_the_contenders_have_met_everyone() -> None:
     assert tournament.verdicts < 0.8 * 2 * 4 * 28
 
 
+@pytest.mark.parametrize("goal", GOALS)
+def test_hundreds_of_strategies_get_their_first_matches(goal: str) -> None:
+    tournament = make_tournament(Field.full([f"s{k:03d}" for k in range(300)], ["r0", "r1"]), goal=goal)
+    assert len(tournament.next_matches()) >= 150
+
+
 def test_unscored_matches_cost_and_tell_nothing() -> None:
     field = Field.full(["a", "b", "c"], ["r0", "r1"])
     tournament = make_tournament(field, format="round_robin", confidence=None)

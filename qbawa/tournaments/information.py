@@ -14,8 +14,8 @@ from qbawa.tournaments.board import NO_PAIRINGS, Board, Pairings
 from qbawa.tournaments.goals import Reading
 from qbawa.tournaments.posterior import Posterior
 
-# A strategy matters to the goal if it carries at least this share of the doubt about it.
-_HANGS_ON = 0.005
+# A strategy matters to the goal if it carries at least this share of the doubt that the most doubtful one carries.
+_HANGS_ON = 0.01
 
 # Steps of the greedy choice in one batch; larger batches ask for several verdicts a step.
 _STEPS = 48
@@ -34,7 +34,7 @@ def settle(board: Board, posterior: Posterior, reading: Reading, size: int, orde
     """
     doubt = reading.doubt
     share = doubt.sum(axis=1)
-    open_ = share >= _HANGS_ON * share.sum()
+    open_ = share >= _HANGS_ON * share.max()
     room = np.where(open_[:, None] | open_, board.capacity(orders), 0)
     return _greedy(board, posterior, np.diag(share) - doubt, room, size, orders)
 
