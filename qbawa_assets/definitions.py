@@ -1,6 +1,6 @@
 """The composition root: everything that Dagster loads."""
 
-from dagster import Definitions
+from dagster import Definitions, in_process_executor
 
 from qbawa_assets import jobs
 from qbawa_assets.console import console
@@ -41,4 +41,6 @@ definitions = Definitions(
     schedules=[nightly_replay, lake_maintenance],
     resources={"project": ProjectResource()},
     loggers={"console": console},
+    # The stages of a run follow one another; a process for each would only import everything again.
+    executor=in_process_executor,
 )
