@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -22,6 +23,9 @@ from dagster_home import configure, dagster_on, record
 
 from qbawa.home import Home
 from qbawa_assets.definitions import ASSETS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 PATIENCE_S = 240
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -180,20 +184,29 @@ def test_the_ui_shows_the_flywheel_and_materializes_a_row(up: Up) -> None:
         page.get_by_role("button", name="Materialize").first.click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_text("Select a partition").first.click()
-        page.get_by_text("r1", exact=True).last.click()
+        page.get_by_text("r1", exact=True).filter(visible=True).last.click()
         page.keyboard.press("Escape")
-        dialog.get_by_role("button", name="All").last.click()
-        expect(dialog.get_by_text("3 partitions")).to_be_visible()
+        dialog.get_by_role("button", name="All", exact=True).last.click()
+        expect(dialog.get_by_text("3 partitions", exact=True)).to_be_visible()
         dialog.get_by_role("button", name="Launch").click()
         expect(dialog).to_be_hidden()
-        with dagster_on(up.home) as here:
-            wait_for(lambda: len(here.statuses()["materialized"]) == 3, up, "the row")
-            assert here.statuses()["materialized"] == set(here.row("r1"))
-        page.goto(f"{ui}/assets/replay_matrix?view=partitions")
-        expect(page.get_by_text("Materialized (3)")).to_be_visible()
+        done = page.get_by_text("Materialized (3)")
+        wait_for(lambda: page.reload() and _appears(done), up, "the row in the UI")
         expect(page.get_by_text("Missing (3)")).to_be_visible()
         browser.close()
     assert complaints == []
+    with dagster_on(up.home) as here:
+        assert here.statuses()["materialized"] == set(here.row("r1"))
+
+
+def _appears(wanted: Locator) -> bool:
+    from playwright.sync_api import TimeoutError
+
+    try:
+        wanted.wait_for(timeout=5_000)
+    except TimeoutError:
+        return False
+    return True
 
 
 def test_ctrl_c_leaves_no_process_behind(up: Up) -> None:
