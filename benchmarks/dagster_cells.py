@@ -1,0 +1,177 @@
+"""A sweep of 30,000 cells through Dagster on embedded PostgreSQL, events included, and what the UI then waits for.
+
+    python benchmarks/dagster_cells.py [--json] [--quick]
+
+100 requests, recorded by the recorder, × a grid of 300 strategies of a free offline model, and `recorded`, in a fresh
+home: `qbawa run replay_sweep` as a user would type it, from its start to its end (`seconds`). Then `qbawa up`, and the
+query that the page of the matrix's partitions sends, cold and warm; `ui_status_s` is the slowest of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STEP = "answer"
+MODEL = "offline/lead"
+PROMPTS, TEMPERATURES = 10, 30
+WORDS = ("why", "how", "when", "does", "the", "market", "river", "engine", "winter", "letter", "bridge", "harbour")
+# What the page of an asset's partitions asks for (Dagster 1.13).
+QUERY = """
+query PartitionHealthQuery($assetKey: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $assetKey) {
+    ... on AssetNode {
+      id
+      partitionKeysByDimension { name type partitionKeys }
+      assetPartitionStatuses {
+        ... on MultiPartitionStatuses {
+          primaryDimensionName
+          ranges {
+            primaryDimStartKey
+            primaryDimEndKey
+            secondaryDim {
+              ... on DefaultPartitionStatuses { materializedPartitions materializingPartitions failedPartitions }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print nothing but the last line")
+    parser.add_argument("--quick", action="store_true", help="2,000 cells, for a first look")
+    options = parser.parse_args()
+    requests, temperatures = (40, 5) if options.quick else (100, TEMPERATURES)
+    with tempfile.TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        environment = {**os.environ, "QBAWA_HOME": folder}
+        prepare(home, requests, temperatures)
+        take_s, _ = run(environment, "take_new_recordings", options.json)
+        seconds, cpu_s = run(environment, "replay_sweep", options.json)
+        cells = count(environment)
+        with ui(environment) as url:
+            waits, materialized = zip(*(status(url) for _ in range(4)), strict=True)
+    result = {
+        "cells": cells,
+        "seconds": round(seconds, 1),
+        "ui_status_s": round(max(waits), 2),
+        "ui_status_warm_s": round(min(waits), 2),
+        "ui_materialized": materialized[-1],
+        "cpu_s": round(cpu_s, 1),
+        "take_recordings_s": round(take_s, 1),
+        "quick": options.quick,
+    }
+    if materialized[-1] != cells:
+        sys.exit(f"The UI shows {materialized[-1]} materialized cells, the lake holds {cells}.")
+    print(json.dumps(result))
+
+
+def prepare(home: Path, requests: int, temperatures: int) -> None:
+    """A home with its configuration and a closed segment of recordings."""
+    import qbawa
+
+    prompts = {f"way-{n}": f"Way {n}. Answer briefly: {{{{ question }}}}" for n in range(PROMPTS)}
+    grid = {"temperature": [round(0.03 * n, 2) for n in range(temperatures)]}
+    strategies = [{"step": STEP, "prompts": prompts, "model": MODEL, "params": grid}]
+    content = {"strategies": strategies, "replay_set": {"size": requests}}
+    (home / "qbawa.yaml").write_text(yaml.safe_dump(content))
+
+    @qbawa.step(name=STEP)
+    def answer(question: str) -> str:
+        messages = [{"role": "user", "content": question}]
+        qbawa.llm_call(model="house/model", messages=messages, output="It depends.", cost_usd=0.0)
+        return "It depends."
+
+    seen = random.Random("dagster_cells")
+    qbawa.configure(home / "journal", pipeline="bench")
+    for number in range(requests):
+        with qbawa.request(request_id=f"r{number:03}"):
+            answer(f"Question {number}. " + " ".join(seen.choices(WORDS, k=80)) + ".")
+    if not qbawa.flush():
+        sys.exit("The recorder could not write everything.")
+    qbawa.configure(None)
+
+
+def run(environment: dict[str, str], job: str, quiet: bool) -> tuple[float, float]:
+    """Wall and CPU seconds of `qbawa run JOB`."""
+    began, cpu = time.monotonic(), sum(os.times()[2:4])
+    output = subprocess.DEVNULL if quiet else sys.stderr
+    subprocess.run(
+        [sys.executable, "-m", "qbawa", "run", job], env=environment, check=True, stdout=output, stderr=output
+    )
+    return time.monotonic() - began, sum(os.times()[2:4]) - cpu
+
+
+def count(environment: dict[str, str]) -> int:
+    """Answered cells in the catalog, as a user would count them."""
+    question = "SELECT count(DISTINCT cell_id) AS cells FROM replay_matrix WHERE status = 'ok'"
+    said = subprocess.run(
+        [sys.executable, "-m", "qbawa", "sql", "--json", question],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(json.loads(said.stdout)["cells"])
+
+
+@contextmanager
+def ui(environment: dict[str, str]) -> Iterator[str]:
+    """Address of a running `qbawa up`, stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qbawa", "up", "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        if not any("Dagster UI" in line for line in process.stdout):
+            sys.exit(f"`qbawa up` ended with code {process.wait()}.")
+        yield f"http://127.0.0.1:{port}/graphql"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def status(url: str) -> tuple[float, int]:
+    """Seconds until the UI has the state of all partitions, and how many are materialized."""
+    variables: dict[str, Any] = {"assetKey": {"path": ["replay_matrix"]}}
+    body = json.dumps({"query": QUERY, "variables": variables}).encode()
+    began = time.monotonic()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120) as answer:
+        node = json.load(answer)["data"]["assetNodeOrError"]
+    waited = time.monotonic() - began
+    keys = {dimension["name"]: dimension["partitionKeys"] for dimension in node["partitionKeysByDimension"]}
+    statuses = node["assetPartitionStatuses"]
+    order = {key: place for place, key in enumerate(keys[statuses["primaryDimensionName"]])}
+    return waited, sum(
+        (order[part["primaryDimEndKey"]] - order[part["primaryDimStartKey"]] + 1)
+        * len(part["secondaryDim"]["materializedPartitions"])
+        for part in statuses["ranges"]
+    )
+
+
+if __name__ == "__main__":
+    main()
