@@ -145,13 +145,17 @@ def kills(provider: MockProvider, folder: Path, quick: bool, chance: random.Rand
     rounds = 5 if quick else 50
     count = 600 if quick else 4_000
     provider.control(latency_s=[0.05, 0.3])
-    home = make_home(folder, provider, count, model={"requests_per_minute": 3_600})
+    home = make_home(folder, provider, count, model={"requests_per_minute": 6_000})
     acknowledged: set[str] = set()
     journalled: set[str] = set()
     killed = 0
     for _ in range(rounds):
         process = _start(home, "--portion-s", "0.3")
-        time.sleep(chance.uniform(0.8, 3.2))
+        if chance.random() < 0.8:
+            _wait_until_paying(home, process)
+            time.sleep(chance.uniform(0.0, 1.2))
+        else:
+            time.sleep(chance.uniform(0.0, 3.0))  # while it starts, lands or looks up
         killed += process.poll() is None
         process.kill()
         output, _ = process.communicate()
@@ -443,6 +447,15 @@ def _window(provider: MockProvider, least_s: float) -> dict[str, Any]:
         "peak_in_flight": stats["peak_in_flight"],
         "slept_s": stats["slept_s"],
     }
+
+
+def _wait_until_paying(home: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the process has journalled its first answer; segments of those killed before are closed by then."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(f"-{process.pid}-" in path.name for path in (home / "calls").glob("*.open")):
+            return
+        time.sleep(0.01)
 
 
 def _journalled(home: Path) -> tuple[set[str], set[str]]:
