@@ -6,20 +6,21 @@ All pairs below come out of `qbawa.pairs.build_pairs`. Three measurements:
 
 - Labelled pairs (pairs.parquet, pair_verdicts.parquet; labels of people and experts, so not `objective`), source by
   source: the jury is calibrated on four fifths of the questions and pairs are emitted for the rest, in turn, for several
-  splits. Where the answers' models are known (`response_model` is "model of A_model of B"), a question is one request and the
-  models are strategies, so that matches inform each other; otherwise each pair stands alone. `precision_p90`: share of
-  the pairs with p_best ≥ 0.9 whose best answer is the label's; a label that says tie counts ½. `share_emitted`: those
-  pairs as a share of all labelled ones. `calibration_error`: mean gap between p_best and the share right over ten bins
-  of equal size.
-- Tournaments simulated as in `tournaments.py`: 32 strategies, 100 requests, wide field, `auto` with the goal pairs and a budget of
-  2,000 verdicts. A pair is usable at p_best ≥ 0.9 and right where the best answer's true log-strength on that very request
-  is the larger one. A pair is *close* where the two strategies are: their true mean win rates over the field differ by at most
-  0.25 (so neither is known to be better by name alone; this gives round robin in both orders about what MEASUREMENTS found
-  for it: 385 usable pairs and 131 close ones per 1,000 verdicts). `close_pairs_per_1000` counts usable close pairs per
-  1,000 verdicts, `close_precision` the share of them that are right. `alike_*` is the stricter reading, close by the answers:
-  the better one's true win probability on that request is at most 0.8.
-- A million pairs from real answers (outputs.parquet, or made-up ones where absent), built and exported as `trl_preference`, JSONL
-  and Parquet, card and manifest included, in a process of its own: `seconds_1m`, `peak_mb_1m`.
+  splits. Where the answers' models are known (`response_model` is "model of A_model of B"), a question is one request
+  and the models are strategies, so that matches inform each other; otherwise each pair stands alone. `precision_p90`:
+  share of the pairs with p_best ≥ 0.9 whose best answer is the label's; a label that says tie counts ½.
+  `share_emitted`: those pairs as a share of all labelled ones. `calibration_error`: mean gap between p_best and the
+  share right over ten bins of equal size.
+- Tournaments simulated as in `tournaments.py`: 32 strategies, 100 requests, wide field, `auto` with the goal pairs and a
+  budget of 2,000 verdicts. A pair is usable at p_best ≥ 0.9, and right where the best answer's true log-strength on
+  that very request is the larger one. A pair is *close* where the two strategies are: their true mean win rates over
+  the field differ by at most 0.25. (Round robin in both orders then gives 388 usable pairs and 150 close ones per 1,000
+  verdicts; MEASUREMENTS has 385 and 131.) `close_pairs_per_1000` counts usable close pairs per 1,000 verdicts,
+  `close_precision` the share of them that are right. `alike_*` is the stricter reading, close by the answers: the better
+  one's true win probability on that request is at most 0.8.
+- A million pairs from real answers (outputs.parquet and requests.parquet, or made-up ones where absent), built and
+  exported as `trl_preference`, JSONL and Parquet, card and manifest included, in a process of its own: `seconds_1m`,
+  `peak_mb_1m`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,14 @@ def main() -> None:
     }
     if not args.json:
         print("simulated tournaments:", found, result["by_format"])
-    command = [sys.executable, __file__, "--data", str(args.data), "--million", str(100_000 if args.quick else 1_000_000)]
+    command = [
+        sys.executable,
+        __file__,
+        "--data",
+        str(args.data),
+        "--million",
+        str(100_000 if args.quick else 1_000_000),
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result |= json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(result))
@@ -144,7 +152,11 @@ def _cross_fitted(source: str, labels: pl.DataFrame, verdicts: pl.DataFrame, see
             "best_strategy", "p_best", match_id=pl.col("match_ids").list.first()
         )
         labelled_best = pl.when(pl.col("label") == "a").then("strategy_a").otherwise("strategy_b")
-        right = pl.when(pl.col("label") == "tie").then(0.5).otherwise((pl.col("best_strategy") == labelled_best).cast(pl.Float64))
+        right = (
+            pl.when(pl.col("label") == "tie")
+            .then(0.5)
+            .otherwise((pl.col("best_strategy") == labelled_best).cast(pl.Float64))
+        )
         parts.append(
             held.select("match_id", "source", "label")
             .join(matches.select("match_id", "strategy_a", "strategy_b"), on="match_id")
@@ -158,9 +170,17 @@ def _as_tables(source: str, pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataF
     """Matches, cells and questions of labelled pairs."""
     models = pl.col("response_model").str.split("_")
     named = bool(pairs.select((models.list.len() == 2).fill_null(False).all()).item())
-    identity = {"strategy_a": pl.col("match_id") + " a", "strategy_b": pl.col("match_id") + " b", "request_id": pl.col("match_id")}
+    identity = {
+        "strategy_a": pl.col("match_id") + " a",
+        "strategy_b": pl.col("match_id") + " b",
+        "request_id": pl.col("match_id"),
+    }
     if named:
-        identity = {"strategy_a": models.list.get(0), "strategy_b": models.list.get(1), "request_id": pl.col("question")}
+        identity = {
+            "strategy_a": models.list.get(0),
+            "strategy_b": models.list.get(1),
+            "request_id": pl.col("question"),
+        }
     rows = pairs.with_columns(step=pl.lit(source), **identity)
     cells = pl.concat(
         [rows.select("step", "request_id", strategy_id=f"strategy_{s}", answer=f"response_{s}") for s in ("a", "b")]
@@ -184,13 +204,18 @@ def simulated(log_odds: LogOdds, seeds: range, format_name: Any, budget: int) ->
     for seed in seeds:
         field = draw_field(log_odds, 32, 1.0, seed)
         matches, verdicts, asked = _play(field, SimulatedJudge(field, seed), format_name, budget, seed)
-        for name, count in _count(field, build_pairs(*_field_tables(field, matches, verdicts), EVERYTHING).pairs).items():
+        for name, count in _count(
+            field, build_pairs(*_field_tables(field, matches, verdicts), EVERYTHING).pairs
+        ).items():
             total[name] += count
         total["verdicts"] += asked
     per_1000 = {
         f"{name}_pairs_per_1000": round(1000 * total[name] / total["verdicts"]) for name in ("usable", "close", "alike")
     }
-    precision = {f"{name}_precision": _round(total[f"{name}_right"] / max(total[name], 1)) for name in ("usable", "close", "alike")}
+    precision = {
+        f"{name}_precision": _round(total[f"{name}_right"] / max(total[name], 1))
+        for name in ("usable", "close", "alike")
+    }
     return per_1000 | precision | {"verdicts": round(total["verdicts"] / len(seeds))}
 
 
@@ -201,7 +226,9 @@ def _play(
     names, requests = np.array(field.names), np.array(field.requests)
     if format_name == "round_robin":
         i, j = np.triu_indices(len(names), 1)
-        once = np.stack([np.tile(i, len(requests)), np.tile(j, len(requests)), np.repeat(np.arange(len(requests)), len(i))])
+        once = np.stack(
+            [np.tile(i, len(requests)), np.tile(j, len(requests)), np.repeat(np.arange(len(requests)), len(i))]
+        )
         batch = np.concatenate([np.vstack([once, np.full(once.shape[1], s)]).T for s in (0, 1)])
         said = judge.verdicts(batch)
     else:
@@ -251,7 +278,9 @@ def _count(field: Field, pairs: pl.DataFrame) -> dict[str, int]:
     place = {name: k for k, name in enumerate(field.names)}
     number = {name: k for k, name in enumerate(field.requests)}
     usable = pairs.filter(pl.col("p_best") >= SURE)
-    best, worse = (usable[c].replace_strict(place, return_dtype=pl.Int64).to_numpy() for c in ("best_strategy", "worse_strategy"))
+    best, worse = (
+        usable[c].replace_strict(place, return_dtype=pl.Int64).to_numpy() for c in ("best_strategy", "worse_strategy")
+    )
     request = usable["request_id"].replace_strict(number, return_dtype=pl.Int64).to_numpy()
     gap = field.theta[best, request] - field.theta[worse, request]
     sets = {
@@ -296,8 +325,7 @@ def million(data: Path, wanted: int) -> dict[str, Any]:
 
 def _answers(data: Path, wanted: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Real answers of many models, the requests repeated in other words until there are enough pairs; made-up verdicts."""
-    outputs = pl.read_parquet(data / "outputs.parquet", columns=["model", "request_id", "output"])
-    requests = pl.read_parquet(data / "requests.parquet", columns=["request_id", "instruction", "cluster"])
+    outputs, requests = _texts(data)
     models = outputs["model"].unique().sort()
     # A tenth more than needed: trivial pairs and duplicates go.
     rounds = -(-wanted * 11 // (10 * requests.height * len(models) * (len(models) - 1) // 2))
@@ -332,7 +360,27 @@ def _answers(data: Path, wanted: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.Da
         preference="p_a",
         verdict=pl.when(pl.col("p_a") > 0.5).then(pl.lit("a")).otherwise(pl.lit("b")),
     )
-    return verdicts.drop("judge", "judge_kind", "preference", "verdict"), verdicts.drop("p_a"), cells, asked.drop("source", "copy")
+    return (
+        verdicts.drop("judge", "judge_kind", "preference", "verdict"),
+        verdicts.drop("p_a"),
+        cells,
+        asked.drop("source", "copy"),
+    )
+
+
+def _texts(data: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    if (data / "outputs.parquet").exists() and (data / "requests.parquet").exists():
+        outputs = pl.read_parquet(data / "outputs.parquet", columns=["model", "request_id", "output"])
+        return outputs, pl.read_parquet(data / "requests.parquet", columns=["request_id", "instruction", "cluster"])
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{k}" for k in range(2_000)])
+    names = [f"q{k}" for k in range(500)]
+    asked = [" ".join(rng.choice(words, 30)) for _ in names]
+    answers = [(f"m{m}", name, " ".join(rng.choice(words, 200))) for name in names for m in range(64)]
+    return (
+        pl.DataFrame(answers, schema=["model", "request_id", "output"], orient="row"),
+        pl.DataFrame({"request_id": names, "instruction": asked, "cluster": names}),
+    )
 
 
 def _peak_mb() -> float:

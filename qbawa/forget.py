@@ -91,7 +91,9 @@ def forget(
     held = sorted({*exports, *(path for path in noted["path"] if Path(path).exists())})
     files = _mentions(home.root / "human_verdicts", request_id)
     if not (rows or lines or held or files or strategies):
-        raise InputError(f"Nothing holds the request '{request_id}'. `qbawa sql` lists requests: SELECT DISTINCT request_id FROM recordings.")
+        raise InputError(
+            f"Nothing holds the request '{request_id}'. `qbawa sql` lists requests: SELECT DISTINCT request_id FROM recordings."
+        )
     if rebuild is not None and stale:
         rebuild(stale)
     for table in lake.versions():
@@ -151,17 +153,23 @@ def _telling_texts(lake: Lake, request_id: str) -> list[str]:
     """Texts of the request (inputs, messages, outputs, answers) that no other request has: what must not be found again."""
     own = pl.col("request_id") == request_id
     columns = ["inputs", "messages", "output"]
-    texts = {text for row in lake.read("recordings", columns, keep=own).rows() for cell in row for text in _leaves(cell)}
+    texts = {
+        text for row in lake.read("recordings", columns, keep=own).rows() for cell in row for text in _leaves(cell)
+    }
     texts |= {text for answer in lake.read("replay_matrix", ["answer"], keep=own)["answer"] for text in _leaves(answer)}
     telling = sorted(text for text in texts if len(text) >= _TELLING)
     if not telling:
         return []
-    others = pl.concat(
-        [
-            lake.read("recordings", columns, keep=~own).unpivot().select("value"),
-            lake.read("replay_matrix", ["answer"], keep=~own).select(value="answer"),
-        ]
-    )["value"].drop_nulls().unique()
+    others = (
+        pl.concat(
+            [
+                lake.read("recordings", columns, keep=~own).unpivot().select("value"),
+                lake.read("replay_matrix", ["answer"], keep=~own).select(value="answer"),
+            ]
+        )["value"]
+        .drop_nulls()
+        .unique()
+    )
     # A system prompt, a stock answer: everybody's, so nobody's.
     common = {text for text in telling if others.str.contains(_escaped(text), literal=True).any()}
     return [text for text in telling if text not in common]
@@ -205,7 +213,9 @@ def _forget_calls(lake: Lake, request_id: str, telling: Sequence[str]) -> tuple[
     own = pl.col("request_id") == request_id
     users = pl.concat(
         [
-            lake.read("replay_matrix", ["request_id", "call_keys"]).explode("call_keys", empty_as_null=True).rename({"call_keys": "call_key"}),
+            lake.read("replay_matrix", ["request_id", "call_keys"])
+            .explode("call_keys", empty_as_null=True)
+            .rename({"call_keys": "call_key"}),
             lake.read("verdicts", ["request_id", "call_key"]),
         ]
     ).drop_nulls()
@@ -213,7 +223,9 @@ def _forget_calls(lake: Lake, request_id: str, telling: Sequence[str]) -> tuple[
     its = users.filter(own)["call_key"].unique()
     calls = lake.read("calls").with_columns(telling=_holds(("messages", "response_text"), telling))
     # A shared answer is the other user's too; a text that only this request has is not, whoever was answered with it.
-    mine = calls.filter(own | pl.col("call_key").is_in(its.implode()) | pl.col("telling")).join(shared, on="call_key", how="left")
+    mine = calls.filter(own | pl.col("call_key").is_in(its.implode()) | pl.col("telling")).join(
+        shared, on="call_key", how="left"
+    )
     gone = mine.filter(pl.col("heir").is_null() | pl.col("telling"))
     given = mine.filter(pl.col("heir").is_not_null() & ~pl.col("telling") & own)
     if gone.is_empty() and given.is_empty():
@@ -222,7 +234,12 @@ def _forget_calls(lake: Lake, request_id: str, telling: Sequence[str]) -> tuple[
     heirs = given.select("call_key", "heir").unique("call_key")
     rows = (
         calls.filter(pl.col("block_id").is_in(blocks))
-        .join(gone.select("block_id", "call_key", "called_at"), on=["block_id", "call_key", "called_at"], how="anti", nulls_equal=True)
+        .join(
+            gone.select("block_id", "call_key", "called_at"),
+            on=["block_id", "call_key", "called_at"],
+            how="anti",
+            nulls_equal=True,
+        )
         .join(heirs, on="call_key", how="left")
         .with_columns(request_id=pl.when(own).then(pl.coalesce("heir", "request_id")).otherwise("request_id"))
         .drop("heir", "telling")
@@ -237,7 +254,9 @@ def _retire_strategies(lake: Lake, telling: Sequence[str]) -> list[str]:
     holding = rows.filter(_holds(("template", "params", "program"), telling))
     if holding.is_empty():
         return []
-    empty = holding.with_columns(template=pl.lit(None, pl.String), params=pl.lit("{}"), program=pl.lit(None, pl.String), active=False)
+    empty = holding.with_columns(
+        template=pl.lit(None, pl.String), params=pl.lit("{}"), program=pl.lit(None, pl.String), active=False
+    )
     lake.merge("strategies", empty)
     return holding["strategy_id"].sort().to_list()
 
@@ -256,13 +275,18 @@ def _forget_raw_lines(lake: Lake, request_id: str, telling: Sequence[str]) -> in
 def _forget_note(lake: Lake, noted: pl.DataFrame, request_id: str) -> None:
     """Take the request's id out of the lists of what exported datasets hold; their own files still say it."""
     if noted.height:
-        lake.merge("datasets", noted.with_columns(request_ids=pl.col("request_ids").list.filter(pl.element() != request_id)))
+        lake.merge(
+            "datasets", noted.with_columns(request_ids=pl.col("request_ids").list.filter(pl.element() != request_id))
+        )
 
 
 def _holding(exports: Path, request_id: str) -> Iterator[Path]:
     """Dataset versions whose own lineage names the request."""
     for path in exports.glob(f"*/*/{LINEAGE}"):
-        if not path.parent.name.startswith(".") and request_id in pl.read_parquet(path, columns=["request_id"])["request_id"]:
+        if (
+            not path.parent.name.startswith(".")
+            and request_id in pl.read_parquet(path, columns=["request_id"])["request_id"]
+        ):
             read_manifest(path.parent)
             yield path.parent
 

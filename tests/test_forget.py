@@ -72,9 +72,22 @@ def test_an_unknown_request_is_an_error(filled: tuple[Home, Lake]) -> None:
 def test_a_call_that_another_request_shares_word_for_word_stays_under_its_name(filled: tuple[Home, Lake]) -> None:
     home, lake = filled
     shared = lake.read("replay_matrix", blocks=[GONE])["call_keys"][0][0]
-    twin = frame("replay_matrix", [{"cell_id": "twin", "request_id": "r_twin", "step": STEP, "strategy_id": "s_best", "sample": 0,
-                                    "answer": lake.read("calls", keep=pl.col("call_key") == shared)["response_text"][0],
-                                    "status": "ok", "call_keys": [shared], "block_id": "r_twin"}])  # fmt: skip
+    twin = frame(
+        "replay_matrix",
+        [
+            {
+                "cell_id": "twin",
+                "request_id": "r_twin",
+                "step": STEP,
+                "strategy_id": "s_best",
+                "sample": 0,
+                "answer": lake.read("calls", keep=pl.col("call_key") == shared)["response_text"][0],
+                "status": "ok",
+                "call_keys": [shared],
+                "block_id": "r_twin",
+            }
+        ],
+    )
     asked = lake.read("recordings", keep=pl.col("request_id") == GONE).with_columns(
         request_id=pl.lit("r_twin"), recording_id=pl.lit("rec_twin"), block_id=pl.lit("b_2")
     )
@@ -88,10 +101,18 @@ def test_a_call_that_another_request_shares_word_for_word_stays_under_its_name(f
 def test_a_few_shot_strategy_that_quotes_the_request_is_retired_and_its_calls_go(filled: tuple[Home, Lake]) -> None:
     home, lake = filled
     template = json.dumps({"examples": [{"topic": TOPICS[3], "answer": "…"}]})
-    row = lake.read("strategies").head(1).with_columns(strategy_id=pl.lit("s_shots"), template=pl.lit(template), origin=pl.lit("few_shot"))
+    row = (
+        lake.read("strategies")
+        .head(1)
+        .with_columns(strategy_id=pl.lit("s_shots"), template=pl.lit(template), origin=pl.lit("few_shot"))
+    )
     lake.merge("strategies", row)
-    call = lake.read("calls").head(1).with_columns(
-        call_key=pl.lit("quoting"), request_id=pl.lit("r_5"), messages=pl.lit(template), block_id=pl.lit("seg_9")
+    call = (
+        lake.read("calls")
+        .head(1)
+        .with_columns(
+            call_key=pl.lit("quoting"), request_id=pl.lit("r_5"), messages=pl.lit(template), block_id=pl.lit("seg_9")
+        )
     )
     lake.replace("calls", ["seg_9"], call)
     report = forget(lake, home, GONE)
@@ -113,8 +134,16 @@ def test_a_system_prompt_that_everyone_has_is_not_mistaken_for_the_requests_own(
 
 
 def step_line(request: str, text: str) -> bytes:
-    line = {"v": 1, "kind": "step", "recording_id": f"j_{request}", "request_id": request, "step": STEP,
-            "started_at": "2026-11-01T00:00:00Z", "inputs": {"topic": text}, "output": text}  # fmt: skip
+    line = {
+        "v": 1,
+        "kind": "step",
+        "recording_id": f"j_{request}",
+        "request_id": request,
+        "step": STEP,
+        "started_at": "2026-11-01T00:00:00Z",
+        "inputs": {"topic": text},
+        "output": text,
+    }
     return json.dumps(line).encode()
 
 
@@ -152,11 +181,23 @@ def test_a_segment_that_is_still_being_written_is_not_touched(tmp_path: Path) ->
 
 def test_journalled_calls_that_have_not_landed_are_forgotten_too(tmp_path: Path) -> None:
     home, lake = make(tmp_path)
-    line = {"kind": "call", "call_key": "late", "purpose": "replay", "model": "m", "request_id": GONE, "messages": [],
-            "params": {}, "response_text": "late answer", "sample": 0, "called_at": "2026-11-01T00:00:00+00:00"}  # fmt: skip
+    line = {
+        "kind": "call",
+        "call_key": "late",
+        "purpose": "replay",
+        "model": "m",
+        "request_id": GONE,
+        "messages": [],
+        "params": {},
+        "response_text": "late answer",
+        "sample": 0,
+        "called_at": "2026-11-01T00:00:00+00:00",
+    }
     with JournalWriter(home.calls) as writer:
         writer.append(json.dumps(line).encode())
         writer.append(json.dumps(line | {"call_key": "other", "request_id": "r_1"}).encode())
     forget(lake, home, GONE)
     assert lake.read("calls", keep=pl.col("call_key").is_in(["late", "other"]))["call_key"].to_list() == ["other"]
-    assert not any(b"late answer" in p.read_bytes() and b'"late"' in p.read_bytes() for p in home.calls.rglob("*.jsonl"))
+    assert not any(
+        b"late answer" in p.read_bytes() and b'"late"' in p.read_bytes() for p in home.calls.rglob("*.jsonl")
+    )

@@ -18,8 +18,16 @@ from qbawa.trace.lineage import TABLES, trace
 
 DOC = (Path(__file__).parents[1] / "docs/lineage.md").read_text(encoding="utf-8")
 BLOCKS = {block.split("\n", 1)[0].lstrip("- "): block for block in re.findall(r"```sql\n(.*?)```", DOC, re.DOTALL)}
-KEYS = {"qbawa": "pair_id", "matches": "match_id", "verdicts": "verdict_id", "replay_matrix": "cell_id", "calls": "call_key",
-        "strategies": "strategy_id", "recordings": "recording_id", "datasets": "version"}  # fmt: skip
+KEYS = {
+    "qbawa": "pair_id",
+    "matches": "match_id",
+    "verdicts": "verdict_id",
+    "replay_matrix": "cell_id",
+    "calls": "call_key",
+    "strategies": "strategy_id",
+    "recordings": "recording_id",
+    "datasets": "version",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +55,12 @@ def test_inferred_pairs_are_traced_to_the_matches_they_lean_on(tmp_path: Path) -
     gone = ids.match_id("r_0", STEP, "s_best", "s_poor")
     lake.replace("matches", ["r_0"], lake.read("matches", blocks=["r_0"]).filter(pl.col("match_id") != gone))
     build(lake)
-    pair = lake.read("qbawa").filter((pl.col("request_id") == "r_0") & (pl.col("basis") == "inferred")).row(0, named=True)
-    assert set(pair["match_ids"]) == {ids.match_id("r_0", STEP, *pair) for pair in (("s_best", "s_good"), ("s_good", "s_poor"))}
+    pair = (
+        lake.read("qbawa").filter((pl.col("request_id") == "r_0") & (pl.col("basis") == "inferred")).row(0, named=True)
+    )
+    assert set(pair["match_ids"]) == {
+        ids.match_id("r_0", STEP, *pair) for pair in (("s_best", "s_good"), ("s_good", "s_poor"))
+    }
     history = found(lake, pair["pair_id"])
     assert history["matches"] == set(pair["match_ids"]) and len(history["verdicts"]) == 4
     for title, sql in BLOCKS.items():

@@ -31,16 +31,35 @@ def tables(
     """Matches, verdicts, cells and questions of answers {(request, strategy): text} and matches (request, a, b, p_a)."""
     cells = pl.DataFrame(
         [
-            {"cell_id": ids.cell_id(r, STEP, s), "request_id": r, "step": STEP, "strategy_id": s, "sample": 0, "answer": text,
-             "status": "failed" if text is None else "ok"}
+            {
+                "cell_id": ids.cell_id(r, STEP, s),
+                "request_id": r,
+                "step": STEP,
+                "strategy_id": s,
+                "sample": 0,
+                "answer": text,
+                "status": "failed" if text is None else "ok",
+            }
             for (r, s), text in answers.items()
         ],
-        schema={n: pl.String for n in ("cell_id", "request_id", "step", "strategy_id")} | {"sample": pl.Int64, "answer": pl.String, "status": pl.String},
-    )  # fmt: skip
+        schema={n: pl.String for n in ("cell_id", "request_id", "step", "strategy_id")}
+        | {"sample": pl.Int64, "answer": pl.String, "status": pl.String},
+    )
     matches = pl.DataFrame(
-        [{"match_id": ids.match_id(r, STEP, a, b), "request_id": r, "step": STEP, "strategy_a": a, "strategy_b": b, "p_a": p} for r, a, b, p in played],
-        schema={n: pl.String for n in ("match_id", "request_id", "step", "strategy_a", "strategy_b")} | {"p_a": pl.Float64},
-    )  # fmt: skip
+        [
+            {
+                "match_id": ids.match_id(r, STEP, a, b),
+                "request_id": r,
+                "step": STEP,
+                "strategy_a": a,
+                "strategy_b": b,
+                "p_a": p,
+            }
+            for r, a, b, p in played
+        ],
+        schema={n: pl.String for n in ("match_id", "request_id", "step", "strategy_a", "strategy_b")}
+        | {"p_a": pl.Float64},
+    )
     verdicts = matches.select(
         "match_id",
         "step",
@@ -48,14 +67,22 @@ def tables(
         judge=pl.lit(judge),
         judge_kind=pl.lit("llm"),
         shown_first=pl.lit("a"),
-        verdict=pl.when(pl.col("p_a") > 0.5).then(pl.lit("a")).when(pl.col("p_a") < 0.5).then(pl.lit("b")).otherwise(pl.lit("tie")),
+        verdict=pl.when(pl.col("p_a") > 0.5)
+        .then(pl.lit("a"))
+        .when(pl.col("p_a") < 0.5)
+        .then(pl.lit("b"))
+        .otherwise(pl.lit("tie")),
         preference="p_a",
     )
     requests = sorted({r for r, _ in answers})
     questions = pl.DataFrame(
-        {"request_id": requests, "step": STEP, "question": [json.dumps([{"role": "user", "content": f"asked by {r}"}]) for r in requests],
-         "cluster": requests}
-    )  # fmt: skip
+        {
+            "request_id": requests,
+            "step": STEP,
+            "question": [json.dumps([{"role": "user", "content": f"asked by {r}"}]) for r in requests],
+            "cluster": requests,
+        }
+    )
     return matches, verdicts, cells, questions
 
 
@@ -88,7 +115,11 @@ def test_swapping_who_is_called_a_changes_nothing() -> None:
 def test_the_order_of_rows_changes_no_pair(order: list[int], outcomes: list[float]) -> None:
     names = ["s1", "s2", "s3"]
     answers = {(f"r{k}", s): f"{s} on {k}" for k in range(4) for s in names}
-    played = [(f"r{k}", a, b, outcomes[3 * k + n]) for k in range(4) for n, (a, b) in enumerate((("s1", "s2"), ("s1", "s3"), ("s2", "s3")))]
+    played = [
+        (f"r{k}", a, b, outcomes[3 * k + n])
+        for k in range(4)
+        for n, (a, b) in enumerate((("s1", "s2"), ("s1", "s3"), ("s2", "s3")))
+    ]
     first = built(answers, played).pairs.sort("pair_id")
     second = built(answers, [played[k] for k in order]).pairs.sort("pair_id")
     assert first.select("pair_id", "best_cell", "match_ids").equals(second.select("pair_id", "best_cell", "match_ids"))
@@ -193,9 +224,10 @@ def test_p_best_is_calibrated_on_a_simulated_field() -> None:
         theta, answers, played = field(seed=seed)
         pairs = built(answers, played).pairs
         at = pairs.select(
-            b=pl.col("best_strategy").str.slice(1).cast(pl.Int64), w=pl.col("worse_strategy").str.slice(1).cast(pl.Int64),
+            b=pl.col("best_strategy").str.slice(1).cast(pl.Int64),
+            w=pl.col("worse_strategy").str.slice(1).cast(pl.Int64),
             r=pl.col("request_id").str.slice(1).cast(pl.Int64),
-        )  # fmt: skip
+        )
         b, w, r = (at[c].to_numpy() for c in ("b", "w", "r"))
         right.append(theta[b, r] > theta[w, r])
         said.append(pairs["p_best"].to_numpy())
@@ -269,6 +301,8 @@ def test_policies_keep_what_they_say() -> None:
 
 def test_pair_ids_in_bulk_are_the_ids_one_by_one() -> None:
     texts = ['quote " and \\', "ünïcode — 漢字 😀", "line\nbreak\ttab", "plain"]
-    rows = pl.DataFrame({"request_id": ["r1", "r2", "ü", "r"], "step": STEP, "best_answer": texts, "worse_answer": texts[::-1]})
+    rows = pl.DataFrame(
+        {"request_id": ["r1", "r2", "ü", "r"], "step": STEP, "best_answer": texts, "worse_answer": texts[::-1]}
+    )
     one_by_one = [ids.pair_id(*row) for row in rows.select("request_id", "step", "best_answer", "worse_answer").rows()]
     assert pair_ids(rows).to_list() == one_by_one

@@ -15,14 +15,28 @@ SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def asked(n: int, **columns: pl.Series) -> pl.DataFrame:
-    return pl.DataFrame({"request_id": [f"r{k}" for k in range(n)], "question": [f"what is number {k} times {k * 7} plus {k % 5}" for k in range(n)]} | columns)
+    return pl.DataFrame(
+        {
+            "request_id": [f"r{k}" for k in range(n)],
+            "question": [f"what is number {k} times {k * 7} plus {k % 5}" for k in range(n)],
+        }
+        | columns
+    )
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sets(st.integers(0, 400), min_size=1, max_size=60), st.sets(st.integers(0, 400), max_size=60), st.integers(0, 3))
+@given(
+    st.sets(st.integers(0, 400), min_size=1, max_size=60), st.sets(st.integers(0, 400), max_size=60), st.integers(0, 3)
+)
 def test_a_request_never_moves_as_data_grow(before: set[int], later: set[int], seed: int) -> None:
     def rows(numbers: set[int]) -> pl.DataFrame:
-        return pl.DataFrame({"request_id": [f"r{k}" for k in sorted(numbers)], "question": "q", "cluster": [f"c{k // 3}" for k in sorted(numbers)]})
+        return pl.DataFrame(
+            {
+                "request_id": [f"r{k}" for k in sorted(numbers)],
+                "question": "q",
+                "cluster": [f"c{k // 3}" for k in sorted(numbers)],
+            }
+        )
 
     first = assign_splits(rows(before), SPLITS, seed)
     second = assign_splits(rows(before | later), SPLITS, seed, previous=first)
@@ -52,8 +66,11 @@ def test_shares_are_kept() -> None:
 
 
 def test_questions_without_a_cluster_are_grouped_by_their_words() -> None:
-    questions = ["Write a short poem about the old harbour of Marseille at dawn, please", "write a short poem about the old harbour of Marseille at dawn please!",
-                 "List the prime numbers below one hundred in reverse order"]  # fmt: skip
+    questions = [
+        "Write a short poem about the old harbour of Marseille at dawn, please",
+        "write a short poem about the old harbour of Marseille at dawn please!",
+        "List the prime numbers below one hundred in reverse order",
+    ]
     rows = assign_splits(pl.DataFrame({"request_id": ["a", "b", "c"], "question": questions}), SPLITS)
     assert rows["cluster"].to_list() == ["q_a", "q_a", "q_c"]
 
@@ -63,9 +80,13 @@ PAIRS = pl.DataFrame(
         "request_id": ["r1", "r2", "r3"],
         "cluster": ["c1", "c2", "c3"],
         "split": ["train", "test", "train"],
-        "question": ["how do tides follow the moon around the earth", "who painted the ceiling of the chapel in Rome", "why is the sky blue at noon and red at dusk"],
+        "question": [
+            "how do tides follow the moon around the earth",
+            "who painted the ceiling of the chapel in Rome",
+            "why is the sky blue at noon and red at dusk",
+        ],
     }
-)  # fmt: skip
+)
 
 
 def test_honest_splits_pass() -> None:
@@ -78,7 +99,9 @@ def test_a_planted_leak_of_a_cluster_is_named() -> None:
 
 
 def test_a_near_duplicate_across_splits_is_caught_though_its_cluster_differs() -> None:
-    near = PAIRS.with_columns(question=pl.Series([PAIRS["question"][0], PAIRS["question"][0].upper() + "?", "other words entirely"]))
+    near = PAIRS.with_columns(
+        question=pl.Series([PAIRS["question"][0], PAIRS["question"][0].upper() + "?", "other words entirely"])
+    )
     with pytest.raises(LeakError, match="rows 0 .train, request r1. and 1 .test, request r2. are 100% alike"):
         leak_check(near)
 

@@ -42,7 +42,9 @@ def command(name: str | None, as_json: bool, with_diff: bool) -> None:
     if as_json:
         click.echo(json.dumps({"datasets": rows, "refused": done.refused}, ensure_ascii=False))
     for row in rows if not as_json else ():
-        click.echo(printable(f"{row['dataset']} {row['version']}: {row['rows']:,} rows of {row['format']} in {row['path']}"))
+        click.echo(
+            printable(f"{row['dataset']} {row['version']}: {row['rows']:,} rows of {row['format']} in {row['path']}")
+        )
     for refused, reason in done.refused.items():
         click.echo(printable(f"{refused} was not written. {reason}"), err=True)
     if done.refused:

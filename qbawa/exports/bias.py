@@ -32,16 +32,22 @@ def measure(pairs: pl.DataFrame) -> Bias:
     for side in ("best", "worse"):
         key, table = distinct(pairs[f"{side}_answer"])
         text = pl.col("text")
-        measured = table.select("key", text.str.len_chars().alias(side), text.str.count_matches(_MARKUP).alias(f"{side}_markup"))
+        measured = table.select(
+            "key", text.str.len_chars().alias(side), text.str.count_matches(_MARKUP).alias(f"{side}_markup")
+        )
         sizes.append(key.to_frame().join(measured, on="key", how="left", maintain_order="left").drop("key"))
-    row = pl.concat(sizes, how="horizontal").select(
-        longer=_wins(pl.col("best"), pl.col("worse")),
-        richer=_wins(pl.col("best_markup"), pl.col("worse_markup")),
-        best=pl.col("best").mean(),
-        worse=pl.col("worse").mean(),
-        top_best=pl.col("best_strategy").unique_counts().max() / pl.len(),
-        top_worse=pl.col("worse_strategy").unique_counts().max() / pl.len(),
-    ).row(0)
+    row = (
+        pl.concat(sizes, how="horizontal")
+        .select(
+            longer=_wins(pl.col("best"), pl.col("worse")),
+            richer=_wins(pl.col("best_markup"), pl.col("worse_markup")),
+            best=pl.col("best").mean(),
+            worse=pl.col("worse").mean(),
+            top_best=pl.col("best_strategy").unique_counts().max() / pl.len(),
+            top_worse=pl.col("worse_strategy").unique_counts().max() / pl.len(),
+        )
+        .row(0)
+    )
     return Bias(*(float("nan") if value is None else float(value) for value in row))
 
 

@@ -17,7 +17,13 @@ from qbawa.exports.plots import write_plots
 from qbawa.text import shorten
 
 Json = Any
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +107,8 @@ def _contents(config: DatasetConfig, pairs: pl.DataFrame, counts: Mapping[str, i
 
 
 def _sure(pairs: pl.DataFrame) -> str:
-    p = pairs["p_best"]
-    direct = (pairs["basis"] == "direct").mean()
+    p = pairs["p_best"].to_numpy()
+    direct = float((pairs["basis"] == "direct").to_numpy().mean())
     return (
         "## How sure\n\n"
         f"p_best is the probability that best really is better: mean {p.mean():.3f}, lowest {p.min():.3f}, so about "
@@ -113,38 +119,43 @@ def _sure(pairs: pl.DataFrame) -> str:
 
 
 def _judges(pairs: pl.DataFrame, facts: Facts) -> str:
-    named = pairs["judges"].explode().drop_nulls().value_counts(sort=True).sort("count", "judges", descending=[True, False])
+    named = pairs["judges"].explode(empty_as_null=True).drop_nulls().value_counts()
     known = {}
     if facts.reliability is not None:
         known = {row["judge"]: row for row in facts.reliability.sort("step", "judge").iter_rows(named=True)}
     lines = [
-        f"| {_cell(judge)} | {count:,} | {_share(known.get(judge), 'agreement_human')} | {_share(known.get(judge), 'accuracy')} | "
-        f"{_share(known.get(judge), 'position_bias', '+.3f')} | {_share(known.get(judge), 'length_bias', '+.3f')} |"
-        for judge, count in named.rows()
+        f"| {_cell(judge)} | {count:,} | "
+        + " | ".join(_share(known.get(judge), column, form) for column, form in _RELIABILITY)
+        + " |"
+        for judge, count in named.sort("count", "judges", descending=[True, False]).rows()
     ]
-    dissent = pairs["dissent"].drop_nulls().mean()
-    note = f"\n\nMean dissent among the verdicts of directly judged pairs: {dissent:.1%}." if dissent is not None else ""
+    shares = pairs["dissent"].drop_nulls().to_numpy()
+    note = f"\n\nMean dissent among the verdicts of judged pairs: {shares.mean():.1%}." if len(shares) else ""
     return (
-        "## Judges\n\n| judge | pairs | agreement with people | accuracy | position bias | length bias |\n|---|---|---|---|---|---|\n"
-        + "\n".join(lines or ["| none | | | | | |"])
-        + note
+        "## Judges\n\n| judge | pairs | agreement with people | accuracy | position bias | length bias |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(lines or ["| none | | | | | |"]) + note
     )
+
+
+_RELIABILITY = (("agreement_human", ".1%"), ("accuracy", ".1%"), ("position_bias", "+.3f"), ("length_bias", "+.3f"))
 
 
 def _cost(pairs: pl.DataFrame, facts: Facts) -> str:
     if facts.cost_usd is None:
         return "## Cost\n\nNot known."
-    return f"## Cost\n\nAnswers and verdicts of these steps cost ${facts.cost_usd:,.4f}: ${facts.cost_usd / pairs.height:.6f} a pair."
+    each = facts.cost_usd / pairs.height
+    return f"## Cost\n\nThe answers and verdicts behind it cost ${facts.cost_usd:,.4f}: ${each:.6f} a pair."
 
 
 def _biases(bias: Bias) -> str:
     return (
         "## Biases measured\n\n"
-        f"- The longer answer is best in {bias.longer_best:.1%} of the pairs whose lengths differ (50 % is none); "
-        f"picking the longer one would be right that often.\n"
+        f"- The longer answer is best in {bias.longer_best:.1%} of the pairs whose lengths differ (50 % is none).\n"
         f"- Best answers have {bias.best_chars:,.0f} characters on average, worse ones {bias.worse_chars:,.0f}.\n"
-        f"- The answer with more markup (lists, headings, bold, code) is best in {bias.markup_best:.1%} of the pairs where it differs.\n"
-        f"- The most frequent best strategy stands in {bias.top_best:.1%} of the pairs, the most frequent worse one in {bias.top_worse:.1%}.\n\n"
+        f"- The answer with more markup (lists, headings, bold, code) is best in {bias.markup_best:.1%} of the pairs "
+        "where it differs.\n"
+        f"- The most frequent best strategy stands in {bias.top_best:.1%} of the pairs, the most frequent worse one in "
+        f"{bias.top_worse:.1%}.\n\n"
         "![length](plots/length.png)"
     )
 
@@ -152,24 +163,30 @@ def _biases(bias: Bias) -> str:
 def _left_out(removed: Mapping[str, int]) -> str:
     if not removed:
         return "## Left out\n\nNothing."
-    return "## Left out\n\n| reason | pairs |\n|---|---|\n" + "\n".join(f"| {_cell(r)} | {n:,} |" for r, n in removed.items())
+    lines = "\n".join(f"| {_cell(reason)} | {count:,} |" for reason, count in removed.items())
+    return f"## Left out\n\n| reason | pairs |\n|---|---|\n{lines}"
 
 
 def _rights(config: DatasetConfig, pairs: pl.DataFrame) -> str:
     consent = "every request carries the consent and licence of who made it" if config.consent else "not asked for"
-    redacted = ", ".join(config.redact) or "nothing"
     return (
-        f"## Rights\n\n- Licence: {_line(config.license or '') or 'not stated'}\n- Consent: {consent}\n- Redacted: {redacted}; "
-        "pairs that hold a secret (API key, token, password) are never published with it."
+        f"## Rights\n\n- Licence: {_line(config.license or '') or 'not stated'}\n- Consent: {consent}\n"
+        f"- Redacted: {', '.join(config.redact) or 'nothing'}; pairs that hold a secret (API key, token, password) are "
+        "never published with it."
     )
 
 
 def _sources(facts: Facts) -> str:
     if not facts.sources:
         return "## Sources\n\nNot known."
-    return "## Sources\n\n| source | requests |\n|---|---|\n" + "\n".join(
-        f"| {_cell(source)} | {n:,} |" for source, n in sorted(facts.sources.items())
-    )
+    largest = sorted(facts.sources.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"| {_cell(source)} | {count:,} |" for source, count in largest[:_MOST_SOURCES]]
+    if len(largest) > _MOST_SOURCES:
+        lines.append(f"| {len(largest) - _MOST_SOURCES} more | {sum(n for _, n in largest[_MOST_SOURCES:]):,} |")
+    return "## Sources\n\n| source | requests |\n|---|---|\n" + "\n".join(lines)
+
+
+_MOST_SOURCES = 20
 
 
 def _listed(values: pl.Series) -> str:

@@ -30,12 +30,12 @@ def compile_schema(schema: dict[str, Json], where: str = "row") -> Check:
         return _object(schema, where)
     if kind is list:
         return _array(schema, where)
-    shortest, allowed = schema.get("minLength", 0), schema.get("enum")
+    shortest, allowed = int(schema.get("minLength", 0)), schema.get("enum")
 
     def scalar(value: Json) -> str | None:
         if type(value) is not kind:
             return f"{where} must be a {schema['type']}, received {value!r:.60}"
-        if kind is str and len(value) < shortest:
+        if isinstance(value, str) and len(value) < shortest:
             return f"{where} must have at least {shortest} character(s)"
         if allowed is not None and value not in allowed:
             return f"{where} must be one of {allowed}, received {value!r:.60}"

@@ -115,7 +115,7 @@ def as_object(answer: str) -> dict[str, Json]:
             value = orjson.loads(answer)
         except orjson.JSONDecodeError:
             value = None
-        if isinstance(value, dict) and set(value) != {"answer"} and orjson.dumps(value).decode() == answer:
+        if isinstance(value, dict) and value and set(value) != {"answer"} and orjson.dumps(value).decode() == answer:
             return value
     return {"answer": answer}
 

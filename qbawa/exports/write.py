@@ -26,8 +26,8 @@ def write_split(
 ) -> int:
     """Write the rows of the split that `stem` is named after, as `stem`.jsonl and `stem`.parquet; returns their number.
 
-    `rows` are those of `to_rows`, of all splits; `inputs` the step's inputs by request, for formats that name them. Every row is checked
-    against the format's schema; InputError names the first that fails.
+    `rows` are those of `to_rows`, of all splits; `inputs` the step's inputs by request, for formats that name them.
+    Every row is checked against the format's schema; InputError names the first that fails.
     """
     spec = FORMATS[format_name]
     check, names = compile_schema(spec.schema), _names(rows, inputs)
@@ -73,9 +73,7 @@ def to_rows(pairs: pl.DataFrame, format_name: str) -> tuple[pl.DataFrame, int]:
     holds = FORMATS[format_name].holds
     keep = ["split", "pair_id", "request_id", "step", "question"]
     if holds == "pairs":
-        return pairs.select(
-            *keep, best="best_answer", worse="worse_answer", label=pl.lit(True)
-        ), 0
+        return pairs.select(*keep, best="best_answer", worse="worse_answer", label=pl.lit(True)), 0
     by = ["step", "request_id", "question", "best"]
     sides = pl.concat(
         [

@@ -79,7 +79,9 @@ def build_pairs(
     config = config if config is not None else PairsConfig.model_validate({})
     removed: Counter[str] = Counter()
     effect: dict[str, float] = {}
-    placed = assign_splits(questions, config.splits, config.seed, previous)
+    placed = assign_splits(
+        questions, {str(name): share for name, share in config.splits.items()}, config.seed, previous
+    )
     frames = []
     for step in cells["step"].unique().sort():
         only = pl.col("step") == step
@@ -156,8 +158,10 @@ class _Step:
         )
 
     def _evidence(self) -> Evidence:
-        columns = (self.matches[name].to_numpy() for name in ("request", "low", "high", "p_low", "weight"))
-        return Evidence(*columns, calibrated=self.calibrated)
+        request, low, high, p_low, weight = (
+            self.matches[name].to_numpy() for name in ("request", "low", "high", "p_low", "weight")
+        )
+        return Evidence(request, low, high, p_low, weight, self.calibrated)
 
     def _worth_keeping(self, possible: Candidates, removed: Counter[str]) -> pl.DataFrame:
         """The pairs of a batch that pass every filter and the policy: request, best, worse (rows of `cells`), p_best, …"""

@@ -50,7 +50,11 @@ def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calib
             for_b=(pl.col("verdict") == "b").sum(),
         )
     )
-    rows = matches.filter(pl.col("origin").fill_null("tournament") != "identical") if "origin" in matches.columns else matches
+    rows = (
+        matches.filter(pl.col("origin").fill_null("tournament") != "identical")
+        if "origin" in matches.columns
+        else matches
+    )
     rows = rows.join(judged, on="match_id", how="left", maintain_order="left").with_columns(
         tainted=pl.col("match_id").is_in(tainted.to_list())
     )
@@ -71,9 +75,7 @@ def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calib
             weight=pl.lit(1.0) if calibration else count.clip(lower_bound=1).cast(pl.Float64).pow(TOGETHER),
             dissent=pl.coalesce(against / pl.col("scored"), pl.col("dissent") if "dissent" in rows.columns else None),
             judges=pl.col("judges").fill_null([]),
-        ).select(
-            "match_id", "request_id", "strategy_a", "strategy_b", "p_a", "weight", "dissent", "judges"
-        ),
+        ).select("match_id", "request_id", "strategy_a", "strategy_b", "p_a", "weight", "dissent", "judges"),
         calibration is not None,
         unscored,
         spoiled,

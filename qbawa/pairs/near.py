@@ -20,7 +20,11 @@ def near_duplicates(texts: pl.Series, threshold: float = NEAR) -> list[tuple[int
     each of them. Prefix filtering (Chaudhuri, Ganti & Kaushik 2006, ICDE): two texts can only reach the threshold if they
     share one of their rarest triples, so few are compared and none that qualifies is missed.
     """
-    rows = pl.DataFrame({"text": texts}).with_row_index("place").with_columns(text=normalised(pl.col("text").fill_null("")))
+    rows = (
+        pl.DataFrame({"text": texts})
+        .with_row_index("place")
+        .with_columns(text=normalised(pl.col("text").fill_null("")))
+    )
     first = rows.group_by("text").agg(first=pl.col("place").min())
     rows = rows.join(first, on="text", how="left", maintain_order="left")
     equal = [(a, b, 1.0) for a, b in rows.filter(pl.col("place") != pl.col("first")).select("first", "place").rows()]

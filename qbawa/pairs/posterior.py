@@ -117,9 +117,9 @@ def fit_posterior(evidence: Evidence, strategies: int, requests: int) -> Posteri
     played = [rows.members(r) for r in range(requests)]
     batches = [(r, m) for r, m in _batches(played)]
     locals_ = [_Local(rows, r, m, strategies) for r, m in batches]
-    mu = np.zeros(strategies)
-    covariance = np.eye(strategies) * TYPICAL_FIELD**2
-    gap = np.zeros(len(evidence.a))
+    mu: Floats = np.zeros(strategies)
+    covariance: Floats = np.eye(strategies) * TYPICAL_FIELD**2
+    gap: Floats = np.zeros(len(evidence.a))
     width, effect = TYPICAL_FIELD, TYPICAL_EFFECT
     for number in range(MOST_PASSES):
         precision = np.eye(strategies) / width**2
@@ -253,9 +253,7 @@ class _Local:
         precision += np.bincount(rows * size + columns, about, size * size).reshape(size, size)
         shift += np.bincount(self.members[real], np.einsum("kij,kj->ki", gain, site.shift)[real], size)
 
-    def update(
-        self, new: Floats, gap: Floats, evidence: Evidence, effect: float, mu: Floats, variance: float
-    ) -> None:
+    def update(self, new: Floats, gap: Floats, evidence: Evidence, effect: float, mu: Floats, variance: float) -> None:
         """Write the mean gap of these requests' matches, given mu, into `new`."""
         site = self.sites(gap, evidence, variance)
         width = self.members.shape[1]
@@ -280,5 +278,3 @@ def _batches(members: list[Ints]) -> Iterator[tuple[Ints, Ints]]:
         for k, r in enumerate(taken):
             padded[k, : sizes[r]] = members[r]
         yield taken.astype(np.int64), padded
-
-

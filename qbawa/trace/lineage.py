@@ -77,7 +77,9 @@ class _Finder:
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
 
-    def rows(self, table: str, column: str, values: Iterable[str | None], columns: list[str] | None = None) -> pl.DataFrame:
+    def rows(
+        self, table: str, column: str, values: Iterable[str | None], columns: list[str] | None = None
+    ) -> pl.DataFrame:
         wanted = sorted({value for value in values if value is not None})
         return self.lake.read(table, columns, keep=pl.col(column).is_in(wanted))
 
@@ -92,7 +94,10 @@ class _Finder:
         verdicts = self.rows("verdicts", "match_id", matches["match_id"])
         needed = [*cells["cell_id"], *pairs["best_cell"], *pairs["worse_cell"], *matches["cell_a"], *matches["cell_b"]]
         cells = self.rows("replay_matrix", "cell_id", needed)
-        keys = [*(cells["call_keys"].explode(empty_as_null=True).to_list() if cells.height else []), *verdicts["call_key"]]
+        keys = [
+            *(cells["call_keys"].explode(empty_as_null=True).to_list() if cells.height else []),
+            *verdicts["call_key"],
+        ]
         recordings = self.rows("recordings", "request_id", {*cells["request_id"], *pairs["request_id"]})
         of_step = pl.concat([frame.select("request_id", "step") for frame in (cells, pairs)]).unique()
         return {
@@ -154,9 +159,7 @@ class _Finder:
 
     def of_request(self, id: str) -> dict[str, pl.DataFrame]:
         cells = self.lake.read("replay_matrix", blocks=[id])
-        found = self.behind(
-            self.rows("qbawa", "request_id", [id]), self.lake.read("matches", blocks=[id]), cells
-        )
+        found = self.behind(self.rows("qbawa", "request_id", [id]), self.lake.read("matches", blocks=[id]), cells)
         return found | {
             "recordings": self.rows("recordings", "request_id", [id]),
             "datasets": self.datasets("request_ids", [id]),
