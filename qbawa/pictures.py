@@ -4,14 +4,16 @@ Names come from users and models, so they are shown as plain text: never as TeX,
 """
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 
 from qbawa.text import shorten
+
+# matplotlib takes a CPU second to import, and every Dagster process imports this module: only who draws pays for it.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK = "#1f2933"
 ACCENT = "#2563eb"
@@ -59,6 +61,8 @@ def cost_against_strength(ratings: pl.DataFrame, title: str) -> bytes:
 
 def matrix_map(cells: pl.DataFrame, title: str) -> bytes:
     """State of every cell: green answered, red failed, grey missing. Columns: request_id, name, state."""
+    from matplotlib.colors import ListedColormap
+
     states = {"missing": 0, "ok": 1, "failed": 2}
     requests = cells["request_id"].unique().sort().to_list()
     names = cells["name"].unique().sort().to_list()
@@ -104,6 +108,9 @@ def bracket(matches: pl.DataFrame, names: dict[str, str], title: str) -> bytes:
 
 
 def _canvas(width: float, height: float):  # type: ignore[no-untyped-def]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, max(height, 2.0)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -111,7 +118,7 @@ def _canvas(width: float, height: float):  # type: ignore[no-untyped-def]
     return figure, axes
 
 
-def _png(figure: Figure, axes, title: str, shown: int, total: int) -> bytes:  # type: ignore[no-untyped-def]
+def _png(figure: "Figure", axes, title: str, shown: int, total: int) -> bytes:  # type: ignore[no-untyped-def]
     rest = f" (best {shown} of {total})" if shown < total else ""
     axes.set_title(_label(title, 90) + rest, loc="left", fontsize=10)
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from qbawa.calibration import scored_verdicts
 from qbawa.errors import InputError
@@ -67,7 +67,7 @@ def judge_reliability(
         *[column for column in ("winner", "length_a", "length_b") if column in matches.columns],
     ).unique("match_id")
     extra = [column for column in context.columns if column in verdicts.columns and column != "match_id"]
-    joined = verdicts.drop(extra).join(context, on="match_id")
+    joined = verdicts.drop(extra).join(context, on="match_id", maintain_order="left")
     rows = []
     for (step,), of_step in joined.group_by("step", maintain_order=True):
         scored = scored_verdicts(of_step)
@@ -151,7 +151,8 @@ def _agreement(
         (pl.col("judge_kind") == "human") & (pl.col("score") != 0) & ~((pl.col("judge") == judge) & (kind == "human"))
     ).select("match_id", person=pl.col("score").sign())
     agree = (pl.col("person") == pl.col("score").sign()).mean()
-    each = own.join(people, on="match_id").group_by("match_id").agg(pl.col("request_id").first(), agree=agree)
+    met = own.join(people, on="match_id", maintain_order="left")
+    each = met.group_by("match_id", maintain_order=True).agg(pl.col("request_id").first(), agree=agree)
     return _wilson(each, confidence)
 
 
@@ -165,7 +166,7 @@ def _wilson(each: pl.DataFrame, confidence: float) -> tuple[float | None, float 
     if n == 0:
         return None, None, None
     share = float(each["agree"].mean())  # type: ignore[arg-type]
-    sums = each.group_by("request_id").agg(off=(pl.col("agree") - share).sum())["off"].to_numpy()
+    sums = each.group_by("request_id", maintain_order=True).agg(off=(pl.col("agree") - share).sum())["off"].to_numpy()
     requests = len(sums)
     if requests < 2:
         return share, 0.0, 1.0
@@ -173,7 +174,7 @@ def _wilson(each: pl.DataFrame, confidence: float) -> tuple[float | None, float 
     measured = float(np.sum(sums**2)) / n**2 * requests / (requests - 1)
     # Where all agree the design effect cannot be measured: then a request counts once.
     effective = n / max(measured / binomial, 1.0) if binomial > 0 else float(requests)
-    z2 = float(student.isf((1 - confidence) / 2, requests - 1)) ** 2
+    z2 = float(stdtrit(requests - 1, (1 - confidence) / 2)) ** 2
     centre = (share + z2 / (2 * effective)) / (1 + z2 / effective)
     half = math.sqrt(z2) / (1 + z2 / effective) * math.sqrt(share * (1 - share) / effective + z2 / (4 * effective**2))
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
@@ -183,7 +184,9 @@ def _human_human(opinions: pl.DataFrame) -> float | None:
     """The same chance for two different people: mean over matches that at least two people decided."""
     people = opinions.filter((pl.col("judge_kind") == "human") & (pl.col("score") != 0))
     a, n = (pl.col("score") > 0).sum(), pl.len()
-    pairs = people.group_by("match_id").agg(agree=(a * (a - 1) + (n - a) * (n - a - 1)) / (n * (n - 1)), n=n)
+    pairs = people.group_by("match_id", maintain_order=True).agg(
+        agree=(a * (a - 1) + (n - a) * (n - a - 1)) / (n * (n - 1)), n=n
+    )
     return _mean(pairs.filter(pl.col("n") > 1)["agree"])
 
 
@@ -249,8 +252,9 @@ def _self_preference(
     towards = pl.when(is_own["a"] & ~is_own["b"]).then(1).when(is_own["b"] & ~is_own["a"]).then(-1)
     family = opinions.with_columns(share=(pl.col("score") * towards + 1) / 2).drop_nulls("share")
     mine = family.filter(pl.col("judge") == judge).select("match_id", "share")
-    others = family.filter(pl.col("judge") != judge).group_by("match_id").agg(others=pl.col("share").mean())
-    both = mine.join(others, on="match_id")
+    rest = family.filter(pl.col("judge") != judge)
+    others = rest.group_by("match_id", maintain_order=True).agg(others=pl.col("share").mean())
+    both = mine.join(others, on="match_id", maintain_order="left")
     return _mean(both["share"] - both["others"])
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from qbawa.ratings.design import Design, Floats
 from qbawa.ratings.newton import Maximum
@@ -61,4 +61,4 @@ def clustered(design: Design, fit: Maximum, outcome: Floats) -> Uncertainty:
 def critical(freedom: Floats, confidence: float, comparisons: int = 1) -> Floats:
     """Two-sided Student quantile for each degree of freedom; several comparisons share the error (Bonferroni)."""
     values, inverse = np.unique(np.round(freedom, 2), return_inverse=True)
-    return np.asarray(student.isf((1 - confidence) / 2 / max(comparisons, 1), values))[inverse]
+    return -stdtrit(values, (1 - confidence) / 2 / max(comparisons, 1))[inverse]
