@@ -146,10 +146,10 @@ def _isotonic(values: np.ndarray) -> np.ndarray:
 
 def settings(quick: bool) -> list[Setting]:
     """All runs, the most telling first."""
-    stops, many, some, few = (16, 16, 8, 4) if quick else (240, 160, 80, 40)
+    stops, many, some, few = (16, 16, 8, 4) if quick else (300, 160, 80, 40)
     plan = [
         Setting("auto", "best", 32, "close", 30_000, stops, 0.95),
-        Setting("auto", "best", 32, "wide", 30_000, stops, 0.95),
+        Setting("auto", "best", 32, "wide", 30_000, stops * 3 // 4, 0.95),
         Setting("auto", "best", 32, "wide", 3_000, many),
         Setting("auto", "best", 32, "close", 25_000, some),
         Setting("auto", "order", 32, "wide", 6_000, some),
@@ -171,7 +171,7 @@ def settings(quick: bool) -> list[Setting]:
                 Setting(name, "best", 32, "close", 99_200, few),
                 Setting(name, "best", 8, "wide", 2_000, few),
                 Setting(name, "best", 8, "close", 5_600, few),
-                Setting(name, "best", 128, "wide", 20_000, few // 2),
+                Setting(name, "best", 128, "wide", 12_000, few // 2),
             ]
     return plan
 
