@@ -23,7 +23,8 @@ from qbawa.imports import import_verdicts
 from qbawa.ingest import IngestReport, ingest_batch, load_batch, pending_batches
 from qbawa.ingest.blocks import TABLES as SOURCES
 from qbawa.judges import check_rubric
-from qbawa.lake.delta import frame, now
+from qbawa.lake.delta import Lake, frame, now
+from qbawa.lake.tables import TABLES
 from qbawa.pairs import PairsReport, build_pairs
 from qbawa.project import Project
 from qbawa.ratings import Effect, RatingFit, fit_ratings
@@ -235,7 +236,7 @@ def judge_judges(project: Project) -> pl.DataFrame:
     lake, config = project.lake, project.config
     models = dict(lake.read("strategies", ["strategy_id", "model"]).drop_nulls().iter_rows())
     rows = judge_reliability(
-        lake.read("verdicts"),
+        _in_order(lake, "verdicts"),
         rated_matches(project),
         strategy_families={strategy: config.family(model) for strategy, model in models.items()},
         judge_families={name: config.family(judge.model) for name, judge in config.judges.items()},
@@ -257,9 +258,9 @@ def build_qbawa(project: Project) -> PairsReport:
     """Build every step's pairs anew; splits that were given stay."""
     lake = project.lake
     matches, verdicts, cells = (
-        lake.read("matches"),
-        lake.read("verdicts"),
-        lake.read("replay_matrix", where="status = 'ok'"),
+        _in_order(lake, "matches"),
+        _in_order(lake, "verdicts"),
+        _in_order(lake, "replay_matrix", where="status = 'ok'"),
     )
     asked = questions(project, cells.select("step", "request_id").unique())
     splits = lake.read("qbawa", ["request_id", "split"])
@@ -286,8 +287,11 @@ def build_qbawa(project: Project) -> PairsReport:
         frames.append(report.pairs.select(frames[0].columns))
         removed.update(report.removed)
         effects |= report.effect
-    pairs = pl.concat(frames)
-    lake.replace("qbawa", sorted({*pairs["block_id"], *lake.blocks("qbawa")}), pairs)
+    pairs, known = pl.concat(frames), lake.read("qbawa")
+    # The same pairs built again are the pairs that were built before, and no new version of the table.
+    if pairs.drop("built_at").sort("pair_id").equals(known.drop("built_at").sort("pair_id")):
+        pairs = known
+    lake.replace("qbawa", sorted({*pairs["block_id"], *known["block_id"]}), pairs)
     project.publish()
     return PairsReport(pairs, dict(removed), effects)
 
@@ -401,11 +405,16 @@ def rated_matches(project: Project) -> pl.DataFrame:
     lengths = lake.read("replay_matrix", ["cell_id", "answer"], where="sample = 0").select(
         "cell_id", length=pl.col("answer").str.len_chars().cast(pl.Int64)
     )
-    matches = lake.read("matches").join(order, on="match_id", how="left")
+    matches = _in_order(lake, "matches").join(order, on="match_id", how="left", maintain_order="left")
     for side in ("a", "b"):
         renamed = lengths.rename({"cell_id": f"cell_{side}", "length": f"length_{side}"})
-        matches = matches.join(renamed, on=f"cell_{side}", how="left")
+        matches = matches.join(renamed, on=f"cell_{side}", how="left", maintain_order="left")
     return matches
+
+
+def _in_order(lake: Lake, table: str, where: str | None = None) -> pl.DataFrame:
+    """The table's rows by key. Sums of floats depend on their order, which in the lake is that of writing."""
+    return lake.read(table, where=where).sort(TABLES[table].key)
 
 
 def _fit_steps(project: Project) -> dict[str, RatingFit]:

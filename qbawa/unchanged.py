@@ -14,26 +14,30 @@ from qbawa.project import Project
 
 
 class Unchanged:
-    """Remembers what each stage last saw and left behind."""
+    """Remembers what each stage last saw and left behind. Make one before the stage begins.
+
+    What others write while it runs counts as not seen, so the next run does it once more rather than never.
+    """
 
     def __init__(self, project: Project) -> None:
         self._project = project
+        self._seen = project.lake.versions()
         self._path: Path = project.home.root / "stages.json"
 
     def since(self, stage: str, reads: Sequence[str], writes: str) -> bool:
         """True where `stage` ran last on exactly what is there now, and its table is as it left it."""
-        return self._notes().get(stage) == self._state(reads, writes)
+        return self._notes().get(stage) == self._state(reads, writes, self._seen[writes])
 
     def note(self, stage: str, reads: Sequence[str], writes: str) -> None:
         """Remember that `stage` has just run."""
-        notes = self._notes() | {stage: self._state(reads, writes)}
+        left = self._project.lake.versions()[writes]
+        notes = self._notes() | {stage: self._state(reads, writes, left)}
         draft = self._path.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(notes, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(draft, self._path)
 
-    def _state(self, reads: Sequence[str], writes: str) -> str:
-        versions = self._project.lake.versions()
-        seen: list[object] = [{name: versions[name] for name in sorted({*reads, writes})}, __version__]
+    def _state(self, reads: Sequence[str], writes: str, left: int) -> str:
+        seen: list[object] = [{name: self._seen[name] for name in sorted(reads)}, writes, left, __version__]
         seen.append(self._project.config.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
