@@ -212,7 +212,7 @@ def test_the_same_inputs_give_the_same_bytes_in_the_same_place(tmp_path: Path) -
     first, second = export(PAIRS, tmp_path / "a"), export(shuffled, tmp_path / "b")
     assert first.version == second.version and first.sha256 == second.sha256
     files = sorted(p.relative_to(first.path) for p in first.path.rglob("*") if p.is_file())
-    assert {"train.jsonl", "train.parquet", "README.md", "manifest.json", "plots/p_best.png"} <= {
+    assert {"train.jsonl", "train.parquet", "README.md", "manifest.json", "plots/pairs.png"} <= {
         p.as_posix() for p in files
     }
     for name in files:
@@ -369,7 +369,7 @@ def test_the_card_has_front_matter_and_says_what_is_in_it(tmp_path: Path) -> Non
     assert [f["split"] for f in front["configs"][0]["data_files"]] == ["train", "test"]
     assert all((report.path / f["path"]).exists() for f in front["configs"][0]["data_files"])
     assert "| judy | 6 |" in text and "longer answer is best in 100.0%" in text
-    assert (report.path / "plots/length.png").read_bytes().startswith(b"\x89PNG")
+    assert (report.path / "plots/pairs.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_text_from_users_cannot_become_markup_in_the_card(tmp_path: Path) -> None:

@@ -123,3 +123,30 @@ def test_json_holds_every_row(filled: tuple[Home, Lake]) -> None:
     again = json.loads(json.dumps(lineage.as_json(), default=str))
     assert {name: len(again[name]) for name in TABLES} == {name: lineage.tables[name].height for name in TABLES}
     assert again["kind"] == "request"
+
+
+def test_the_commands_work_on_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from qbawa.cli.export import command as export
+    from qbawa.cli.forget import command as forget
+    from qbawa.cli.trace import command as show
+
+    home, lake = make(tmp_path, exported=False)
+    home.config.write_text("datasets: {d: {p_best: 0.5}, none: {p_best: 1.0}}\n", encoding="utf-8")
+    monkeypatch.setenv("QBAWA_HOME", str(home.root))
+    run = CliRunner().invoke
+    done = run(export, ["d", "--json"])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.output)["datasets"]
+    assert row["rows"] == 24 and Path(row["path"]).is_dir()
+    assert run(export, ["none"]).exit_code == 1
+    assert "1 version(s)" in run(export, ["d", "--diff"]).output
+    pair = lake.read("qbawa")["pair_id"][0]
+    assert json.loads(run(show, [pair, "--json"]).output)["kind"] == "pair"
+    assert row["version"] in run(show, ["r_4"]).output
+    gone = run(forget, ["r_4", "--json"])
+    assert gone.exit_code == 0, gone.output
+    assert json.loads(gone.output)["datasets"] == [row["path"]]
+    assert lake.read("qbawa")["request_id"].unique().sort().to_list() == [f"r_{k}" for k in (0, 1, 2, 3, 5, 6, 7)]
+    assert isinstance(run(show, ["r_4"]).exception, InputError)

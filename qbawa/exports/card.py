@@ -114,7 +114,7 @@ def _sure(pairs: pl.DataFrame) -> str:
         f"p_best is the probability that best really is better: mean {p.mean():.3f}, lowest {p.min():.3f}, so about "
         f"{(1 - p).mean():.1%} of the pairs are expected to be the wrong way round. {direct:.1%} were judged directly, "
         "the others are inferred from matches of the same answers and the strategies' ratings.\n\n"
-        "![p_best](plots/p_best.png)"
+        "![how sure the pairs are, and how often the longer answer is best](plots/pairs.png)"
     )
 
 
@@ -155,8 +155,7 @@ def _biases(bias: Bias) -> str:
         f"- The answer with more markup (lists, headings, bold, code) is best in {bias.markup_best:.1%} of the pairs "
         "where it differs.\n"
         f"- The most frequent best strategy stands in {bias.top_best:.1%} of the pairs, the most frequent worse one in "
-        f"{bias.top_worse:.1%}.\n\n"
-        "![length](plots/length.png)"
+        f"{bias.top_worse:.1%}."
     )
 
 

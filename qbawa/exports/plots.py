@@ -1,4 +1,4 @@
-"""The card's pictures. The same pairs give the same bytes."""
+"""The card's picture. The same pairs give the same bytes."""
 
 from __future__ import annotations
 
@@ -7,53 +7,37 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+NAME = "pairs.png"
+
 
 def write_plots(folder: Path, pairs: pl.DataFrame) -> None:
-    """p_best.png: how sure the pairs are. length.png: how often the longer answer is best, by size of the gap."""
+    """pairs.png: how sure the pairs are; how often the longer answer is best, by the size of the gap."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(10, 3.2))
+    FigureCanvasAgg(figure)
+    sure, longer = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.17, top=0.9, wspace=0.22)
 
-    def save(figure: Figure, name: str) -> None:
-        FigureCanvasAgg(figure)
-        # Without the library's name and version, which would change the bytes.
-        figure.savefig(folder / name, dpi=110, metadata={"Software": None})
+    sides = [(basis, pairs["p_best"].filter(pairs["basis"] == basis).to_numpy()) for basis in ("direct", "inferred")]
+    heights = [np.histogram(p, bins=25, range=(0.5, 1))[0] for _, p in sides]
+    middles = 0.51 + 0.02 * np.arange(25)
+    sure.bar(middles, heights[0], width=0.02, color="#2b6cb0", label="direct")
+    sure.bar(middles, heights[1], width=0.02, bottom=heights[0], color="#a0bfe0", label="inferred")
+    sure.set(xlabel="p_best", ylabel="pairs", title="How sure the pairs are")
+    sure.legend(loc="upper left")
 
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    bins = np.linspace(0.5, 1, 26)
-    sides = [(b, pairs["p_best"].filter(pairs["basis"] == b).to_numpy()) for b in ("direct", "inferred")]
-    axes.hist(
-        [p for _, p in sides],
-        bins=bins.tolist(),
-        stacked=True,
-        label=[b for b, _ in sides],
-        color=["#2b6cb0", "#a0bfe0"],
-    )
-    axes.set(xlabel="p_best", ylabel="pairs", title="How sure the pairs are")
-    axes.legend()
-    save(figure, "p_best.png")
-
-    gap = pairs.select(
-        pl.col("best_answer").str.len_chars().cast(pl.Int64) - pl.col("worse_answer").str.len_chars().cast(pl.Int64)
-    ).to_series()
-    gaps = gap.filter(gap != 0).to_numpy()
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    edges = np.array([1, 10, 30, 100, 300, 1000, 3000, np.inf])
-    place = np.digitize(np.abs(gaps), edges) - 1
-    share = [float((gaps[place == k] > 0).mean()) if (place == k).any() else np.nan for k in range(len(edges) - 1)]
-    axes.bar(range(len(share)), share, color="#2b6cb0")
-    axes.axhline(0.5, color="black", linewidth=1)
-    names = [
-        f"{int(a)}–{int(b) - 1}" if np.isfinite(b) else f"{int(a)}+" for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    axes.set_xticks(range(len(share)), names, fontsize=8)
-    axes.set(
-        ylim=(0, 1),
-        xlabel="characters between the two answers",
-        ylabel="longer is best",
-        title="Does longer predict best?",
-    )
-    save(figure, "length.png")
+    best, worse = (pairs[f"{side}_answer"].str.len_chars().cast(pl.Int64) for side in ("best", "worse"))
+    gap = (best - worse).to_numpy()
+    edges = [1, 10, 30, 100, 300, 1000, 3000]
+    place = np.searchsorted(edges, np.abs(gap), side="right") - 1
+    share = [float((gap[place == k] > 0).mean()) if (place == k).any() else 0.0 for k in range(len(edges))]
+    longer.bar(range(len(share)), share, color="#2b6cb0")
+    longer.axhline(0.5, color="black", linewidth=1)
+    ends = [f"–{edge - 1}" for edge in edges[1:]] + ["+"]
+    longer.set_xticks(range(len(share)), [f"{a}{b}" for a, b in zip(edges, ends, strict=True)], fontsize=8)
+    longer.set(ylim=(0, 1), xlabel="characters between the two", title="How often the longer answer is best")
+    # Without the library's name and version, which would change the bytes.
+    figure.savefig(folder / NAME, dpi=100, metadata={"Software": None})
