@@ -71,7 +71,9 @@ def matrix_map(cells: pl.DataFrame, title: str) -> bytes:
     for request, name, state in cells.select("request_id", "name", "state").iter_rows():
         grid[row[request], column[name]] = states[state]
     figure, axes = _canvas(min(2.5 + 0.22 * len(names), 14), min(1.6 + 0.12 * len(requests), 12))
-    axes.imshow(grid, aspect="auto", interpolation="nearest", vmin=0, vmax=2, cmap=ListedColormap([FAINT, GOOD, BAD]))
+    if grid.size:
+        colors = ListedColormap([FAINT, GOOD, BAD])
+        axes.imshow(grid, aspect="auto", interpolation="nearest", vmin=0, vmax=2, cmap=colors)
     if len(names) <= MOST_ROWS:
         axes.set_xticks(range(len(names)), [_label(name) for name in names], rotation=90, fontsize=7)
     if len(requests) <= MOST_ROWS:
