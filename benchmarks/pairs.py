@@ -12,7 +12,7 @@ All pairs below come out of `qbawa.pairs.build_pairs`. Three measurements:
   `share_emitted`: those pairs as a share of all labelled ones. `calibration_error`: mean gap between p_best and the
   share right over ten bins of equal size.
 - Tournaments simulated as in `tournaments.py`: 32 strategies, 100 requests, wide field, `auto` with the goal pairs and a
-  budget of 2,000 verdicts. A pair is usable at p_best ≥ 0.9, and right where the best answer's true log-strength on
+  budget of 3,000 verdicts. A pair is usable at p_best ≥ 0.9, and right where the best answer's true log-strength on
   that very request is the larger one. A pair is *close* where the two strategies are: their true mean win rates over
   the field differ by at most 0.25. (Round robin in both orders then gives 388 usable pairs and 150 close ones per 1,000
   verdicts; MEASUREMENTS has 385 and 131.) `close_pairs_per_1000` counts usable close pairs per 1,000 verdicts,
@@ -79,7 +79,7 @@ def main() -> None:
         print("labelled pairs:", result)
     log_odds = load_log_odds(args.data)
     runs = 4 if args.quick else 30
-    found = simulated(log_odds, range(args.seed, args.seed + runs), "auto", 2_000)
+    found = simulated(log_odds, range(args.seed, args.seed + runs), "auto", 3_000)
     result |= found
     result["by_format"] = {
         name: simulated(log_odds, range(args.seed, args.seed + max(2, runs // 6)), name, budget)
@@ -109,7 +109,9 @@ def labelled(data: Path, seeds: range) -> dict[str, Any]:
     known = pl.read_parquet(data / "pairs.parquet").select(
         "label_kind", "response_a", "response_b", "response_model", match_id="pair_id"
     )
-    labels = labels.join(known, on="match_id").filter(pl.col("label_kind") != "objective").sort("match_id")
+    judged = verdicts.filter(pl.col("verdict") != "unscored").select("match_id").unique()
+    labels = labels.join(known, on="match_id").join(judged, on="match_id", how="semi")
+    labels = labels.filter(pl.col("label_kind") != "objective").sort("match_id")
     runs = []
     for seed in seeds:
         for (source,), some in labels.group_by("source", maintain_order=True):
