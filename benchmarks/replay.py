@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from _mock_provider import FAULTS, MockProvider, content_id, running
@@ -150,7 +150,9 @@ def kills(provider: MockProvider, folder: Path, quick: bool, chance: random.Rand
     journalled: set[str] = set()
     killed = 0
     for _ in range(rounds):
-        process = _start(home, "--portion-s", "0.3")
+        # Into a file: nobody reads while the clock runs, and a full pipe would stop the process.
+        with (folder / "acknowledged").open("w") as told:
+            process = _start(home, "--portion-s", "0.3", output=told)
         if chance.random() < 0.8:
             _wait_until_paying(home, process)
             time.sleep(chance.uniform(0.0, 1.2))
@@ -158,8 +160,9 @@ def kills(provider: MockProvider, folder: Path, quick: bool, chance: random.Rand
             time.sleep(chance.uniform(0.0, 3.0))  # while it starts, lands or looks up
         killed += process.poll() is None
         process.kill()
-        output, _ = process.communicate()
-        acknowledged |= {line[5:] for line in output.splitlines() if line.startswith("cell ")}
+        process.wait()
+        told_lines = (folder / "acknowledged").read_text().splitlines(keepends=True)
+        acknowledged |= {line[5:-1] for line in told_lines if line.startswith("cell ") and line.endswith("\n")}
         keys, contents = _journalled(home)
         journalled |= keys
         # From now on the provider counts it when one of these is asked again.
@@ -335,10 +338,10 @@ def work(home: Path, *flags: str) -> dict[str, Any]:
     return _finish(_start(home, *flags))
 
 
-def _start(home: Path, *flags: str) -> subprocess.Popen[str]:
+def _start(home: Path, *flags: str, output: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, str(Path(__file__).resolve()), "--work", str(home), *flags]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=output, text=True, env=environment)
 
 
 def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
