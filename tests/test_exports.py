@@ -98,7 +98,7 @@ PAIR = st.tuples(TEXT, ANSWER, ANSWER).filter(lambda p: p[1] != p[2] and p[1].st
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     st.lists(
         PAIR, min_size=4, max_size=12, unique_by=(lambda p: p[0].casefold().strip(), lambda p: p[1], lambda p: p[2])

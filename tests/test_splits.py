@@ -109,7 +109,7 @@ def test_a_near_duplicate_across_splits_is_caught_though_its_cluster_differs() -
 WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12).map(" ".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(WORDS, min_size=2, max_size=12), st.sampled_from([0.4, 0.7, 0.9]))
 def test_near_duplicates_are_those_that_comparing_all_with_all_finds(texts: list[str], threshold: float) -> None:
     def triples(text: str) -> set[str]:
