@@ -33,6 +33,7 @@ from qbawa.replay.cells import wanted_cells
 from qbawa.selection import COLUMNS, choose, coverage_picture, replayable_steps
 from qbawa.strategies import expand, recorded_strategy, select
 from qbawa.strategies.store import read_strategies, write_strategies
+from qbawa.text import shorten
 
 # ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,6 +126,18 @@ def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
     columns = ["request_id", "strategy_id", "error"]
     return project.lake.read(
         "replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed")
+    ).sort(columns)
+
+
+def describe_failures(failed: pl.DataFrame) -> str:
+    """What failed, in three sentences: how many by reason, one of them in full, and what to do."""
+    reasons = Counter(error.split(":", 1)[0] for error in failed["error"])
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    first = failed.row(0, named=True)
+    return (
+        f"{failed.height} cell{'s' * (failed.height > 1)} failed: {counted}. "
+        f"Request '{first['request_id']}' with strategy '{first['strategy_id']}': {shorten(first['error'], 300).rstrip('.')}. "
+        "All other answers are kept; once the cause is gone, `qbawa run replay_sweep` takes the failed cells again."
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import polars as pl
-from dagster import AssetKey
+from dagster import AssetKey, Failure, MetadataValue
 
+from qbawa import flywheel
 from qbawa.project import Project
 from qbawa_assets.events import PartitionEvents
 from qbawa_assets.partitions import cell_key, requests, strategies
@@ -49,3 +50,14 @@ def report_unreported_cells(context: Any, project: Project) -> None:
     context.instance.add_dynamic_partitions(str(requests.name), lost["request_id"].unique().sort().to_list())
     context.instance.add_dynamic_partitions(str(strategies.name), lost["strategy_id"].unique().sort().to_list())
     report_cells(context)(lost.with_columns(state=pl.lit("ok")))
+
+
+def fail_for_failed_cells(context: Any, project: Project) -> None:
+    """Raise Failure if cells failed in this run: only a run that ends in failure shows them red."""
+    failed = flywheel.failures_of_run(project, context.run_id)
+    if failed.height:
+        raise Failure(
+            flywheel.describe_failures(failed),
+            metadata={"examples": MetadataValue.json(failed.head(5).to_dicts())},
+            allow_retries=False,
+        )

@@ -22,16 +22,20 @@ class _Stages(logging.Handler):
         elif event.event_type_value == "STEP_START":
             text = str(event.step_key).replace("_", " ")
         elif event.event_type_value == "STEP_FAILURE":
-            text = "failed: " + _innermost(event.event_specific_data.error)
+            text = "failed: " + _reason(event.event_specific_data)
         else:
             return
         print(f"{time.monotonic() - self.began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
-def _innermost(error) -> str:  # type: ignore[no-untyped-def]
+def _reason(failure) -> str:  # type: ignore[no-untyped-def]
+    """What the stage says about its failure, without the class that says it where that is our own."""
+    error = failure.error
+    if failure.user_failure_data is not None and failure.user_failure_data.description:
+        return str(failure.user_failure_data.description)
     while error.cause is not None:
         error = error.cause
-    return str(error.message).strip()
+    return str(error.message).strip().removeprefix(f"qbawa.errors.{error.cls_name}: ")
 
 
 @logger({"log_level": Field(str, is_required=False, default_value="DEBUG")})

@@ -14,7 +14,6 @@ from dagster import (
     AssetMaterialization,
     Config,
     DagsterInstance,
-    Failure,
     In,
     MaterializeResult,
     MetadataValue,
@@ -33,7 +32,7 @@ from qbawa.project import Project
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.run import replay
 from qbawa.unchanged import Unchanged
-from qbawa_assets.cells import report_cells, report_unreported_cells
+from qbawa_assets.cells import fail_for_failed_cells, report_cells, report_unreported_cells
 from qbawa_assets.events import PartitionEvents
 from qbawa_assets.pairs import export, pair, promote
 from qbawa_assets.partitions import recording_batches
@@ -158,17 +157,9 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
 
 
 @op(ins=AFTER)
-def fail_for_failed_cells(context: OpExecutionContext, project: ProjectResource) -> None:
-    """End the run in failure if cells of it failed: only then does Dagster show them red."""
-    failed = flywheel.failures_of_run(project.open(), context.run_id)
-    if failed.height:
-        examples = failed.select("request_id", "strategy_id", "error").head(5).to_dicts()
-        reasons = dict(failed["error"].str.split(":").list.first().value_counts().iter_rows())
-        raise Failure(
-            f"{failed.height} cells failed: {reasons}. All others are done; `replay_sweep` takes the failed ones again.",
-            metadata={"examples": MetadataValue.json(examples)},
-            allow_retries=False,
-        )
+def check_cells(context: OpExecutionContext, project: ProjectResource) -> None:
+    """End the run in failure if cells of it failed, which is what shows them red."""
+    fail_for_failed_cells(context, project.open())
 
 
 @op(ins=AFTER, out=Out(Nothing))
@@ -208,7 +199,7 @@ def take_new_recordings() -> None:
 
 @job(description="Answer exactly the cells of the replay matrix that are missing or failed.")
 def replay_sweep() -> None:
-    fail_for_failed_cells(sweep_matrix(declare_strategies(choose_requests())))
+    check_cells(sweep_matrix(declare_strategies(choose_requests())))
 
 
 @job(description="Take in people's verdicts and decide, rate, pair and promote anew. Asks no model.")
@@ -228,7 +219,7 @@ def flywheel_job() -> None:
             take_human_verdicts(sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings())))))
         )
     )
-    fail_for_failed_cells(promote_champions(export_datasets(build_pairs(judged))))
+    check_cells(promote_champions(export_datasets(build_pairs(judged))))
 
 
 @job(description="Compact and clean the lake.")

@@ -6,7 +6,6 @@ from dagster import (
     AssetExecutionContext,
     BackfillPolicy,
     DagsterInstance,
-    Failure,
     MaterializeResult,
     asset,
 )
@@ -15,7 +14,7 @@ from qbawa import flywheel
 from qbawa.project import Project
 from qbawa.replay.cells import named_cells
 from qbawa.replay.run import replay
-from qbawa_assets.cells import report_cells
+from qbawa_assets.cells import fail_for_failed_cells, report_cells
 from qbawa_assets.partitions import cells, dimensions
 from qbawa_assets.partitions import strategies as strategy_partitions
 from qbawa_assets.recordings import recordings, replay_set
@@ -60,9 +59,6 @@ def replay_matrix(context: AssetExecutionContext, project: ProjectResource) -> I
     report = replay(opened, wanted, run_id=context.run_id, log=context.log.info, on_cells=report_cells(context))
     opened.publish()
     context.add_output_metadata(report.metadata())
-    if report.failed:
-        raise Failure(
-            f"{report.failed} of {wanted.height} cells failed: {dict(report.reasons)}", metadata=report.metadata()
-        )
+    fail_for_failed_cells(context, opened)
     # Each cell has reported itself. A result here would stand for the whole range and turn cells green that do not exist.
     yield from ()

@@ -98,6 +98,10 @@ def test_a_cell_that_fails_in_the_sweep_is_red_alone(world: DagsterHome, server:
     result = world.run("replay_sweep")
     run = world.instance.get_run_by_id(result.run_id)
     assert run is not None and run.status is DagsterRunStatus.FAILURE
+    [failure] = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data.description
+    assert said.startswith("1 cell failed: 1 bad_request. Request 'r4'")
+    assert "refused by the script" in said and "replay_sweep" in said and len(said) < 500
     shown = agree(world)
     assert shown["failed"] == {f"r4|{way(world, 'w2')}"}
     assert len(shown["materialized"]) == CELLS - 1

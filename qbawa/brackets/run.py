@@ -55,13 +55,14 @@ class PlayReport:
 
     def summary(self) -> str:
         """The report in one line."""
-        matches, verdicts = (
-            sum(getattr(step, name) for step in self.steps.values()) for name in ("matches", "verdicts")
+        matches, verdicts, unscored = (
+            sum(getattr(step, name) for step in self.steps.values()) for name in ("matches", "verdicts", "unscored")
         )
+        unread = f" ({unscored:,} of them unscored)" if unscored else ""
         ends = "; ".join(f"{name} ended by {step.reason}" + step.sureness for name, step in self.steps.items())
         return (
-            f"{matches:,} matches, {verdicts:,} verdicts, {self.calls_paid:,} calls made, {self.calls_cached:,} found in "
-            f"the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s. {ends}"
+            f"{matches:,} matches, {verdicts:,} verdicts{unread}, {self.calls_paid:,} calls made, "
+            f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s. {ends}"
         )
 
     def metadata(self) -> dict[str, Any]:
