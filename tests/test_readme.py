@@ -22,7 +22,7 @@ from qbawa.home import Home
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-REQUESTS = 5
+REQUESTS = 4
 MAKE = {"demo", "test", "up"}
 """Run by whoever reads on; `make demo` and `make up` are this file's commands and more, `make test` is this very run."""
 
