@@ -263,6 +263,24 @@ def test_upkeep_keeps_every_row_and_merges_the_files(lake: Lake) -> None:
     assert sorted(map(str, folder.glob("*.parquet"))) == sorted(lake.files("replay_matrix"))
 
 
+@pytest.mark.parametrize(
+    "clean", [lambda lake: lake.maintain(keep=timedelta(hours=24)), lambda lake: lake.purge("replay_matrix")]
+)
+def test_upkeep_deletes_what_killed_writers_left_and_nothing_that_may_still_be_written(
+    lake: Lake, clean: Callable[[Lake], object]
+) -> None:
+    lake.merge("replay_matrix", cells(cell("r1")))
+    folder = Path(lake.uri) / "replay_matrix"
+    left, under_way = folder / "part-00000-left-c000.zstd.parquet", folder / "part-00000-now-c000.zstd.parquet"
+    for path in (left, under_way):
+        path.write_bytes(Path(lake.files("replay_matrix")[0]).read_bytes())
+    long_ago = time.time() - 25 * 3600
+    os.utime(left, (long_ago, long_ago))
+    clean(lake)
+    assert not left.exists() and under_way.exists()
+    assert lake.read("replay_matrix").height == 1
+
+
 def test_a_reader_of_a_young_version_survives_upkeep(lake: Lake, tmp_path: Path) -> None:
     lake.merge("replay_matrix", cells(cell("r1"), cell("r2")))
     publish(lake, tmp_path / "catalog.duckdb")

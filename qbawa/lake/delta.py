@@ -127,12 +127,15 @@ class Lake:
             return pl.DataFrame(connection.sql(sql).to_arrow_table())
 
     def maintain(self, *, keep: timedelta = timedelta(hours=24)) -> dict[str, dict[str, int]]:
-        """Compact small files and delete those that no version younger than `keep` needs; says what was done, by table."""
+        """Compact small files and delete those that no version younger than `keep` needs; says what was done, by table.
+
+        What writers that were killed left behind goes too, once it is as old.
+        """
         done = {}
         for name in TABLES:
             table = self._open(name)
             compacted = table.optimize.compact(writer_properties=_WRITER)
-            gone = table.vacuum(_hours(keep), dry_run=False, enforce_retention_duration=False)
+            gone = table.vacuum(_hours(keep), dry_run=False, enforce_retention_duration=False, full=True)
             done[name] = {
                 "files_before": int(compacted["numFilesRemoved"]),
                 "files_after": int(compacted["numFilesAdded"]),
@@ -141,8 +144,13 @@ class Lake:
         return done
 
     def purge(self, table: str) -> int:
-        """Delete every file of a table that its newest version does not need; returns how many. Ends time travel."""
-        return len(self._open(table).vacuum(0, dry_run=False, enforce_retention_duration=False))
+        """Delete every file of a table that its newest version does not need; returns how many. Ends time travel.
+
+        Files that belong to no version yet stay while they are younger than an hour: somebody may be writing them.
+        """
+        delta = self._open(table)
+        gone = delta.vacuum(0, dry_run=False, enforce_retention_duration=False)
+        return len(gone) + len(delta.vacuum(1, dry_run=False, enforce_retention_duration=False, full=True))
 
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         if not blocks:
