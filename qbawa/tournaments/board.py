@@ -143,8 +143,8 @@ class Board:
         self.draws: dict[int, list[int]] = {}
         # Slots of the round robin's schedule that were found complete: likewise.
         self.slots_done = 0
-        # met[i, j]: matches asked on playable requests, symmetric.
-        self._met = np.zeros((n, n), dtype=np.int32)
+        # met[order, i, j]: matches asked on playable requests, symmetric.
+        self._met = np.zeros((2, n, n), dtype=np.int32)
         # 0 = never asked, 1 + p_a = scored, -1 = unscored. Zeros stay unmapped memory until a pair really meets.
         self._told = np.zeros((n, n, 2 * r), dtype=np.float16)
 
@@ -160,8 +160,12 @@ class Board:
         sheet = request + order * self.requests
         self.begun[sheet] = True
         self.unscored += int((~scored).sum())
-        for one, other in ((a, b), (b, a)):
-            np.add.at(self._met, (one, other), self.playable[request])
+        other = request + (1 - order) * self.requests
+        # Identical answers tie in either order: once is all that there is to learn.
+        same = (self.field.answers[a, request] == self.field.answers[b, request]) & (self._told[a, b, other] == 0)
+        self._count(order, a, b, request)
+        self._count(1 - order, a[same], b[same], request[same])
+        tied = (a[same], b[same], other[same])
         self._told[a, b, sheet] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
         a, b, request, sheet, p = a[scored], b[scored], request[scored], sheet[scored], p_a[scored]
         np.add.at(self.shown, (a, sheet), 1)
@@ -178,6 +182,11 @@ class Board:
         p, before, pair = p[second], before[second], (a[second], b[second])
         for table, values in zip(self._both, (p + before, p * before, (p**2 + before**2) / 2), strict=True):
             np.add.at(table, pair, values)
+        self._told[tied] = 1.5
+
+    def _count(self, order: int, a: np.ndarray, b: np.ndarray, request: np.ndarray) -> None:
+        np.add.at(self._met[order], (a, b), self.playable[request])
+        np.add.at(self._met[order], (b, a), self.playable[request])
 
     def order_correlation(self, expected: np.ndarray) -> float:
         """How alike the two verdicts on a match are beyond what the pair's strengths (expected[a, b]) explain, 0–1.
@@ -229,9 +238,9 @@ class Board:
     def capacity(self, orders: int) -> np.ndarray:
         """How many matches each pair may still have, shape (N, N), symmetric, 0 on the diagonal."""
         common = (self.field.present & self.playable).astype(np.int32)
-        room = orders * (common @ common.T) - self._met
+        room = np.maximum(common @ common.T - self._met[:orders], 0).sum(axis=0)
         np.fill_diagonal(room, 0)
-        return np.maximum(room, 0)
+        return room
 
 
 def pairings(rows: Sequence[tuple[int, int, int]], requests: int) -> Pairings:
