@@ -165,7 +165,7 @@ class Lake:
             try:
                 write_deltalake(
                     delta,
-                    rows.to_arrow(),
+                    rows,
                     mode="overwrite",
                     predicate=predicate,
                     writer_properties=_WRITER,

@@ -24,8 +24,8 @@ from qbawa.strategies.programs import CellAnswer, Tally, run_program
 
 logger = logging.getLogger("qbawa.replay")
 
-# A cell that waits for a provider costs a few KB; more at once would only queue at the gates.
-CELLS_AT_ONCE = 8_000
+# 10,000 requests a minute at 30 s each are 5,000 in flight; more would only queue at the gates, at a few KB a cell.
+CELLS_AT_ONCE = 6_000
 # Answers are safe in the ledger already, so the lake may lag: each portion rewrites the blocks that it touches.
 PORTION_CELLS = 5_000
 PORTION_S = 15.0
