@@ -101,7 +101,7 @@ def draw_field(log_odds: LogOdds, strategies: int, spread: float, seed: int, req
     else:
         chosen, other = rng.integers(models, size=(2, strategies))
         # Silverman's bandwidth at a half: enough to tell copies of a model apart, little enough to keep the shape.
-        bandwidth = 0.5 * 1.06 * log_odds.means.std() * models ** -0.2
+        bandwidth = 0.5 * 1.06 * log_odds.means.std() * models**-0.2
         means = log_odds.means[chosen] + bandwidth * rng.standard_normal(strategies)
         mix = np.sqrt(0.5)
         residuals = mix * (log_odds.residuals[chosen] + log_odds.residuals[other])[:, shown]

@@ -167,6 +167,8 @@ class HumanReport:
     """Human verdicts that the lake holds now."""
     by_file: dict[str, int]
     """Verdicts taken in, by file that was new."""
+    refused: dict[str, str]
+    """Why a file could not be taken in, by file."""
 
 
 def human_verdict_files(project: Project) -> list[Path]:
@@ -182,18 +184,22 @@ def take_human_verdicts(project: Project) -> HumanReport:
     """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
 
     A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
-    matches are decided anew.
+    matches are decided anew. A file that is wrong is refused whole; the others are taken.
     """
-    taken = {}
+    taken, refused = {}, {}
     for path in human_verdict_files(project):
-        report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
+        try:
+            report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
+        except InputError as error:
+            refused[path.name] = str(error)
+            continue
         if report.changed:
             taken[path.name] = report.written.get("verdicts", 0)
     held = project.lake.read("verdicts", ["step"], where="judge_kind = 'human'")
     for step in held["step"].unique().sort():
         StepTable(project.lake, step, project.config.jury(step), project.config.tournament.seed).decide_anew()
     project.publish()
-    return HumanReport(held.height, taken)
+    return HumanReport(held.height, taken, refused)
 
 
 @dataclass(frozen=True)
@@ -273,7 +279,7 @@ def build_qbawa(project: Project) -> PairsReport:
     matches, verdicts, cells = (
         _in_order(lake, "matches"),
         _in_order(lake, "verdicts"),
-        _in_order(lake, "replay_matrix", where="status = 'ok'"),
+        _in_order(lake, "replay_matrix"),
     )
     asked = questions(project, cells.select("step", "request_id").unique())
     splits = lake.read("qbawa", ["request_id", "split"])
@@ -355,12 +361,18 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
         if name not in declared:
             raise InputError(f"qbawa.yaml declares no dataset '{name}'. Declared: {', '.join(declared) or 'none'}.")
     pairs, versions = lake.read("qbawa").drop("block_id"), lake.versions()
-    requests, facts = _requests(project), _facts(project)
+    requests = _requests(project)
     rows, refused = [], {}
     for name in names or declared:
         try:
             report = export_dataset(
-                pairs, name, declared[name], project.home.exports, versions, requests=requests, facts=facts
+                pairs,
+                name,
+                declared[name],
+                project.home.exports,
+                versions,
+                requests=requests,
+                facts=_facts(project, declared[name].steps),
             )
         except (LeakError, InputError) as error:
             refused[name] = str(error)
@@ -448,12 +460,17 @@ def _requests(project: Project) -> pl.DataFrame:
     )
 
 
-def _facts(project: Project) -> Facts:
+def _facts(project: Project, steps: Sequence[str]) -> Facts:
+    """What a dataset card tells of these steps (none: all). Sources are counted by format: `journal`, `langfuse`, …"""
     lake = project.lake
-    sources = lake.read("recordings", ["request_id", "source"]).unique().group_by("source").len().sort("source")
+    here = pl.col("step").is_in(list(steps)) if steps else pl.lit(True)
+    # A source reads `20261120T231507Z-7232.jsonl (journal)`.
+    source = pl.col("source").str.extract(r"\((\w+)\)$").fill_null("unknown")
+    recorded = lake.read("recordings", ["request_id", "step", "source"], keep=here)
+    sources = recorded.select("request_id", source).unique().group_by("source").len().sort("source")
     return Facts(
-        reliability=lake.read("judge_reliability").drop("block_id"),
-        cost_usd=float(lake.read("calls", ["cost_usd"])["cost_usd"].sum()),
+        reliability=lake.read("judge_reliability", keep=here).drop("block_id"),
+        cost_usd=float(lake.read("calls", ["step", "cost_usd"], keep=here)["cost_usd"].sum()),
         sources=dict(sources.iter_rows()),
         strategies=dict(_names(project).iter_rows()),
     )

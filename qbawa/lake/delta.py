@@ -147,10 +147,18 @@ class Lake:
         """Delete every file of a table that its newest version does not need; returns how many. Ends time travel.
 
         Files that belong to no version yet stay while they are younger than an hour: somebody may be writing them.
+        The log of earlier versions goes too, since its statistics hold the least and the greatest text of each column.
         """
         delta = self._open(table)
         gone = delta.vacuum(0, dry_run=False, enforce_retention_duration=False)
-        return len(gone) + len(delta.vacuum(1, dry_run=False, enforce_retention_duration=False, full=True))
+        gone += delta.vacuum(1, dry_run=False, enforce_retention_duration=False, full=True)
+        delta.alter.set_table_properties(
+            {"delta.logRetentionDuration": "interval 0 seconds", "delta.enableExpiredLogCleanup": "true"}
+        )
+        delta = self._open(table)
+        delta.create_checkpoint()
+        delta.cleanup_metadata()
+        return len(gone)
 
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         if not blocks:

@@ -1,11 +1,11 @@
 """Tournaments: the best strategy, the order of all, or the most training pairs, for the fewest verdicts.
 
-    field = Field.of({("terse", "r1"): "Paris.", ("long", "r1"): "It is Paris.", ...})
-    tournament = make_tournament(field, goal="best", verdict_budget=2_000)
-    while not tournament.done:
-        matches = tournament.next_matches(limit=500)
-        tournament.record([Result(match, p_a=judge(match)) for match in matches])
-    tournament.answer, tournament.done.confidence
+field = Field.of({("terse", "r1"): "Paris.", ("long", "r1"): "It is Paris.", ...})
+tournament = make_tournament(field, goal="best", verdict_budget=2_000)
+while not tournament.done:
+    matches = tournament.next_matches(limit=500)
+    tournament.record([Result(match, p_a=judge(match)) for match in matches])
+tournament.answer, tournament.done.confidence
 """
 
 from __future__ import annotations

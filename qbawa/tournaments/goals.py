@@ -147,4 +147,3 @@ def _difference_spread(posterior: Posterior) -> np.ndarray:
 def _normal_tail(z: np.ndarray) -> np.ndarray:
     """P(Z > z) for z ≥ 0, by the logistic approximation of Bowling et al. 2009 (error < 2e-4)."""
     return 1 / (1 + np.exp(0.07056 * z**3 + 1.5976 * z))
-

@@ -109,8 +109,5 @@ def place(board: Board, counts: np.ndarray, orders: int) -> Pairings:
             taken.append(chosen)
             wanted -= len(chosen)
         for chosen in taken:
-            rows.append(
-                np.stack([np.full(len(chosen), a), np.full(len(chosen), b), chosen % r, chosen // r], axis=1)
-            )
+            rows.append(np.stack([np.full(len(chosen), a), np.full(len(chosen), b), chosen % r, chosen // r], axis=1))
     return np.concatenate(rows).astype(np.int64) if rows else NO_PAIRINGS
-
