@@ -1,6 +1,14 @@
 """Stage 3: answers meet, judges decide, and judges are judged."""
 
-from dagster import AssetExecutionContext, BackfillPolicy, DagsterInstance, MaterializeResult, asset
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    BackfillPolicy,
+    DagsterInstance,
+    MaterializeResult,
+    asset,
+)
 
 from qbawa import flywheel
 from qbawa.brackets.run import play
@@ -38,10 +46,27 @@ def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult
     return MaterializeResult(
         asset_key="human_verdicts",
         metadata={"dagster/row_count": report.verdicts, "new_by_file": counts(report.by_file)},
+        check_results=[
+            AssetCheckResult(
+                asset_key="human_verdicts",
+                check_name="no_file_refused",
+                passed=not report.refused,
+                metadata=dict(report.refused),
+            )
+        ],
     )
 
 
-@asset(group_name="stage_3_judge", kinds={"deltalake"}, metadata=columns_of("verdicts"))
+@asset(
+    group_name="stage_3_judge",
+    kinds={"deltalake"},
+    metadata=columns_of("verdicts"),
+    check_specs=[
+        AssetCheckSpec(
+            "no_file_refused", asset="human_verdicts", description="Every table in `human_verdicts/` could be taken in."
+        )
+    ],
+)
 def human_verdicts(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """People's verdicts: tables dropped into the home's folder `human_verdicts/` (docs/judges.md says which columns)."""
     return take_human(context.instance, project.open())

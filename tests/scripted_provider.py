@@ -27,7 +27,7 @@ class ScriptedProvider:
         """Prompts that are answered 400: final, so nobody asks again by itself."""
         self.latency_s = 0.0
         self.answered: Counter[str] = Counter()
-        """How often each question, its whole body, was answered in full."""
+        """How often each question, its whole body, was answered."""
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
 
@@ -69,6 +69,9 @@ class ScriptedProvider:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 status, said = provider._answer(body)
                 data = json.dumps(said).encode()
+                if status == 200:
+                    with provider._lock:
+                        provider.answered[json.dumps(body, sort_keys=True)] += 1
                 try:
                     self.send_response(status)
                     self.send_header("content-type", "application/json")
@@ -78,10 +81,6 @@ class ScriptedProvider:
                     self.wfile.flush()
                 except OSError:  # whoever asked has been killed
                     self.close_connection = True
-                    return
-                if status == 200:
-                    with provider._lock:
-                        provider.answered[json.dumps(body, sort_keys=True)] += 1
 
         return Handler
 

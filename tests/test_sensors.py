@@ -98,9 +98,14 @@ def test_a_table_of_human_verdicts_decides_anew(world: DagsterHome, server: Scri
     folder.mkdir()
     table = f"request,strategy_a,strategy_b,judge,verdict\n{request},{a},{b},anna,a\n"
     (folder / "explain.anna.csv").write_text(table)
+    # Someone else's table that cannot be read is said, and stops nothing.
+    (folder / "explain.abel.csv").write_text("request,verdict\nr,a\n")
     asked = evaluate(world, new_human_verdicts)
     assert isinstance(asked, RunRequest)
-    assert world.run("judge_anew").success
+    judged = world.run("judge_anew")
+    assert judged.success
+    [check] = [c for c in judged.get_asset_check_evaluations() if c.check_name == "no_file_refused"]
+    assert not check.passed and list(check.metadata) == ["explain.abel.csv"]
     assert world.rows("SELECT judge, verdict FROM verdicts WHERE judge_kind = 'human'") == [("anna", "a")]
     assert server.calls == calls
     again = evaluate(world, new_human_verdicts)
