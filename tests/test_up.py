@@ -22,6 +22,7 @@ from dagster import AssetKey
 from dagster_home import configure, dagster_on, record
 
 from qbawa.home import Home
+from qbawa.launch.dagster import _end_leftovers
 from qbawa_assets.definitions import ASSETS
 
 if TYPE_CHECKING:
@@ -207,6 +208,23 @@ def _appears(wanted: Locator) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def test_what_a_killed_one_left_running_is_ended_by_the_next(tmp_path: Path) -> None:
+    home, stranger = Home(tmp_path), Home(tmp_path / "stranger")
+    both = [
+        subprocess.Popen(["sleep", "600"], env=environment(whose), start_new_session=True) for whose in (home, stranger)
+    ]
+    try:
+        for process in both:
+            (tmp_path / "up.session").write_text(str(process.pid))
+            _end_leftovers(home)
+        assert both[0].poll() is not None
+        assert both[1].poll() is None
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
 
 
 def test_ctrl_c_leaves_no_process_behind(up: Up) -> None:

@@ -55,6 +55,7 @@ def serve(home: Home, host: str, port: int, announce: Callable[[str], object]) -
     Raises BusyError where this home is served already or the port is taken.
     """
     with _sole_server(home):
+        _end_leftovers(home)
         _check_port(host, port)
         announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
         # Both by hand: a shell that starts this in the background has SIGINT ignored.
@@ -79,6 +80,7 @@ def _run_until_interrupted(
     process = subprocess.Popen(
         command, env=environment | {"PYTHONWARNINGS": "ignore"}, cwd=home.root, start_new_session=True
     )
+    _session_file(home).write_text(str(process.pid))
     try:
         if _wait_until_healthy(process, f"http://{host}:{port}/server_info"):
             announce(f"Dagster UI: http://{host}:{port}   (Ctrl-C stops everything)")
@@ -87,7 +89,8 @@ def _run_until_interrupted(
         # A second Ctrl-C must not keep the first from being finished.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_session(process)
+        _end_session(process.pid)
+        _session_file(home).unlink(missing_ok=True)
 
 
 def checkout_folder() -> Path:
@@ -146,13 +149,31 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _end_session(process: subprocess.Popen[bytes]) -> None:
+def _session_file(home: Home) -> Path:
+    return home.root / "up.session"
+
+
+def _end_leftovers(home: Home) -> None:
+    """End what a `qbawa up` that was killed has left running on this home."""
     import psutil
 
-    members = _session_members(process.pid)
-    _signal(process.pid, signal.SIGINT)
+    try:
+        session = int(_session_file(home).read_text())
+        process = psutil.Process(session)
+        ours = process.environ().get("QBAWA_HOME") == str(home.root) and os.getsid(session) == session
+    except (OSError, ValueError, psutil.Error):
+        return
+    if ours:
+        _end_session(session)
+
+
+def _end_session(session: int) -> None:
+    import psutil
+
+    members = _session_members(session)
+    _signal(session, signal.SIGINT)
     _, left = psutil.wait_procs(members, timeout=STOP_PATIENCE_S)
-    for survivor in {*left, *_session_members(process.pid)}:
+    for survivor in {*left, *_session_members(session)}:
         _signal(survivor.pid, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
 
