@@ -213,12 +213,12 @@ def _forget_calls(lake: Lake, request_id: str, telling: Sequence[str]) -> tuple[
     own = pl.col("request_id") == request_id
     users = pl.concat(
         [
-            lake.read("replay_matrix", ["request_id", "call_keys"])
-            .explode("call_keys", empty_as_null=True)
-            .rename({"call_keys": "call_key"}),
-            lake.read("verdicts", ["request_id", "call_key"]),
+            lake.read("replay_matrix", ["request_id", "call_keys"]).rename({"call_keys": "call_key"}),
+            # A pointwise verdict has two calls, joined by `+`.
+            lake.read("verdicts", ["request_id", "call_key"]).with_columns(pl.col("call_key").str.split("+")),
         ]
-    ).drop_nulls()
+    ).explode("call_key", empty_as_null=True)
+    users = users.drop_nulls()
     shared = users.filter(~own).group_by("call_key").agg(heir=pl.col("request_id").min())
     its = users.filter(own)["call_key"].unique()
     calls = lake.read("calls").with_columns(telling=_holds(("messages", "response_text"), telling))

@@ -1,6 +1,6 @@
-"""Cells of the replay matrix as partition events."""
+"""Cells of the replay matrix and brackets of requests as partition events."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import polars as pl
@@ -61,3 +61,12 @@ def fail_for_failed_cells(context: Any, project: Project) -> None:
             metadata={"examples": MetadataValue.json(failed.head(5).to_dicts())},
             allow_retries=False,
         )
+
+
+def report_brackets(context: Any, project: Project, played: Collection[str]) -> None:
+    """Report the brackets of the requests `played` and of those with matches that Dagster does not know, such as imports."""
+    matches = project.lake.read("matches", ["request_id"]).group_by("request_id").len().sort("request_id")
+    known = context.instance.get_materialized_partitions(AssetKey("tournament_brackets"))
+    due = [(request, count) for request, count in matches.iter_rows() if request in played or request not in known]
+    context.instance.add_dynamic_partitions(str(requests.name), [request for request, _ in due])
+    PartitionEvents.of(context, "tournament_brackets").materialized((r, {"matches": count}) for r, count in due)

@@ -32,7 +32,7 @@ from qbawa.project import Project
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.run import replay
 from qbawa.unchanged import Unchanged
-from qbawa_assets.cells import fail_for_failed_cells, report_cells, report_unreported_cells
+from qbawa_assets.cells import fail_for_failed_cells, report_brackets, report_cells, report_unreported_cells
 from qbawa_assets.events import PartitionEvents
 from qbawa_assets.pairs import export, pair, promote
 from qbawa_assets.partitions import recording_batches
@@ -150,9 +150,7 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     )
     opened.publish()
     context.log.info(report.summary())
-    PartitionEvents.of(context, "tournament_brackets").materialized(
-        (request, {"matches": matches}) for request, matches in report.matches_by_request.items()
-    )
+    report_brackets(context, opened, played=report.matches_by_request)
     context.add_output_metadata(report.metadata())
 
 

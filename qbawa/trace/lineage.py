@@ -96,7 +96,8 @@ class _Finder:
         cells = self.rows("replay_matrix", "cell_id", needed)
         keys = [
             *(cells["call_keys"].explode(empty_as_null=True).to_list() if cells.height else []),
-            *verdicts["call_key"],
+            # A pointwise judge is asked about each answer alone: two calls, joined by `+`.
+            *(key for both in verdicts["call_key"].drop_nulls() for key in both.split("+")),
         ]
         recordings = self.rows("recordings", "request_id", {*cells["request_id"], *pairs["request_id"]})
         of_step = pl.concat([frame.select("request_id", "step") for frame in (cells, pairs)]).unique()
@@ -152,7 +153,7 @@ class _Finder:
 
     def of_call(self, id: str) -> dict[str, pl.DataFrame]:
         cells = self.lake.read("replay_matrix", keep=pl.col("call_keys").list.contains(id))
-        verdicts = self.rows("verdicts", "call_key", [id])
+        verdicts = self.lake.read("verdicts", keep=pl.col("call_key").str.split("+").list.contains(id))
         by_cell, by_verdict = self.of_cells(cells["cell_id"]), self.of_matches(verdicts["match_id"])
         both = {name: pl.concat([by_cell[name], by_verdict[name]]).unique(maintain_order=True) for name in TABLES}
         return both | {"calls": self.rows("calls", "call_key", [id])}
