@@ -15,7 +15,7 @@ up: .venv/installed
 	@exec $(BIN)/qbawa up
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -451,7 +452,8 @@ async def test_thousands_in_flight_need_no_setting_of_the_shell(provider: MockPr
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     provider.control(latency_s=[1.0, 1.0])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    # As a shell with `ulimit -n 256` would give, besides what the tests before have left open.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 256, hard))
     try:
         async with Engine({"m": model(provider, timeout_s=60, max_in_flight=600)}, Ledger(tmp_path)) as engine:
             results = await outcomes(engine, [ask(f"q{n}") for n in range(600)])
