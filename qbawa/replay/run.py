@@ -25,9 +25,9 @@ from qbawa.strategies.programs import CellAnswer, Tally, run_program
 logger = logging.getLogger("qbawa.replay")
 
 # 10,000 requests a minute at 30 s each are 5,000 in flight; more would only queue at the gates, at a few KB a cell.
-CELLS_AT_ONCE = 6_000
+CELLS_AT_ONCE = 5_000
 # Answers are safe in the ledger already, so the lake may lag: each portion rewrites the blocks that it touches.
-PORTION_CELLS = 5_000
+PORTION_CELLS = 2_500
 PORTION_S = 15.0
 
 OnCells = Callable[[pl.DataFrame], None]
