@@ -41,7 +41,7 @@ install: .venv/installed
 
 lock: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-strip-extras --no-header --output-file requirements.lock
+		--generate-hashes --no-strip-extras --no-header --output-file requirements.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist
