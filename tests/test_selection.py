@@ -14,7 +14,6 @@ from qbawa.config import ReplaySetConfig
 from qbawa.lake.delta import Lake, schema_of
 from qbawa.selection import (
     choose,
-    choose_replay_set,
     coverage_picture,
     question_clusters,
     question_text,
@@ -61,33 +60,31 @@ def ids(rows: pl.DataFrame) -> set[str]:
 
 
 def test_a_chosen_request_stays_as_traffic_and_size_grow() -> None:
-    chosen = choose_replay_set(traffic(MIXED[:60]), NO_FEEDBACK, ReplaySetConfig(size=10), NOTHING)
-    later = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=10), chosen)
+    chosen = choose(traffic(MIXED[:60]), NO_FEEDBACK, ReplaySetConfig(size=10), NOTHING).rows
+    later = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=10), chosen).rows
     assert later.drop("cluster_size").equals(chosen.drop("cluster_size"))
-    larger = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=25), later)
+    larger = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=25), later).rows
     assert ids(later) < ids(larger) and larger.height == 25
     kept = larger.filter(pl.col("request_id").is_in(chosen["request_id"].implode()))
     assert kept.drop("cluster_size").equals(chosen.drop("cluster_size"))
 
 
 def test_a_smaller_size_keeps_some_of_those_chosen() -> None:
-    large = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=20), NOTHING)
-    small = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=5), large)
+    large = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=20), NOTHING).rows
+    small = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=5), large).rows
     assert small.height == 5 and ids(small) < ids(large)
 
 
 def test_the_same_traffic_gives_the_same_set_in_any_order() -> None:
     rows = traffic(MIXED)
     shuffled = rows.sample(fraction=1, shuffle=True, seed=3)
-    found = [
-        choose_replay_set(r, NO_FEEDBACK, ReplaySetConfig(size=15), NOTHING).drop("chosen_at") for r in (rows, shuffled)
-    ]
+    found = [choose(r, NO_FEEDBACK, ReplaySetConfig(size=15), NOTHING).rows.drop("chosen_at") for r in (rows, shuffled)]
     assert found[0].equals(found[1])
 
 
 def test_every_topic_is_covered_however_rare() -> None:
     texts = sentences("weather", 300) + sentences("law", 12) + sentences("space", 12)
-    chosen = choose_replay_set(traffic(texts), NO_FEEDBACK, ReplaySetConfig(size=8), NOTHING)
+    chosen = choose(traffic(texts), NO_FEEDBACK, ReplaySetConfig(size=8), NOTHING).rows
     numbers = [int(request[1:]) for request in chosen["request_id"]]
     assert {0 if n < 300 else 1 if n < 312 else 2 for n in numbers} == {0, 1, 2}
 
@@ -95,7 +92,7 @@ def test_every_topic_is_covered_however_rare() -> None:
 def test_near_duplicates_are_chosen_once() -> None:
     texts = [text for text in sentences("cooking", 12) for _ in range(5)]
     texts = [f"{text.upper()}!" if number % 5 == 4 else text for number, text in enumerate(texts)]
-    chosen = choose_replay_set(traffic(texts), NO_FEEDBACK, ReplaySetConfig(size=40), NOTHING)
+    chosen = choose(traffic(texts), NO_FEEDBACK, ReplaySetConfig(size=40), NOTHING).rows
     assert chosen.height == 12 and set(chosen["cluster_size"]) == {5}
 
 
@@ -108,7 +105,7 @@ def test_errors_bad_feedback_and_rare_tags_get_their_shares() -> None:
     )
     feedback = pl.DataFrame({"request_id": ["r0003", "r0033", "r0044"], "score": [0.0, -1.0, 1.0]})
     settings_ = ReplaySetConfig(size=20, error_share=0.2, feedback_share=0.1, rare_tag_share=0.1)
-    chosen = choose_replay_set(rows, feedback, settings_, NOTHING)
+    chosen = choose(rows, feedback, settings_, NOTHING).rows
     reasons = {reason: ids(part) for (reason,), part in chosen.group_by("reason")}
     assert len(reasons["error"]) == 4 and all(int(r[1:]) % 10 == 0 for r in reasons["error"])
     assert reasons["feedback"] == {"r0003", "r0033"} and reasons["tag"] == {"r0007", "r0057"}
@@ -116,34 +113,34 @@ def test_errors_bad_feedback_and_rare_tags_get_their_shares() -> None:
 
 
 def test_pinned_requests_are_in_and_excluded_ones_out() -> None:
-    first = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=5), NOTHING)
+    first = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=5), NOTHING).rows
     out, pin = first["request_id"][0], next(r for r in traffic(MIXED)["request_id"] if r not in ids(first))
     settings_ = ReplaySetConfig(size=5, pin=(pin, "absent"), exclude=(out,))
-    second = choose_replay_set(traffic(MIXED), NO_FEEDBACK, settings_, first)
+    second = choose(traffic(MIXED), NO_FEEDBACK, settings_, first).rows
     assert pin in ids(second) and out not in ids(second) and second.height == 5
     assert dict(second.select("request_id", "reason").iter_rows())[pin] == "pinned"
-    third = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=5), second)
+    third = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=5), second).rows
     assert dict(third.select("request_id", "reason").iter_rows())[pin] == "kept"
 
 
 def test_only_recordings_that_ask_something_are_eligible() -> None:
     rows = traffic(MIXED[:4], inputs=["{}", None, json.dumps({"q": "storm"}), "{}"])
     rows = rows.with_columns(messages=pl.Series([None, None, None, '[{"role":"user","content":"bake"}]']))
-    assert ids(choose_replay_set(rows, NO_FEEDBACK, ReplaySetConfig(), NOTHING)) == {"r0002", "r0003"}
-    assert choose_replay_set(rows.head(2), NO_FEEDBACK, ReplaySetConfig(), NOTHING).is_empty()
+    assert ids(choose(rows, NO_FEEDBACK, ReplaySetConfig(), NOTHING).rows) == {"r0002", "r0003"}
+    assert choose(rows.head(2), NO_FEEDBACK, ReplaySetConfig(), NOTHING).rows.is_empty()
 
 
 def test_a_request_that_ran_the_step_twice_is_replayed_by_its_first_run() -> None:
     rows = traffic(MIXED[:6]).with_columns(request_id=pl.Series(["a", "b", "a", "b", "a", "c"]))
-    chosen = choose_replay_set(rows, NO_FEEDBACK, ReplaySetConfig(), NOTHING)
+    chosen = choose(rows, NO_FEEDBACK, ReplaySetConfig(), NOTHING).rows
     assert dict(chosen.select("request_id", "recording_id").iter_rows()) == {"a": "s0000", "b": "s0001", "c": "s0005"}
 
 
 def test_rows_fit_the_table(tmp_path: Any) -> None:
     lake = Lake(tmp_path)
-    chosen = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=7), NOTHING)
+    chosen = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=7), NOTHING).rows
     assert lake.replace("replay_set", ["answer"], chosen)
-    again = choose_replay_set(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=7), lake.read("replay_set"))
+    again = choose(traffic(MIXED), NO_FEEDBACK, ReplaySetConfig(size=7), lake.read("replay_set")).rows
     assert not lake.replace("replay_set", ["answer"], again)
 
 

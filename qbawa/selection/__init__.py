@@ -2,14 +2,13 @@
 
 from qbawa.selection.clusters import question_clusters
 from qbawa.selection.picture import coverage_picture
-from qbawa.selection.replay_set import COLUMNS, Choice, choose, choose_replay_set, replayable_steps
+from qbawa.selection.replay_set import COLUMNS, Choice, choose, replayable_steps
 from qbawa.selection.text import question_text, question_texts
 
 __all__ = [
     "COLUMNS",
     "Choice",
     "choose",
-    "choose_replay_set",
     "coverage_picture",
     "question_clusters",
     "question_text",

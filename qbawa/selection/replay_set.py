@@ -15,7 +15,7 @@ from qbawa.selection.coverage import Cover, embed
 from qbawa.selection.text import question_texts
 
 COLUMNS = ["request_id", "recording_id", "step", "inputs", "messages", "error", "tags", "recorded_at"]
-"""What `choose_replay_set` needs of `recordings`."""
+"""What `choose` needs of `recordings`."""
 CANDIDATES = 3_000
 """Clusters among which is chosen, and which the choice must cover; of more, a random sample stands for them."""
 RARE = 0.05
@@ -43,13 +43,6 @@ def replayable_steps(lake: Lake) -> list[str]:
         "GROUP BY step ORDER BY count(*) DESC, step"
     )
     return found["step"].to_list()
-
-
-def choose_replay_set(
-    recordings: pl.DataFrame, feedback: pl.DataFrame, settings: ReplaySetConfig, previous: pl.DataFrame
-) -> pl.DataFrame:
-    """Rows of the table `replay_set` for one step; see `choose`."""
-    return choose(recordings, feedback, settings, previous).rows
 
 
 def choose(
