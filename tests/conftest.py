@@ -1,1 +1,47 @@
-"""What all tests share."""
+"""What tests of several files start from: a provider whose words are scripted, and a journal that is recorded into."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from scripted_provider import ScriptedProvider, scripted_provider
+
+import qbawa
+
+# Some tests use what the benchmarks are made of: a provider that refuses as real ones do, simulated judges.
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+if TYPE_CHECKING:
+    from _mock_provider import MockProvider
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedProvider]:
+    """A provider for all tests of a file, which may see what the others asked."""
+    with scripted_provider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def mock_server() -> Iterator["MockProvider"]:
+    from _mock_provider import running  # the recorder's tests need no aiohttp
+
+    with running() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(mock_server: "MockProvider") -> "MockProvider":
+    """A provider with limits and faults, as if newly started."""
+    mock_server.control()
+    return mock_server
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Path]:
+    """The folder into which this process records during the test."""
+    qbawa.configure(tmp_path / "journal", pipeline="contracts")
+    yield tmp_path / "journal"
+    qbawa.configure()

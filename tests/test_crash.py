@@ -14,7 +14,7 @@ import psutil
 import pytest
 from dagster import build_sensor_context
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
-from scripted_provider import ScriptedProvider, scripted_provider
+from scripted_provider import ScriptedProvider
 
 from qbawa.engine.call_index import is_answer
 from qbawa.journal import all_segments, read_lines
@@ -26,12 +26,6 @@ WAYS = 16
 PAID = len(REQUESTS) * WAYS
 BUDGET = 120
 CELLS = len(REQUESTS) * (WAYS + 1)  # and `recorded`
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedProvider]:
-    with scripted_provider() as provider:
-        yield provider
 
 
 @pytest.fixture(scope="module")

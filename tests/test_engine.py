@@ -4,12 +4,11 @@ import asyncio
 import json
 import logging
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _mock_provider import FAULTS, MockProvider
 
 from qbawa.config import ModelConfig
 from qbawa.engine import Budget, Engine, Ledger, ModelCall
@@ -20,22 +19,7 @@ from qbawa.engine.progress import Progress
 from qbawa.errors import BudgetError, FinalError, ModelStoppedError, NotMadeError, TransientError
 from qbawa.journal import all_segments, read_lines
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from _mock_provider import FAULTS, MockProvider, running
-
 SECRET = "sk-verysecret-0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MockProvider]:
-    with running() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(server: MockProvider) -> MockProvider:
-    server.control()
-    return server
 
 
 def model(provider: MockProvider, **settings: Any) -> ModelConfig:

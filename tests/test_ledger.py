@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _mock_provider import MockProvider
 
 from qbawa.config import ModelConfig
 from qbawa.engine import Engine, Ledger, ModelCall
@@ -22,9 +22,6 @@ from qbawa.engine.session import held_calls
 from qbawa.errors import LakeConflictError, LedgerError
 from qbawa.journal import JournalWriter, all_segments, closed_segments, read_lines
 from qbawa.lake.delta import Lake
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from _mock_provider import MockProvider, running
 
 # Asks `count` questions through the engine and says on a line of its own which have been answered.
 WORKER = """
@@ -43,18 +40,6 @@ async def main(folder, url, count):
 
 asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MockProvider]:
-    with running() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(server: MockProvider) -> MockProvider:
-    server.control()
-    return server
 
 
 def start(folder: Path, provider: MockProvider, count: int) -> "subprocess.Popen[str]":

@@ -7,17 +7,11 @@ from collections.abc import Iterator
 import pytest
 from dagster import DagsterRunStatus
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
-from scripted_provider import ScriptedProvider, scripted_provider
+from scripted_provider import ScriptedProvider
 
 REQUESTS = ["r1", "r2", "r3", "r4"]
 WAYS = 3
 CELLS = len(REQUESTS) * (WAYS + 1)  # and `recorded`
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedProvider]:
-    with scripted_provider() as provider:
-        yield provider
 
 
 @pytest.fixture(scope="module")

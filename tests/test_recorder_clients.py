@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from openai_server import serve
-from recording import rows
+from recording import rows, written
 
 import qbawa
 from qbawa.journal import closed_segments
@@ -160,24 +160,12 @@ def test_no_litellm_key_is_in_the_journal(app):
     assert not any("sk-none" in str(row) for row in app)
 
 
-@pytest.fixture
-def journal(tmp_path):
-    qbawa.configure(tmp_path)
-    yield tmp_path
-    qbawa.configure()
-
-
 def client(url, kind="OpenAI"):
     return qbawa.wrap_openai(getattr(openai, kind)(base_url=url, api_key="sk-none", max_retries=0))
 
 
 def question(text):
     return {"model": "m", "messages": [{"role": "user", "content": text}]}
-
-
-def written(folder):
-    assert qbawa.flush(10)
-    return rows(folder)
 
 
 def test_openai_calls_are_recorded_in_their_step(journal, url):

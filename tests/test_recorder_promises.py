@@ -22,13 +22,6 @@ from qbawa.journal import adopt_orphans, all_segments, closed_segments, read_lin
 REPO = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def journal(tmp_path):
-    qbawa.configure(tmp_path / "journal")
-    yield tmp_path / "journal"
-    qbawa.configure()
-
-
 @qbawa.step
 def work(value=None):
     return value

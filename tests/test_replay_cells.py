@@ -220,9 +220,10 @@ def test_an_unknown_state_is_refused(mixed: pl.DataFrame) -> None:
 
 
 @pytest.fixture
-def provider() -> Iterator[ScriptedProvider]:
-    with scripted_provider() as running:
-        yield running
+def scripted() -> Iterator[ScriptedProvider]:
+    """A provider for one test, so that it may count what it was asked."""
+    with scripted_provider() as provider:
+        yield provider
 
 
 def project_in(folder: Path, provider: ScriptedProvider | None = None, **sections: Any) -> Project:
@@ -287,12 +288,12 @@ def test_production_answers_with_its_own_words_cost_and_time(tmp_path: Path) -> 
     assert report.cost_usd == 0 and report.calls_paid == 0, "it was paid in production"
 
 
-def test_a_rerun_pays_nothing_even_where_the_matrix_is_lost(tmp_path: Path, provider: ScriptedProvider) -> None:
-    project = project_in(tmp_path, provider)
+def test_a_rerun_pays_nothing_even_where_the_matrix_is_lost(tmp_path: Path, scripted: ScriptedProvider) -> None:
+    project = project_in(tmp_path, scripted)
     ways = [strategy(name, model="scripted") for name in "ab"]
     fill(project, ["r1", "r2"], ways)
     first = replay(project, wanted_cells(project.lake), run_id="one")
-    assert first.ok == 6 and first.calls_paid == provider.calls == 4 and first.cost_usd > 0
+    assert first.ok == 6 and first.calls_paid == scripted.calls == 4 and first.cost_usd > 0
     before = matrix(project)
     idle = replay(project, wanted_cells(project.lake), run_id="two")
     assert idle.done_before == idle.ok == 6 and idle.calls_paid == idle.calls_cached == 0
@@ -300,7 +301,7 @@ def test_a_rerun_pays_nothing_even_where_the_matrix_is_lost(tmp_path: Path, prov
     project.lake.delete("replay_matrix", "true")
     again = replay(project, wanted_cells(project.lake), run_id="three")
     assert again.ok == 6 and again.calls_paid == 0 and again.calls_cached == 4 and again.cost_usd == 0
-    assert provider.calls == 4
+    assert scripted.calls == 4
     changing = {"run_id", "answered_at"}
     assert {k: {n: v for n, v in row.items() if n not in changing} for k, row in matrix(project).items()} == {
         k: {n: v for n, v in row.items() if n not in changing} for k, row in before.items()
@@ -310,47 +311,47 @@ def test_a_rerun_pays_nothing_even_where_the_matrix_is_lost(tmp_path: Path, prov
 
 
 def test_a_budget_leaves_the_rest_missing_and_the_next_run_goes_on_there(
-    tmp_path: Path, provider: ScriptedProvider
+    tmp_path: Path, scripted: ScriptedProvider
 ) -> None:
-    project = project_in(tmp_path, provider)
+    project = project_in(tmp_path, scripted)
     requests = [f"r{n}" for n in range(8)]
     fill(project, requests, [strategy("a", model="scripted")])
     first = replay(project, wanted_cells(project.lake), run_id="one", usd=0.35)
     assert first.stopped is not None and "0.35" in first.stopped
-    assert 0 < provider.calls < 8 and first.missing == 8 - provider.calls and first.failed == 0
+    assert 0 < scripted.calls < 8 and first.missing == 8 - scripted.calls and first.failed == 0
     assert first.ok + first.missing == first.cells == 16
     assert first.cost_usd <= 0.35
-    assert provider.calls == first.calls_paid == project.lake.read("calls").height
+    assert scripted.calls == first.calls_paid == project.lake.read("calls").height
     second = replay(project, wanted_cells(project.lake), run_id="two")
     assert second.done_before == first.ok and second.calls_paid == first.missing and second.missing == 0
-    assert provider.calls == 8 and provider.asked_again() == 0
+    assert scripted.calls == 8 and scripted.asked_again() == 0
     assert project.lake.read("calls")["cost_usd"].sum() == pytest.approx(first.cost_usd + second.cost_usd)
 
 
-def test_the_cap_of_a_day_counts_what_earlier_runs_paid(tmp_path: Path, provider: ScriptedProvider) -> None:
-    project = project_in(tmp_path, provider, budget={"usd_per_day": 0.35})
+def test_the_cap_of_a_day_counts_what_earlier_runs_paid(tmp_path: Path, scripted: ScriptedProvider) -> None:
+    project = project_in(tmp_path, scripted, budget={"usd_per_day": 0.35})
     fill(project, [f"r{n}" for n in range(8)], [strategy("a", model="scripted")])
     first = replay(project, wanted_cells(project.lake), run_id="one")
     assert first.missing and first.cost_usd > 0.1
-    paid = provider.calls
+    paid = scripted.calls
     second = replay(project, wanted_cells(project.lake), run_id="two")
-    assert second.missing == first.missing and second.calls_paid == 0 and provider.calls == paid
+    assert second.missing == first.missing and second.calls_paid == 0 and scripted.calls == paid
 
 
 def test_a_cell_that_the_provider_refuses_fails_alone_and_is_asked_again(
-    tmp_path: Path, provider: ScriptedProvider
+    tmp_path: Path, scripted: ScriptedProvider
 ) -> None:
-    project = project_in(tmp_path, provider)
+    project = project_in(tmp_path, scripted)
     fill(project, ["r1", "r2", "r3"], [strategy("a", model="scripted")])
-    provider.refuses = lambda prompt: "r2" in prompt
+    scripted.refuses = lambda prompt: "r2" in prompt
     first = replay(project, wanted_cells(project.lake), run_id="one")
     assert (first.ok, first.failed, first.missing) == (5, 1, 0)
     assert first.reasons == {"bad_request": 1}
     assert "refused by the script" in matrix(project)["r2", strategy("a", model="scripted").strategy_id]["error"]
-    provider.refuses = lambda prompt: False
+    scripted.refuses = lambda prompt: False
     second = replay(project, choose_cells(wanted_cells(project.lake)), run_id="two")
     assert (second.cells, second.ok) == (1, 1)
-    assert provider.calls == 3 and not wanted_cells(project.lake).filter(pl.col("state") != "ok").height
+    assert scripted.calls == 3 and not wanted_cells(project.lake).filter(pl.col("state") != "ok").height
 
 
 @pytest.mark.parametrize("inputs", ["not json", "[1]", '"text"', "[" * 100_000])
@@ -364,13 +365,13 @@ def test_a_recording_that_cannot_be_read_fails_its_cells_alone(tmp_path: Path, i
     assert error.startswith("input: Recording of request r1") and len(error) < 300
 
 
-def test_a_plan_says_beforehand_what_a_sweep_pays(tmp_path: Path, provider: ScriptedProvider) -> None:
-    project = project_in(tmp_path, provider)
+def test_a_plan_says_beforehand_what_a_sweep_pays(tmp_path: Path, scripted: ScriptedProvider) -> None:
+    project = project_in(tmp_path, scripted)
     fill(project, ["r1", "r2"], [strategy("a", model="scripted"), A, strategy("bad", prompt="{{ txt }}")])
     estimate = plan(project, wanted_cells(project.lake))
-    assert provider.calls == 0 and not project.lake.blocks("calls") and not project.lake.blocks("replay_matrix")
+    assert scripted.calls == 0 and not project.lake.blocks("calls") and not project.lake.blocks("replay_matrix")
     assert estimate.by_model["scripted"] == 2 and estimate.cost_usd > 0
     report = replay(project, wanted_cells(project.lake), run_id="one")
-    assert provider.calls == 2 and report.calls_paid == estimate.calls_to_pay == 4
+    assert scripted.calls == 2 and report.calls_paid == estimate.calls_to_pay == 4
     after = plan(project, wanted_cells(project.lake))
     assert after.cells == 2 and after.calls_to_pay == 0, "the cells that failed for want of an input"

@@ -9,17 +9,11 @@ from unittest import mock
 import pytest
 from dagster import AssetKey, RunRequest, SensorDefinition, SensorResult, SkipReason, build_sensor_context
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
-from scripted_provider import ScriptedProvider, scripted_provider
+from scripted_provider import ScriptedProvider
 
 from resources import ProjectResource
 from sensors.schedules import nightly_replay
 from sensors.sensors import new_human_verdicts, new_recordings
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedProvider]:
-    with scripted_provider() as provider:
-        yield provider
 
 
 @pytest.fixture(scope="module")
