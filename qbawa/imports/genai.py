@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from qbawa.imports.openai import message_output
-from qbawa.imports.otlp import Span, step_ids
+from qbawa.imports.otlp import Span, json_of, step_ids
 from qbawa.imports.rows import BadRecordError, Origin, step_row
 from qbawa.ingest.lines import Step
 
@@ -21,8 +21,8 @@ def step_of(span: Span, origin: Origin) -> Step:
     calls_model = operation not in ("execute_tool", "invoke_agent", "create_agent", "invoke_workflow")
     inputs, output = None, message_output(answered[0]) if answered else None
     if operation == "execute_tool":
-        inputs = {"arguments": _json(told.get("gen_ai.tool.call.arguments"))}
-        output = _json(told.get("gen_ai.tool.call.result"))
+        inputs = {"arguments": json_of(told.get("gen_ai.tool.call.arguments"))}
+        output = json_of(told.get("gen_ai.tool.call.result"))
     model = told.get("gen_ai.request.model") or told.get("gen_ai.response.model")
     prefix = "gen_ai.request."
     return step_row(
@@ -101,7 +101,7 @@ def _messages(told: dict[str, Any], span: Span) -> tuple[list[Any], list[Any]]:
         elif name == "gen_ai.tool.message":
             asked.append({"role": "tool", "content": event.get("content"), "tool_call_id": event.get("id")})
         elif name == "gen_ai.choice":
-            message = _json(event.get("message"))
+            message = json_of(event.get("message"))
             answered.append(message if isinstance(message, dict) else {"role": "assistant", **_json_object(event)})
     return asked or _flat(told, "gen_ai.prompt"), answered or _flat(told, "gen_ai.completion")
 
@@ -115,7 +115,7 @@ def _flat(told: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
 
 
 def _list(told: dict[str, Any], name: str) -> list[Any]:
-    value = _json(told.get(name))
+    value = json_of(told.get(name))
     if value is None:
         return []
     if not isinstance(value, list):
@@ -132,16 +132,6 @@ def _name(span: Span, operation: str, model: Any, told: dict[str, Any]) -> str:
 
 def _either(told: dict[str, Any], new: str, old: str) -> Any:
     return told[new] if new in told else told.get(old)
-
-
-def _json(value: Any) -> Any:
-    """Structured values come as JSON text, since most exporters allow attributes nothing else."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def _json_object(event: dict[str, Any]) -> dict[str, Any]:

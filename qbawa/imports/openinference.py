@@ -1,11 +1,10 @@
 """Spans by OpenInference's conventions, as Phoenix and its instrumentations write them."""
 
-import json
 import re
 from typing import Any
 
 from qbawa.imports.openai import message_output
-from qbawa.imports.otlp import Span, step_ids
+from qbawa.imports.otlp import Span, json_of, step_ids
 from qbawa.imports.rows import Origin, step_row
 from qbawa.ingest.lines import Step
 
@@ -19,12 +18,12 @@ def step_of(span: Span, origin: Origin) -> Step:
     messages = [_message(item) for item in _indexed(told, "llm.input_messages")]
     answers = [_message(item) for item in _indexed(told, "llm.output_messages")]
     value = _typed(told, "input")
-    variables = _json(told.get("llm.prompt_template.variables"))
+    variables = json_of(told.get("llm.prompt_template.variables"))
     inputs = variables if isinstance(variables, dict) else None
     if inputs is None and not messages and value is not None:
         inputs = value if isinstance(value, dict) else {"input": value}
-    parameters = _json(told.get("llm.invocation_parameters"))
-    metadata = _json(told.get("metadata"))
+    parameters = json_of(told.get("llm.invocation_parameters"))
+    metadata = json_of(told.get("metadata"))
     labels = told.get("tag.tags")
     return step_row(
         origin,
@@ -96,13 +95,4 @@ def _content(part: dict[str, Any]) -> dict[str, Any]:
 def _typed(told: dict[str, Any], side: str) -> Any:
     """`input.value` or `output.value`, read as JSON where its MIME type says so."""
     value = told.get(f"{side}.value")
-    return _json(value) if told.get(f"{side}.mime_type") == "application/json" else value
-
-
-def _json(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    return json_of(value) if told.get(f"{side}.mime_type") == "application/json" else value

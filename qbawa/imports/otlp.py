@@ -1,5 +1,6 @@
 """OpenTelemetry traces as OTLP JSON: the envelope, and which convention a span follows."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,16 @@ def attributes_of(pairs: Any) -> dict[str, Any]:
     if not isinstance(pairs, list):
         return {}
     return {str(pair.get("key")): _value(pair.get("value")) for pair in pairs if isinstance(pair, dict)}
+
+
+def json_of(value: Any) -> Any:
+    """The value, read where it is JSON text: most exporters allow attributes nothing structured."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def step_ids(span: Span) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from qbawa.groups import joined
 from qbawa.pairs.trivial import normalised
 
 # Jaccard similarity of word triples from which two questions count as the same.
@@ -58,18 +59,7 @@ def near_duplicates(texts: pl.Series, threshold: float = NEAR) -> list[tuple[int
 
 def groups(texts: pl.Series, threshold: float = NEAR) -> list[int]:
     """For each text the place of the first text of its group; groups join whatever is near-duplicate, even indirectly."""
-    leader = list(range(len(texts)))
-
-    def lead(place: int) -> int:
-        while leader[place] != place:
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
-
-    for a, b, _ in near_duplicates(texts, threshold):
-        low, high = sorted((lead(a), lead(b)))
-        leader[high] = low
-    return [lead(place) for place in range(len(texts))]
+    return joined(range(len(texts)), ((a, b) for a, b, _ in near_duplicates(texts, threshold)))
 
 
 def _triples(rows: pl.DataFrame) -> pl.DataFrame:

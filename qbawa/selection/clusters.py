@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
+from qbawa.groups import joined
 from qbawa.selection.words import normal, scatter, triple_hashes
 
 NEAR = 0.6
@@ -55,17 +56,7 @@ def near_groups(texts: Sequence[str]) -> list[int]:
     leader = [first.setdefault(normal(text), place) for place, text in enumerate(texts)]
     places = list(first.values())
     signatures = _signatures([texts[place] for place in places])
-
-    def lead(place: int) -> int:
-        while leader[place] != place:
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
-
-    for a, b in _near_pairs(signatures):
-        low, high = sorted((lead(places[a]), lead(places[b])))
-        leader[high] = low
-    return [lead(place) for place in range(len(texts))]
+    return joined(leader, ((places[a], places[b]) for a, b in _near_pairs(signatures)))
 
 
 def _signatures(texts: Sequence[str]) -> np.ndarray:
