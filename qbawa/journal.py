@@ -60,13 +60,6 @@ class JournalWriter:
                 self._close_segment()
             return count
 
-    def discard(self) -> int:
-        """Number of buffered lines that were given up."""
-        with self._turn:
-            count = len(self._buffer)
-            del self._buffer[:count]
-            return count
-
     def close(self) -> None:
         """Sync, then close the segment even where syncing failed. The writer may be used again."""
         try:

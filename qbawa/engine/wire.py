@@ -11,7 +11,6 @@ from qbawa.errors import FinalError
 
 SCHEMA = "response_schema"
 """Our parameter for a JSON schema of the answer; sent as OpenAI's `response_format`."""
-_OURS = frozenset({SCHEMA})
 _NOT_YOURS = frozenset({"model", "messages", "stream", "api_key", "api_base", "base_url", "n", "stream_options"})
 
 

@@ -44,12 +44,6 @@ def read_manifest(folder: Path) -> dict[str, Json]:
     return manifest
 
 
-def verify(folder: Path) -> list[str]:
-    """Names of the files that are not what the manifest says: changed, missing or added."""
-    said, found = read_manifest(folder)["files"], file_hashes(folder)
-    return sorted(name for name in said.keys() | found.keys() if said.get(name) != found.get(name))
-
-
 @dataclass(frozen=True, slots=True)
 class Diff:
     """How a dataset version differs from an older one; pairs are named by pair_id."""

@@ -46,10 +46,6 @@ class Batch:
     barren: bool = False
     """True once it was read and made no row at all, as when requests only ended in it."""
 
-    @property
-    def bytes(self) -> int:
-        return sum(segment.bytes for segment in self.segments)
-
 
 def pending_batches(
     lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES, dry_run: bool = False

@@ -27,10 +27,6 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
 
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
 
 def _columns(*rows: tuple[str, ColumnType, str]) -> tuple[Column, ...]:
     return tuple(Column(*row) for row in rows)
