@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import anchors
 import polars as pl
 import pytest
+from anchor_data import ANCHORS, needs_anchors
 
 from qbawa import flywheel
 from qbawa.brackets.run import play
@@ -18,21 +19,14 @@ from qbawa.replay.cells import wanted_cells
 from qbawa.replay.run import replay
 from qbawa.status import leaderboard
 
-DATA = Path(__file__).parents[2] / "shared/data/anchors"
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import anchors  # noqa: E402
-
-pytestmark = pytest.mark.skipif(
-    not DATA.exists(), reason="needs ../shared/data/anchors beside the checkout: real answers of 64 models"
-)
+pytestmark = needs_anchors
 MODELS, REQUESTS = 6, 40
 
 
 @pytest.fixture(scope="module")
 def tables() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Answers, preferences and what is published of six models from worst to best, and of the baseline."""
-    answers, preferences, models = anchors.read_tables(DATA, quick=False)
+    answers, preferences, models = anchors.read_tables(ANCHORS, quick=False)
     judged = models.join(preferences.select("model").unique(), on="model", how="semi").drop_nulls("ae2_win_rate")
     ranked = judged.filter(~pl.col("model").is_in(preferences["baseline"].unique().implode())).sort("ae2_win_rate")
     chosen = ranked[[round(k * (ranked.height - 1) / (MODELS - 1)) for k in range(MODELS)]]["model"]
@@ -89,7 +83,7 @@ def test_ratings_order_models_as_published(
     turned: Project, tables: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 ) -> None:
     _, preferences, models = tables
-    published, _ = anchors.compare(turned, preferences, models, DATA)
+    published, _ = anchors.compare(turned, preferences, models, ANCHORS)
     assert published >= 0.7, "of all 805 requests; six models on forty of them cannot do much better"
     wins = preferences.group_by("model").agg(rate=pl.col("p_model_wins").mean())
     ours = leaderboard(turned).join(wins, left_on="name", right_on="model")

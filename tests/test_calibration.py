@@ -1,17 +1,15 @@
 """What a jury's verdicts come to, with and without people's labels."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
+from anchor_data import ANCHORS, needs_anchors
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qbawa.calibration import MIN_HUMAN_VERDICTS, calibrate, combine, fit, human_labels
 from qbawa.errors import InputError
 
-ANCHORS = Path(__file__).parents[2] / "shared/data/anchors"
 SCHEMA = {
     "match_id": pl.String,
     "judge": pl.String,
@@ -234,7 +232,7 @@ def test_majority_of_people_is_the_label() -> None:
     assert human_labels(frame(votes)).sort("match_id").rows() == [("m", 3, "a"), ("n", 3, "tie")]
 
 
-@pytest.mark.skipif(not ANCHORS.exists(), reason="../shared/data/anchors is absent")
+@needs_anchors
 def test_on_real_verdicts_calibration_is_not_below_the_best_judge() -> None:
     """One source, one split; benchmarks/judges.py has them all."""
     pairs = pl.read_parquet(ANCHORS / "pairs.parquet").filter(pl.col("source") == "judgebench")

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from anchor_data import ANCHORS, needs_anchors
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from qbawa.imports import import_answers, import_verdicts, matches_of
 from qbawa.lake.delta import Lake, frame
 from qbawa.strategies.ids import recorded_id
 
-ANCHORS = Path(__file__).parents[2] / "shared/data/anchors"
 ANSWERS = "request,strategy,answer,question,cost_usd\n001,m-1,red,Colour?,0.5\n001,m-2,blue,Colour?,\n002,m-1,two,Number?,0.25\n"
 VERDICTS = (
     "request,strategy_a,strategy_b,judge,preference,verdict,order_shown\n"
@@ -254,7 +254,7 @@ def test_the_command_tells_answers_from_verdicts_and_asks_for_the_step(
     assert "held all of it already" in told.stdout
 
 
-@pytest.mark.skipif(not ANCHORS.is_dir(), reason="needs ../shared/data/anchors")
+@needs_anchors
 def test_real_answers_and_preferences_come_in_whole(lake: Lake) -> None:
     requests = pl.read_parquet(ANCHORS / "requests.parquet").select("request_id", "instruction")
     outputs = pl.read_parquet(ANCHORS / "outputs.parquet").join(requests, on="request_id")

@@ -1,11 +1,10 @@
 """Bradley–Terry strengths, their intervals, and what is said about ranks."""
 
-from pathlib import Path
-
 import evalica
 import numpy as np
 import polars as pl
 import pytest
+from anchor_data import ANCHORS, needs_anchors
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -17,7 +16,6 @@ from qbawa.ratings.intervals import clustered
 from qbawa.ratings.newton import maximise
 from qbawa.ratings.rows import Rows
 
-ANCHORS = Path(__file__).parents[2] / "shared/data/anchors"
 SCHEMA = {
     "request_id": pl.String,
     "strategy_a": pl.String,
@@ -404,9 +402,6 @@ def test_unusable_matches_are_refused_with_the_reason() -> None:
         rate(pl.DataFrame(good | {"strategy_b": pl.Series([None], dtype=pl.String)}))
     with pytest.raises(InputError, match="'x' is matched against itself"):
         rate(pl.DataFrame(good | {"strategy_b": ["x"]}))
-
-
-needs_anchors = pytest.mark.skipif(not ANCHORS.exists(), reason="../shared/data/anchors is absent")
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,17 @@
 """What is said about judges."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from anchor_data import ANCHORS, needs_anchors
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import InputError
 from qbawa.reliability import RELIABILITY_SCHEMA, audit, best_judges, gate, judge_reliability
 
-ANCHORS = Path(__file__).parents[2] / "shared/data/anchors"
 VERDICTS = {
     "match_id": pl.String,
     "judge": pl.String,
@@ -237,7 +236,7 @@ def test_unusable_tables_are_refused_with_the_reason() -> None:
         judge_reliability(said(("1", "j", "a")), played("1").drop("step"))
 
 
-@pytest.mark.skipif(not ANCHORS.exists(), reason="../shared/data/anchors is absent")
+@needs_anchors
 def test_real_people_agree_with_each_other_more_than_a_7b_judge_does() -> None:
     pairs = pl.read_parquet(ANCHORS / "pairs.parquet").filter(pl.col("human_votes").is_not_null())
     # A vote is 1 (A), 2 (B) or 0 (tie) in PandaLM; any other spelling would fail here.
