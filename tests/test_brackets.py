@@ -121,14 +121,25 @@ def test_playing_again_asks_nothing_and_changes_nothing(tmp_path: Path, format: 
     assert project.lake.versions() == versions
 
 
-def test_a_tournament_stopped_by_its_budget_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    straight, halting = newsdesk(tmp_path / "straight"), newsdesk(tmp_path / "halting")
+@pytest.mark.parametrize(
+    "judges",
+    [
+        "{rubric: {model: offline/judge}, strict: {model: offline/judge-strict}}",
+        "{rubric: {model: offline/judge, order: both}}",
+        "{rubric: {model: offline/judge, kind: pointwise}}",
+    ],
+    ids=["two judges", "both orders", "scores"],
+)
+def test_a_tournament_stopped_by_its_budget_goes_on_as_if_it_had_never_stopped(tmp_path: Path, judges: str) -> None:
+    config = re.sub(r"judges:.*", f"judges: {judges}", CONFIG)
+    straight, halting = (reopened(newsdesk(tmp_path / name).home, config) for name in ("straight", "halting"))
     play(straight, run_id="one")
     for budget in (10, 30, 60, 400):
         report = play(halting, run_id=f"to-{budget}", verdict_budget=budget)
         agree(halting)
-        for step in report.steps:
-            assert verdicts(halting, f"step = '{step}'").height <= budget
+        for step, ended in report.steps.items():
+            given = verdicts(halting, f"step = '{step}'").height
+            assert given <= budget and (ended.reason != "budget" or given > budget - 2), "it is spent to the last match"
     assert set(verdicts(halting)["verdict_id"]) == set(verdicts(straight)["verdict_id"])
     assert decisions(halting) == decisions(straight)
 

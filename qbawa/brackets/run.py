@@ -149,15 +149,14 @@ async def _play_step(
     here = None if requests is None else [request for request in requests if request in field.requests]
     if len(field.strategies) < 2 or here == []:
         return done
-    both = any(judge.order == "both" and judge.kind != "pointwise" for judge in jury.values())
     tournament = make_tournament(
         field,
         format=config.format,
         goal=Goal(config.goal, k=config.k),
         confidence=config.confidence,
         verdict_budget=config.verdict_budget if verdict_budget is None else verdict_budget,
-        verdicts_per_match=sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in jury.values()),
-        orders=1 if both else 2,
+        verdicts_per_match=table.verdicts_per_match,
+        orders=table.orders,
         seed=config.seed,
         past_results=table.past_results,
         only_requests=here,

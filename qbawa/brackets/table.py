@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -62,6 +62,16 @@ class StepTable:
         """The tournament's field: who has an answer to what, and which answers are the same."""
         return Field.of({key: " ".join(answer.text.split()) for key, answer in self.answers.items()})
 
+    @property
+    def orders(self) -> Literal[1, 2]:
+        """In how many orders a match may be asked one after the other: 1 where no judge has another one to give."""
+        ordered = [judge for judge in self.jury.values() if judge.kind != "pointwise"]
+        return 2 if ordered and all(judge.order == "random" for judge in ordered) else 1
+
+    @property
+    def verdicts_per_match(self) -> int:
+        return sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in self.jury.values())
+
     def id_of(self, match: Match) -> str:
         return match_id(match.request, self.step, match.a, match.b)
 
@@ -92,7 +102,7 @@ class StepTable:
                 continue
             others = [verdict for verdict in rows if verdict["judge_kind"] != "llm"]
             judged = False
-            for swapped in (False, True):
+            for swapped in (False, True)[: self.orders]:
                 match = Match(request, a, b, 0, row["slot"] or 0, swapped)
                 counting = self._counting(match)
                 if counting:
