@@ -30,14 +30,17 @@ CELLS = len(REQUESTS) * (WAYS + 1)  # and `recorded`
 
 @pytest.fixture(scope="module")
 def world(server: ScriptedProvider) -> Iterator[DagsterHome]:
-    """A home with recordings, strategies and a judge; nothing is answered yet."""
+    """A home with recordings, strategies and two judges; nothing is answered yet."""
     with dagster_home() as here:
         server.say = opinion
         configure(
             here.home,
             server,
             strategies=[prompts(WAYS)],
-            judges={"scripted": {"model": "scripted", "rubric": "JUDGE"}},
+            judges={
+                "scripted": {"model": "scripted", "rubric": "JUDGE"},
+                "ranking": {"model": "scripted", "rubric": "JUDGE", "kind": "listwise"},
+            },
             tournament={"format": "round_robin", "goal": "order", "verdict_budget": BUDGET},
         )
         record(here.home, REQUESTS)
@@ -142,6 +145,7 @@ def test_a_tournament_killed_in_the_middle_pays_no_verdict_twice(
     # Every verdict that was paid before the kill counts, and none was paid for again.
     assert set(known) <= {key for _, key in verdicts}
     assert {server.answered[body] for body in known.values()} == {1}
+    assert len({key for _, key in verdicts}) < 0.75 * BUDGET, "half of the verdicts come from rankings"
 
 
 def test_killed_runs_do_not_look_alive(world: DagsterHome) -> None:

@@ -23,11 +23,10 @@ from qbawa.judges import (
     judge_messages,
     jury_calls,
     opinion,
-    ranking_call,
     read_blocks,
     reparse,
     shown_first,
-    to_ranking_rows,
+    stands_for,
     to_verdict_row,
 )
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
@@ -448,31 +447,93 @@ def test_a_pointwise_judge_scores_an_answer_once_for_all_its_matches() -> None:
     assert one.calls[0].key == two.calls[1].key
 
 
-@given(st.permutations(["s1", "s2", "s3", "s4"]))
-@settings(max_examples=24)
-def test_a_ranking_gives_the_verdict_of_every_pair(order: Sequence[str]) -> None:
-    judge = JudgeConfig(model="offline/judge", kind="listwise")
-    asked = ranking_call("j", judge, QUESTION, {name: f"answer of {name}" for name in order})
-    shown = read_blocks(asked.calls[0].messages[1]["content"])
-    assert [shown[f"answer_{number}"] for number in range(1, 5)] == [f"answer of {name}" for name in asked.shown]
-    reply = json.dumps({"rationale": "r", "ranking": [asked.shown.index(name) + 1 for name in order]})
-    pairs = {(a, b): f"{a}-{b}" for a in ["s1", "s2", "s3", "s4"] for b in ["s1", "s2", "s3", "s4"] if a < b}
-    rows = to_ranking_rows(asked, CallResult("k", reply, 1, 1, 0.6, 0.1, 1, False), pairs)
-    assert {row["match_id"] for row in rows} == set(pairs.values())
-    assert sum(row["cost_usd"] for row in rows) == pytest.approx(0.6)
-    for row in rows:
-        a, b = row["match_id"].split("-")
+NAMES = ("s1", "s2", "s3", "s4")
+
+
+def ranking(a: str, b: str, among: Sequence[str] = NAMES, **more: Any) -> JudgeCall:
+    """What a listwise judge is asked about strategies a and b, of whom each answers in its own words."""
+    listed, judges = [f"answer of {name}" for name in among], jury(j={"kind": "listwise"})
+    (call,) = jury_calls(f"{a}-{b}", QUESTION, f"answer of {a}", f"answer of {b}", judges, among=listed, **more)
+    return call
+
+
+def shown_in(call: JudgeCall) -> list[str]:
+    blocks = read_blocks(call.calls[0].messages[1]["content"])
+    return [blocks[f"answer_{number}"].removeprefix("answer of ") for number in range(1, len(blocks))]
+
+
+@given(st.permutations(NAMES), st.booleans())
+@settings(max_examples=48)
+def test_a_ranking_gives_the_verdict_of_every_match(order: Sequence[str], swapped: bool) -> None:
+    asked = {(a, b): ranking(a, b, swapped=swapped) for a in NAMES for b in NAMES if a < b}
+    assert len({call.calls[0].key for call in asked.values()}) == 1, "one call, whichever match it is made for"
+    rows = []
+    for (a, b), call in asked.items():
+        shown = shown_in(call)
+        reply = json.dumps({"rationale": "r", "ranking": [shown.index(name) + 1 for name in order]})
+        row = to_verdict_row(call, CallResult(call.calls[0].key, reply, 1, 1, 0.6, 0.1, 1, False))
         assert row["verdict"] == ("a" if order.index(a) < order.index(b) else "b")
-        assert row["shown_first"] == ("a" if asked.shown.index(a) < asked.shown.index(b) else "b")
+        assert row["shown_first"] == ("a" if shown.index(a) < shown.index(b) else "b")
+        rows.append(row)
+    assert len({row["verdict_id"] for row in rows}) == 6
     stored = frame("verdicts", rows)
     assert reparse(stored).equals(stored)
 
 
-def test_an_unreadable_ranking_leaves_every_pair_unscored() -> None:
-    judge = JudgeConfig(model="offline/judge", kind="listwise")
-    asked = ranking_call("j", judge, QUESTION, {"s1": "x", "s2": "y", "s3": "z"})
-    rows = to_ranking_rows(asked, CallResult("k", "1 > 2 > 3", 1, 1, 0.0, 0.1, 1, False), {("s1", "s2"): "m"})
-    assert [row["verdict"] for row in rows] == ["unscored"]
+@given(st.sets(st.sampled_from(NAMES[2:] + ("s5", "s6", "s7"))))
+@settings(max_examples=32)
+def test_two_answers_are_shown_in_the_same_order_in_every_list_and_the_other_way_round_when_swapped(
+    others: set[str],
+) -> None:
+    (pair,) = jury_calls("s1-s2", QUESTION, "answer of s1", "answer of s2", jury(j={"kind": "listwise"}))
+    straight, swapped = (
+        ranking("s1", "s2", ["s1", "s2", *others]),
+        ranking("s1", "s2", ["s2", *others, "s1"], swapped=True),
+    )
+    assert pair.kind == "pairwise" and straight.kind == swapped.kind == "listwise"
+    assert straight.shown_first == pair.shown_first != swapped.shown_first
+    assert shown_in(swapped) == shown_in(straight)[::-1]
+    assert straight.place is not None and straight.place.pair == pair.calls[0].key
+    both = jury_calls("s1-s2", QUESTION, "answer of s1", "answer of s2", jury(j={"kind": "listwise", "order": "both"}))
+    assert [call.shown_first for call in both] == [straight.shown_first, swapped.shown_first]
+
+
+async def test_an_unreadable_ranking_is_unscored_kept_raw_and_read_again_for_free() -> None:
+    call = ranking("s1", "s2")
+    row = await ask(call, Scripted("1 > 2 > 3 > 4"))
+    assert row["verdict"] == "unscored" and json.loads(row["raw"])["reply"] == "1 > 2 > 3 > 4"
+    readable = json.dumps({"rationale": "since", "ranking": [1, 2, 3, 4]})
+    rows = frame("verdicts", [row | {"raw": json.dumps(json.loads(row["raw"]) | {"reply": readable})}])
+    assert reparse(rows)["verdict"].to_list() == [call.shown_first]
+
+
+async def test_a_ranking_that_fails_for_good_still_tells_which_question_it_answers() -> None:
+    (pair,) = jury_calls("s1-s2", QUESTION, "answer of s1", "answer of s2", jury(j={"kind": "listwise"}))
+    row = await ask(ranking("s1", "s2"), Scripted(FinalError("refused", "no")))
+    assert row["verdict"] == "unscored" and row["cost_usd"] == 0 and "refused" in row["rationale"]
+    assert stands_for(row["raw"]) == pair.calls[0].key
+    rows = frame("verdicts", [row])
+    assert reparse(rows).equals(rows)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**15),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from(["listwise", "pointwise", "other"]) | json_values},
+        optional={name: json_values for name in ("answers", "a", "b", "pair", "replies")}
+        | {"reply": json_values | st.just('{"rationale": "", "ranking": []}')},
+    )
+)
+def test_a_reply_that_imitates_a_packed_one_makes_nothing_fail(packed: dict) -> None:
+    raw = json.dumps(packed)
+    assert opinion(raw, "a")["verdict"] in ("a", "b", "tie", "unscored")
+    assert isinstance(stands_for(raw), str | None)
 
 
 async def test_log_probabilities_are_asked_for_and_used() -> None:

@@ -204,7 +204,8 @@ async def _judge(
 
     `played` (match_id → request) and `fresh` (what the lake has not been told yet) grow by them.
     """
-    outcomes = await asyncio.gather(*(_ask_jury(engine, table, match) for match in matches))
+    lists = table.lists(tournament)
+    outcomes = await asyncio.gather(*(_ask_jury(engine, table, match, lists.get(match, ())) for match in matches))
     judged: list[tuple[Match, list[dict[str, Any]]]] = []
     problem: Exception | None = None
     for match, outcome in zip(matches, outcomes, strict=True):
@@ -212,6 +213,7 @@ async def _judge(
             problem = problem or outcome
         else:
             judged.append((match, outcome))
+    table.share_costs([row for _, rows in judged for row in rows])
     decided = table.decide([rows for _, rows in judged])
     results = []
     for (match, rows), p_a in zip(judged, decided, strict=True):
@@ -232,8 +234,11 @@ def _keep_ties(table: StepTable, tournament: Tournament, played: dict[str, str],
             fresh[table.id_of(match)] = None
 
 
-async def _ask_jury(engine: Engine, table: StepTable, match: Match) -> list[dict[str, Any]] | Exception:
+async def _ask_jury(
+    engine: Engine, table: StepTable, match: Match, among: Sequence[str]
+) -> list[dict[str, Any]] | Exception:
     try:
-        return list(await asyncio.gather(*(ask(call, engine) for call in table.calls(match))))
+        # Matches on one list make the same call; the engine pays for it once.
+        return list(await asyncio.gather(*(ask(call, engine) for call in table.calls(match, among))))
     except (NotMadeError, ModelStoppedError, TemplateError) as error:
         return error

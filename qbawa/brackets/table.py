@@ -1,21 +1,23 @@
 """What a step's tournament is played with: the answers that meet, the questions, and every verdict so far."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
 
+from qbawa.brackets.lists import answer_lists
 from qbawa.calibration import Calibration, calibrate, combine
 from qbawa.config import JudgeConfig
 from qbawa.errors import TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.imports import matches_of
-from qbawa.judges import JudgeCall, jury_calls, shown_first
+from qbawa.judges import JudgeCall, jury_calls, same_words, stands_for
 from qbawa.lake.delta import Lake, now, schema_of
 from qbawa.reliability import best_judges
 from qbawa.strategies import Question
-from qbawa.tournaments import Field, Match, Result
+from qbawa.tournaments import Field, Match, Result, Tournament
 
 Key = tuple[str, str]
 """(strategy, request)"""
@@ -53,6 +55,8 @@ class StepTable:
         for row in verdicts.iter_rows(named=True):
             self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
         self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
+        self._charged = {row["call_key"] for row in verdicts.iter_rows(named=True) if row["cost_usd"]}
+        self._ranking = {name for name, judge in jury.items() if judge.kind == "listwise"}
         self._current: dict[str, set[str]] = {}
         """Model verdicts that count, by match."""
         self.past_results = self._read_past()
@@ -60,7 +64,7 @@ class StepTable:
     @property
     def field(self) -> Field:
         """The tournament's field: who has an answer to what, and which answers are the same."""
-        return Field.of({key: " ".join(answer.text.split()) for key, answer in self.answers.items()})
+        return Field.of({key: same_words(answer.text) for key, answer in self.answers.items()})
 
     @property
     def orders(self) -> Literal[1, 2]:
@@ -72,20 +76,21 @@ class StepTable:
     def verdicts_per_match(self) -> int:
         return sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in self.jury.values())
 
+    def text(self, strategy: str, request: str) -> str:
+        return self.answers[strategy, request].text
+
     def id_of(self, match: Match) -> str:
         return match_id(match.request, self.step, match.a, match.b)
 
-    def calls(self, match: Match) -> list[JudgeCall]:
-        """What to ask the jury about a match; the other way round where it is `swapped`."""
-        a, b = self.answers[match.a, match.request].text, self.answers[match.b, match.request].text
-        jury = self.jury
-        if match.swapped:
-            jury = {name: judge.model_copy(update={"order": "both"}) for name, judge in jury.items()}
-        identity = self.id_of(match)
-        asked = jury_calls(identity, self.questions[match.request], a, b, jury, self.seed)
-        if not match.swapped:
-            return asked
-        return [call for call in asked if call.shown_first != shown_first(identity, call.judge, self.seed)]
+    def calls(self, match: Match, among: Sequence[str] = ()) -> list[JudgeCall]:
+        """What to ask the jury about a match; the other way round where it is `swapped`; `among` others, a listwise judge."""
+        a, b = self.text(match.a, match.request), self.text(match.b, match.request)
+        question = self.questions[match.request]
+        return jury_calls(self.id_of(match), question, a, b, self.jury, self.seed, swapped=match.swapped, among=among)
+
+    def lists(self, tournament: Tournament) -> dict[Match, tuple[str, ...]]:
+        """What listwise judges rank in the tournament's present round, by match."""
+        return answer_lists(tournament.round_matches, self.text) if self._ranking else {}
 
     def _read_past(self) -> list[Result]:
         """Results of everything that was judged so far, as the tournament that asked for it would have recorded them."""
@@ -122,6 +127,13 @@ class StepTable:
         rows = [{**row, "match_id": str(group)} for group, some in enumerate(verdicts) for row in some]
         decided = self._combined(rows)
         return [decided[str(group)]["p_a"] if str(group) in decided else None for group in range(len(verdicts))]
+
+    def share_costs(self, verdicts: Sequence[dict[str, Any]]) -> None:
+        """Count what each call cost once: evenly over these new verdicts that it gave, nothing where an earlier one has it."""
+        sharing = Counter(row["call_key"] for row in verdicts)
+        for row in verdicts:
+            row["cost_usd"] *= (row["call_key"] not in self._charged) / sharing[row["call_key"]]
+        self._charged |= {row["call_key"] for row in verdicts if row["cost_usd"]}
 
     def add(self, match: Match, verdicts: Iterable[Mapping[str, Any]]) -> bool:
         """Keep a match's new verdicts; without any, the answers were identical. False where all was known."""
@@ -212,9 +224,11 @@ class StepTable:
         have = self._verdicts.get(self.id_of(match), {})
         if not have or not self.jury:
             return []
-        by_question = {(row["judge"], row["call_key"]): row for row in have.values() if row["judge_kind"] == "llm"}
-        if not by_question:
+        rows = [row for row in have.values() if row["judge_kind"] == "llm"]
+        if not rows:
             return []
+        by_question = {(row["judge"], row["call_key"]): row for row in rows}
+        by_question |= {(row["judge"], stands_for(row["raw"])): row for row in rows if row["judge"] in self._ranking}
         try:
             calls = self.calls(match)
         except TemplateError:  # the rubric asks for what this request lacks: nothing answers it
@@ -225,7 +239,7 @@ class StepTable:
         return found if wanted and len(found) == len(wanted) else []
 
     def _same(self, a: str, b: str, request: str) -> bool:
-        return self.answers[a, request].text.split() == self.answers[b, request].text.split()
+        return same_words(self.text(a, request)) == same_words(self.text(b, request))
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

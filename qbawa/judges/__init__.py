@@ -2,31 +2,28 @@
 
 from qbawa.judges.jury import (
     JudgeCall,
-    RankingCall,
     ask,
     jury_calls,
-    ranking_call,
+    same_words,
     shown_first,
-    to_ranking_rows,
     to_verdict_row,
 )
 from qbawa.judges.parse import PARSE_VERSION
 from qbawa.judges.prompt import check_rubric, judge_messages, read_blocks
-from qbawa.judges.verdicts import opinion, reparse
+from qbawa.judges.verdicts import opinion, reparse, stands_for
 
 __all__ = [
     "PARSE_VERSION",
     "JudgeCall",
-    "RankingCall",
     "ask",
     "check_rubric",
     "judge_messages",
     "jury_calls",
     "opinion",
-    "ranking_call",
     "read_blocks",
     "reparse",
+    "same_words",
     "shown_first",
-    "to_ranking_rows",
+    "stands_for",
     "to_verdict_row",
 ]

@@ -4,19 +4,17 @@
         row = await ask(call, engine)
 
 All kinds of judge give the same rows. A pairwise judge sees both answers; a pointwise judge scores each alone, so
-that one call serves all of an answer's matches; a listwise judge ranks all answers of a request in one call
-(`ranking_call`) and is pairwise where a single match is asked.
+that one call serves all of an answer's matches; a listwise judge ranks the answers of several matches, so that one
+call serves them all, and is pairwise where a match stands alone.
 """
 
 import asyncio
 import hashlib
-import itertools
 import json
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.types import CallResult, ModelCall
@@ -36,6 +34,19 @@ class Caller(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the two answers of a match stand in a list."""
+
+    answers: int
+    """How many are ranked."""
+    a: int
+    b: int
+    """The numbers, from 1, under which they are shown."""
+    pair: str
+    """Key of the pairwise call that asks the same: it holds rubric, model and these two answers, not the others."""
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeCall:
     """What one judge is asked about one match, in one order."""
 
@@ -43,23 +54,13 @@ class JudgeCall:
     request_id: str
     step: str
     judge: str
-    kind: Literal["pairwise", "pointwise"]
+    kind: JudgeKind
     shown_first: Side | None
     """None of a pointwise judge, who sees each answer alone."""
     calls: tuple[ModelCall, ...]
     """One call; of a pointwise judge two: answer a, answer b."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankingCall:
-    """What a listwise judge is asked: all answers of a request at once."""
-
-    request_id: str
-    step: str
-    judge: str
-    shown: tuple[str, ...]
-    """Strategies in the order in which their answers are shown."""
-    calls: tuple[ModelCall, ...]
+    place: Place | None = None
+    """In the list, where the call is a ranking."""
 
 
 def shown_first(match_id: str, judge: str, seed: int = 0) -> Side:
@@ -68,39 +69,73 @@ def shown_first(match_id: str, judge: str, seed: int = 0) -> Side:
     return "a" if digest[0] & 1 else "b"
 
 
+def same_words(answer: str) -> str:
+    """The answer as it is told from others: spacing makes no difference."""
+    return " ".join(answer.split())
+
+
 def jury_calls(
-    match_id: str, question: Question, answer_a: str, answer_b: str, jury: Mapping[str, JudgeConfig], seed: int = 0
+    match_id: str,
+    question: Question,
+    answer_a: str,
+    answer_b: str,
+    jury: Mapping[str, JudgeConfig],
+    seed: int = 0,
+    *,
+    swapped: bool = False,
+    among: Sequence[str] = (),
 ) -> list[JudgeCall]:
     """What to ask each judge of a jury about a match: one call a judge, two orders where the judge is set to `both`.
 
-    Raises TemplateError where a rubric needs an input that the request lacks.
+    `swapped` asks in the other order than the one drawn. A listwise judge ranks `among`: different answers, these two
+    with them. Raises TemplateError where a rubric needs an input that the request lacks.
     """
     calls = []
     for name, judge in jury.items():
+        call = JudgeCall(match_id, question.request_id, question.step, name, "pointwise", None, ())
+        if judge.kind == "pointwise":
+            made = tuple(judge_model_call(name, judge, question, [one], "pointwise") for one in (answer_a, answer_b))
+            calls.append(replace(call, calls=made))
+            continue
         first = shown_first(match_id, name, seed)
-        orders: list[Side | None] = [None] if judge.kind == "pointwise" else [first]
-        if judge.order == "both" and judge.kind != "pointwise":
-            orders.append("b" if first == "a" else "a")
+        if judge.kind == "listwise":
+            first = "a" if _drawn([answer_a, answer_b], question, name, seed)[0] == answer_a else "b"
+        other: Side = "b" if first == "a" else "a"
+        orders = (first, other) if judge.order == "both" else (other if swapped else first,)
         for order in orders:
-            shown = (
-                [[answer_a], [answer_b]]
-                if order is None
-                else [[answer_a, answer_b] if order == "a" else [answer_b, answer_a]]
-            )
-            kind: Literal["pairwise", "pointwise"] = "pointwise" if order is None else "pairwise"
-            made = tuple(judge_model_call(name, judge, question, answers, kind) for answers in shown)
-            calls.append(JudgeCall(match_id, question.request_id, question.step, name, kind, order, made))
+            shown = [answer_a, answer_b] if order == "a" else [answer_b, answer_a]
+            made = (judge_model_call(name, judge, question, shown, "pairwise"),)
+            asked = replace(call, kind="pairwise", shown_first=order, calls=made)
+            if judge.kind == "listwise" and among:
+                asked = _ranking(asked, judge, question, answer_a, answer_b, among, seed)
+            calls.append(asked)
     return calls
 
 
-def ranking_call(
-    name: str, judge: JudgeConfig, question: Question, answers: Mapping[str, str], seed: int = 0
-) -> RankingCall:
-    """What to ask a listwise judge about all answers of a request, `answers` by strategy; their order is drawn."""
-    shown = sorted(answers)
-    random.Random(json.dumps([question.request_id, question.step, name, seed, shown])).shuffle(shown)
-    call = judge_model_call(name, judge, question, [answers[strategy] for strategy in shown], "listwise")
-    return RankingCall(question.request_id, question.step, name, tuple(shown), (call,))
+def _drawn(answers: Sequence[str], question: Question, judge: str, seed: int) -> list[str]:
+    """Answers to a question in the order in which a listwise judge is shown them: by lots that follow from their words.
+
+    So what is shown before another answer once is shown before it in every list, and after it in every reversed one.
+    """
+
+    def lot(answer: str) -> str:
+        content = [question.request_id, question.step, judge, seed, same_words(answer)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    return sorted(answers, key=lot)
+
+
+def _ranking(
+    pair: JudgeCall, judge: JudgeConfig, question: Question, a: str, b: str, among: Sequence[str], seed: int
+) -> JudgeCall:
+    """The ranking that asks what a pairwise call would: the same about a and b, shown in the same order."""
+    shown = _drawn(among, question, pair.judge, seed)
+    if _drawn([a, b], question, pair.judge, seed)[0] != (a if pair.shown_first == "a" else b):
+        shown.reverse()
+    number = {same_words(answer): number for number, answer in enumerate(shown, start=1)}
+    place = Place(len(shown), number[same_words(a)], number[same_words(b)], pair.calls[0].key)
+    made = judge_model_call(pair.judge, judge, question, shown, "listwise")
+    return replace(pair, kind="listwise", calls=(made,), place=place)
 
 
 def judge_model_call(
@@ -144,14 +179,18 @@ async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
 def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallResult] | ProviderError) -> dict[str, Any]:
     """A row of the table `verdicts` from what the judge said, or unscored where the call failed.
 
-    `call_key` is the paid call; of a pointwise judge both, joined by `+` in the order a, b.
+    `call_key` is the paid call; of a pointwise judge both, joined by `+` in the order a, b. `cost_usd` is what it
+    cost as a whole, whichever other verdicts it gives too.
     """
     results = (
         [outcome] if isinstance(outcome, CallResult) else [] if isinstance(outcome, ProviderError) else list(outcome)
     )
+    texts = [result.text for result in results]
     raw: str | None = None
-    if len(results) == len(judge_call.calls):
-        texts = [result.text for result in results]
+    if judge_call.place is not None:
+        # Also where the call failed: the place tells which question this row answers.
+        raw = pack({"kind": "listwise", **asdict(judge_call.place), "reply": texts[0] if texts else None})
+    elif len(results) == len(judge_call.calls):
         raw = texts[0] if judge_call.kind == "pairwise" else pack({"kind": "pointwise", "replies": texts})
     logprobs = results[0].logprobs if results else None
     row = {
@@ -172,41 +211,3 @@ def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallRes
     if isinstance(outcome, ProviderError):
         row["rationale"] = f"The call failed, {outcome.reason}: {outcome}"
     return row
-
-
-def to_ranking_rows(
-    ranking: RankingCall, outcome: CallResult, matches: Mapping[tuple[str, str], str]
-) -> list[dict[str, Any]]:
-    """Verdict rows of the pairs in a ranking: those to which `matches` gives a match_id, by (strategy_a, strategy_b).
-
-    The one call stands in each row; its cost is shared out evenly, so that sums over verdicts stay true.
-    """
-    rows = []
-    for one, two in itertools.combinations(range(len(ranking.shown)), 2):
-        for a, b in ((one, two), (two, one)):
-            match = matches.get((ranking.shown[a], ranking.shown[b]))
-            if match is None:
-                continue
-            first: Side = "a" if a < b else "b"
-            packed = {"kind": "listwise", "answers": len(ranking.shown), "a": a + 1, "b": b + 1, "reply": outcome.text}
-            raw = pack(packed)
-            rows.append(
-                {
-                    "verdict_id": verdict_id(match, ranking.judge, first),
-                    "match_id": match,
-                    "request_id": ranking.request_id,
-                    "step": ranking.step,
-                    "judge": ranking.judge,
-                    "judge_kind": "llm",
-                    "shown_first": first,
-                    **opinion(raw, first, None),
-                    "raw": raw,
-                    "call_key": outcome.call_key,
-                    "cost_usd": outcome.cost_usd,
-                    "judged_at": datetime.now(UTC),
-                    "block_id": ranking.request_id,
-                }
-            )
-    for row in rows:
-        row["cost_usd"] /= len(rows)
-    return rows

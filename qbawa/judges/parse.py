@@ -77,7 +77,8 @@ def parse_score(reply: str) -> Score | None:
 def parse_ranking(reply: str, answers: int) -> Ranking | None:
     """The ranking of exactly the numbers 1 to `answers`; None for anything else."""
     found = _object(reply, "listwise")
-    if found is None or sorted(found["ranking"]) != list(range(1, answers + 1)):
+    # The length first: where a reply imitates a packed one, `answers` is the model's word too.
+    if found is None or len(found["ranking"]) != answers or sorted(found["ranking"]) != list(range(1, answers + 1)):
         return None
     return Ranking(tuple(int(number) for number in found["ranking"]), found["rationale"])
 

@@ -1,8 +1,8 @@
 """What a judge said, as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
 
 `raw` of a pairwise judge is the reply as it came. Of the other kinds it is JSON: `{"kind": "pointwise", "replies":
-[of a, of b]}` or `{"kind": "listwise", "answers": n, "a": place shown, "b": place shown, "reply": …}`, with the
-replies as they came.
+[of a, of b]}` or `{"kind": "listwise", "answers": n, "a": number shown, "b": number shown, "pair": call_key of the pairwise
+call that asks the same, "reply": …}`, with the replies as they came; a ranking's is null where the call failed.
 """
 
 import json
@@ -51,9 +51,16 @@ def unpack(raw: str) -> dict[str, Any] | None:
     if found["kind"] == "pointwise" and isinstance(replies, list) and [type(r) for r in replies] == [str, str]:
         return found
     numbers = [found.get(name) for name in ("answers", "a", "b")]
-    if found["kind"] == "listwise" and isinstance(reply, str) and all(type(number) is int for number in numbers):
+    texts = isinstance(reply, str | None) and isinstance(found.get("pair"), str | None)
+    if found["kind"] == "listwise" and texts and all(type(number) is int for number in numbers):
         return found
     return None
+
+
+def stands_for(raw: str | None) -> str | None:
+    """Key of the pairwise call that asks the same as a ranking does of its match; None where `raw` is no ranking's."""
+    packed = unpack(raw) if raw is not None else None
+    return packed.get("pair") if packed is not None and packed["kind"] == "listwise" else None
 
 
 def reparse(verdicts: pl.DataFrame) -> pl.DataFrame:
@@ -92,7 +99,7 @@ def _pointwise(replies: Sequence[str]) -> dict[str, Any]:
 
 
 def _listwise(packed: Mapping[str, Any]) -> dict[str, Any]:
-    found = parse_ranking(packed["reply"], packed["answers"])
+    found = parse_ranking(packed["reply"] or "", packed["answers"])
     if found is None or packed["a"] not in found.order or packed["b"] not in found.order:
         return dict(UNSCORED)
     ahead = found.order.index(packed["a"]) < found.order.index(packed["b"])

@@ -115,6 +115,11 @@ class Tournament:
         waiting = np.flatnonzero(~self._told)[:limit]
         return [self._match(int(slot)) for slot in waiting]
 
+    @property
+    def round_matches(self) -> list[Match]:
+        """All matches of this round, those with a result too; the same when the tournament is built again."""
+        return [self._match(slot) for slot in range(len(self._table))]
+
     def record(self, results: Iterable[Result]) -> None:
         """Takes results of this round's matches, in any order and any portions.
 
