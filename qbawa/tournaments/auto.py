@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qbawa.tournaments.board import Board, Pairings
 from qbawa.tournaments.goals import Goal, Reading
-from qbawa.tournaments.halving import first_pass, propose_halving
+from qbawa.tournaments.halving import propose_opening
 from qbawa.tournaments.information import settle
 from qbawa.tournaments.posterior import Posterior
 
@@ -12,12 +12,12 @@ from qbawa.tournaments.posterior import Posterior
 def propose_auto(
     board: Board, posterior: Posterior, reading: Reading, goal: Goal, size: int, orders: int, seed: int
 ) -> Pairings:
-    """The next round: one pass of halving where the top is wanted, then whatever settles the goal.
+    """The next round: a short halving where the top is wanted, then whatever settles the goal.
 
     For a whole order halving would look at the wrong end of the field, so that goes straight on to settling.
     """
-    if goal.name in ("best", "top_k") and board.verdicts < first_pass(board.strategies):
-        opening = propose_halving(board, posterior, orders, seed)
+    if goal.name in ("best", "top_k"):
+        opening = propose_opening(board, posterior, orders, seed)
         if len(opening):
             return opening
     return settle(board, posterior, reading, size, orders)

@@ -111,6 +111,11 @@ class Field:
         """Whether the cell has an answer, shape (strategies, requests)."""
         return self.answers != WITHDRAWN
 
+    @cached_property
+    def same_throughout(self) -> np.ndarray:
+        """A number for each strategy, equal where all their answers are (and the same ones missing), from 0 up."""
+        return np.unique(self.answers, axis=0, return_inverse=True)[1].reshape(-1)
+
 
 class Board:
     """Everything that was judged so far, as arrays. N strategies, R requests.
@@ -134,6 +139,7 @@ class Board:
         self._both = np.zeros((3, n, n))
         # shown[i, sheet]: scored matches of i on the sheet.
         self.shown = np.zeros((n, 2 * r), dtype=np.int32)
+        self.matches = 0
         self.verdicts = 0
         self.unscored = 0
         self.begun = np.zeros(2 * r, dtype=bool)
@@ -150,6 +156,7 @@ class Board:
 
     def add(self, pairings: Pairings, p_a: np.ndarray, verdicts: int) -> None:
         """Takes results in: rows (a, b, request, swapped) with their p_a (NaN where unscored), at what they cost."""
+        self.matches += len(pairings)
         self.verdicts += verdicts
         for order in (0, 1):
             here = pairings[:, 3] == order

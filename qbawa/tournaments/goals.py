@@ -23,6 +23,9 @@ GOALS: tuple[GoalName, ...] = ("best", "top_k", "order", "pairs")
 DRAWS = 4000
 ORDER_DRAWS = 500
 
+# Differences in strength that are known better than this are those of strategies with the same answers.
+_ALIKE = 1e-6
+
 # Strategies that are this many standard deviations away from mattering are left out of the draws.
 _OUT_OF_REACH = 5.0
 
@@ -47,7 +50,8 @@ class Goal:
     """best: within `margin` of the best mean win rate. top_k: these k, none outside better by more than `margin`.
     order: Kendall's tau with the true order ≥ `tau`. pairs: the better one known in all pairs, on average over pairs.
 
-    `margin` is a win rate (0.01 = one percentage point): strategies closer than that are as good as equal.
+    `margin` is a win rate (0.01 = one percentage point): strategies closer than that are as good as equal, and none of
+    the four goals calls it wrong to have them the wrong way round.
     """
 
     name: GoalName = "best"
@@ -100,14 +104,17 @@ class Goal:
         n = len(order)
         if n < 2:
             return 1.0, np.zeros((n, n))
-        # Chance that a pair stands the wrong way round.
-        z = np.abs(posterior.mean[:, None] - posterior.mean) / _difference_spread(posterior)
-        doubt = _normal_tail(z)
+        # Chance that the lower of a pair is better than the higher by more than the margin.
+        gap = np.abs(posterior.mean[:, None] - posterior.mean)
+        higher = np.maximum(posterior.mean[:, None], posterior.mean)
+        strengths, rates = field_win_rate(posterior.mean)
+        surpassed = np.interp(np.interp(higher, strengths, rates) + self.margin, rates, strengths)
+        doubt = _normal_tail((gap + surpassed - higher) / _difference_spread(posterior))
         np.fill_diagonal(doubt, 0)
         if self.name == "pairs":
             return 1 - float(doubt.sum()) / (n * (n - 1)), doubt
-        draws = posterior.draw(ORDER_DRAWS, seed, order)
-        discordant = sum((draws[:, k + 1 :] > draws[:, k : k + 1]).sum(axis=1) for k in range(n - 1))
+        draws = np.interp(posterior.draw(ORDER_DRAWS, seed, order), strengths, rates)
+        discordant = sum((draws[:, k + 1 :] > draws[:, k : k + 1] + self.margin).sum(axis=1) for k in range(n - 1))
         tau = 1 - 4 * discordant / (n * (n - 1))
         return float((tau >= self.tau).mean()), doubt
 
@@ -133,7 +140,8 @@ def _nearest(posterior: Posterior, order: np.ndarray, size: int) -> np.ndarray:
     inside, outside = order[:size], order[size:]
     spread = _difference_spread(posterior)[np.ix_(inside, outside)]
     gap = (posterior.mean[inside, None] - posterior.mean[None, outside]) / spread
-    i, j = np.unravel_index(int(gap.argmin()), gap.shape)
+    # Strategies with the same answers cannot be told apart.
+    i, j = np.unravel_index(int(np.where(spread > 1.5 * _ALIKE, gap, np.inf).argmin()), gap.shape)
     doubt = np.zeros((len(order), len(order)))
     doubt[inside[i], outside[j]] = doubt[outside[j], inside[i]] = 1.0
     return doubt
@@ -141,9 +149,10 @@ def _nearest(posterior: Posterior, order: np.ndarray, size: int) -> np.ndarray:
 
 def _difference_spread(posterior: Posterior) -> np.ndarray:
     variance = np.diag(posterior.covariance)
-    return np.sqrt(np.maximum(variance[:, None] + variance[None, :] - 2 * posterior.covariance, 1e-12))
+    return np.sqrt(np.maximum(variance[:, None] + variance[None, :] - 2 * posterior.covariance, _ALIKE**2))
 
 
 def _normal_tail(z: np.ndarray) -> np.ndarray:
     """P(Z > z) for z ≥ 0, by the logistic approximation of Bowling et al. 2009 (error < 2e-4)."""
+    z = np.minimum(z, 20)
     return 1 / (1 + np.exp(0.07056 * z**3 + 1.5976 * z))

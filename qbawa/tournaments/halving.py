@@ -1,8 +1,8 @@
-"""Successive halving: all play a little, the better half plays twice as much each, and so on down to two.
+"""Successive halving: all play a little, the better half plays on, and so on down to two.
 
-Each stage of a pass costs the same; each pass costs twice the one before and starts from all again, led by what is
-known, so that the format has an answer at any time and corrects early misfortune. Karnin, Koren, Somekh 2013 (ICML),
-with the posterior's ranking in place of raw means.
+As a format each stage of a pass costs the same, so the better half plays twice as much each; each pass costs twice the
+one before and starts from all again, led by what is known, so that there is an answer at any time and early misfortune
+is corrected. Karnin, Koren, Somekh 2013 (ICML), with the posterior's ranking in place of raw means.
 """
 
 from __future__ import annotations
@@ -16,10 +16,24 @@ from qbawa.tournaments.posterior import Posterior
 # Verdicts of a stage in the first pass, per strategy of the field: all N play four matches, then N/2 eight, …
 _FIRST_STAGE = 2
 
+# Matches that a strategy plays in each stage of the opening that it reaches.
+_OPENING_MATCHES = 4
 
-def first_pass(strategies: int) -> int:
-    """Verdicts that one pass from all strategies down to two costs at first."""
-    return _FIRST_STAGE * strategies * _stages(strategies)
+
+def propose_opening(board: Board, posterior: Posterior, orders: int, seed: int) -> Pairings:
+    """A halving that is soon over: all play four matches, the better half four more, …: 4 N matches in all.
+
+    NO_PAIRINGS when that many have been played.
+    """
+    order = np.argsort(-posterior.mean, kind="stable")
+    active, played = board.strategies, board.matches
+    while active > 1:
+        wanted = active * _OPENING_MATCHES // 2
+        if played < wanted:
+            return _matchings(board, order[:active], wanted - played, orders, seed)
+        played -= wanted
+        active = (active + 1) // 2
+    return NO_PAIRINGS
 
 
 def propose_halving(board: Board, posterior: Posterior, orders: int, seed: int) -> Pairings:

@@ -45,15 +45,29 @@ class Posterior:
 def believe(board: Board) -> Posterior:
     """The posterior given all that was judged.
 
+    Strategies that gave the same answers everywhere are one strategy under several names, and as strong as each other.
     Two verdicts on one match in both orders are not two observations: a judge mostly says the same again. With a
     correlation ρ between them, measured on the matches that have both, they count as 2 / (1 + ρ).
     """
-    posterior = fit(board.once + board.twice)
+    same = board.field.same_throughout
+    posterior = _fit_as_one(board.once + board.twice, same)
     expected, _ = _link(posterior.mean[:, None] - posterior.mean[None, :])
     worth = 2 / (1 + board.order_correlation(expected))
     if board.twice.any():
-        posterior = fit(board.once + worth * board.twice)
+        posterior = _fit_as_one(board.once + worth * board.twice, same)
     return replace(posterior, second_order=worth - 1)
+
+
+def _fit_as_one(wins: np.ndarray, group: np.ndarray) -> Posterior:
+    """`fit`, with strategies of one group taken together and then given the same strength."""
+    groups = int(group.max(initial=-1)) + 1
+    if groups == len(wins):
+        return fit(wins)
+    member = np.eye(groups)[group]
+    together = member.T @ wins @ member
+    np.fill_diagonal(together, 0)
+    posterior = fit(together)
+    return replace(posterior, mean=posterior.mean[group], covariance=posterior.covariance[np.ix_(group, group)])
 
 
 def fit(wins: np.ndarray) -> Posterior:

@@ -101,7 +101,6 @@ class Tournament:
         self._p_a = np.zeros(0)
         self._told = np.zeros(0, dtype=bool)
         self._cost = np.zeros(0, dtype=np.int64)
-        self._extra: list[Result] = []
         self._settled: list[Match] = []
         self._resume(list(past_results))
 
@@ -217,11 +216,7 @@ class Tournament:
         if len(self._table):
             self._board.add(self._table, self._p_a, int(self._cost.sum()))
             self.round += 1
-        elif self._extra:
-            self.round += 1
-        self._add(self._extra)
-        self._extra = []
-        self._posterior = self._reading = None
+            self._posterior = self._reading = None
 
     def _open_round(self) -> None:
         self._table = NO_PAIRINGS
@@ -285,17 +280,18 @@ class Tournament:
                 self._posterior = self._reading = None
             self._add(list(results))
         self._open_round()
-        for result in known:
-            if result.match.round == self.round:
-                slot = self._slot(result.match)
-                if slot is None:
-                    # Asked by another format or on another field: evidence like any other, from the next round on.
-                    self._extra.append(result)
-                else:
-                    self._tell(slot, result)
-        if self._extra:
-            # A goal that was reached without them must be looked at again.
-            self._stop = None
+        last = [r for r in known if r.match.round == self.round]
+        asked = [(slot, r) for r in last if (slot := self._slot(r.match)) is not None]
+        if len(asked) == len(last):
+            for slot, result in asked:
+                self._tell(slot, result)
+        else:
+            # Another format or field asked for them, or other requests: evidence, and what is next follows from it.
+            self._add(last)
+            self.round += 1
+            self._stop, self._settled = None, []
+            self._posterior = self._reading = None
+            self._open_round()
         self._advance()
 
     def _knows(self, match: Match) -> bool:
