@@ -26,6 +26,7 @@ from qbawa.judges import check_rubric
 from qbawa.lake.delta import Lake, frame, now
 from qbawa.lake.tables import TABLES
 from qbawa.pairs import PairsReport, build_pairs
+from qbawa.position import PositionBias, order_of_matches, position_biases
 from qbawa.project import Project
 from qbawa.ratings import Effect, RatingFit, fit_ratings
 from qbawa.reliability import judge_reliability
@@ -209,7 +210,12 @@ class Rated:
     rows: pl.DataFrame
     fits: dict[str, RatingFit] = field(default_factory=dict)
     order_effects: dict[str, Effect | None] = field(default_factory=dict)
+    cancelled: dict[str, int] = field(default_factory=dict)
+    """Matches in which place cancels, since judges saw both orders alike."""
+    position_biases: dict[str, list[PositionBias]] = field(default_factory=dict)
+    """Of the judges that saw answers in an order, most biased first."""
     unscored_shares: dict[str, float] = field(default_factory=dict)
+    """Share of the verdicts that count which could not be read; steps without verdicts are left out."""
     separable: dict[str, bool] = field(default_factory=dict)
     """Whether the best strategy can be told from the next."""
     forests: dict[str, bytes] = field(default_factory=dict)
@@ -233,17 +239,17 @@ def rate_strategies(project: Project) -> Rated:
     named = rows.join(_names(project), on="strategy_id", how="left").with_columns(
         pl.col("name").fill_null(pl.col("strategy_id"))
     )
-    verdicts = (
-        lake.read("verdicts", ["step", "verdict"])
-        .group_by("step")
-        .agg(unscored=(pl.col("verdict") == "unscored").mean())
-    )
     by_step = {str(step): table for (step,), table in named.group_by("step", maintain_order=True)}
+    jury, columns = project.config.jury, ["match_id", "judge", "judge_kind", "shown_first", "verdict", "preference"]
+    said = {step: lake.read("verdicts", columns, keep=pl.col("step") == step) for step in fits}
+    counted = lake.read("matches", ["step", "verdicts", "unscored"]).group_by("step").sum().sort("step")
     return Rated(
         rows=named,
         fits=fits,
         order_effects={step: fit.order_effect for step, fit in fits.items()},
-        unscored_shares=dict(verdicts.iter_rows()),
+        cancelled={s: order_of_matches(v, jury(s)).filter(pl.col("order") == 0).height for s, v in said.items()},
+        position_biases={s: position_biases(v, jury(s)) for s, v in said.items()},
+        unscored_shares={step: lost / (read + lost) for step, read, lost in counted.iter_rows() if read + lost},
         separable={s: t.filter(pl.col("separable_group") == 1).height == 1 for s, t in by_step.items()},
         forests={s: pictures.forest(t, f"Strategies of step '{s}'") for s, t in by_step.items()},
         fronts={s: pictures.cost_against_strength(t, f"Cost against strength, step '{s}'") for s, t in by_step.items()},
@@ -419,14 +425,13 @@ def maintain(project: Project) -> dict[str, dict[str, int]]:
 
 
 def rated_matches(project: Project) -> pl.DataFrame:
-    """Scored matches with what the ratings fit beside strength: shown_first where all of a match's verdicts share one
-    order, and the lengths of both answers."""
+    """Matches with what the ratings fit beside strength: the order in which judges saw the answers (1 where all saw a
+    first, −1 where all saw b), and the lengths of both answers."""
     lake = project.lake
-    order = (
-        lake.read("verdicts", ["match_id", "shown_first"], where="verdict <> 'unscored'")
-        .group_by("match_id")
-        .agg(shown_first=pl.when(pl.col("shown_first").n_unique() == 1).then(pl.col("shown_first").first()))
-    )
+    said = lake.read("verdicts", ["step", "match_id", "judge", "judge_kind", "shown_first", "verdict"])
+    steps = said.partition_by("step", as_dict=True).items()
+    orders = [order_of_matches(of_step, project.config.jury(str(step))) for (step,), of_step in steps]
+    order = pl.concat(orders or [order_of_matches(said, ())])
     lengths = lake.read("replay_matrix", ["cell_id", "answer"], where="sample = 0").select(
         "cell_id", length=pl.col("answer").str.len_chars().cast(pl.Int64)
     )

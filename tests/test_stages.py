@@ -106,6 +106,27 @@ def test_a_rubric_that_is_no_template_stops_before_anything_is_declared(project:
     assert project.lake.versions() == versions
 
 
+def test_verdicts_of_a_judge_that_has_left_do_not_count_as_unscored(project: Project) -> None:
+    lake = project.lake
+    assert set(flywheel.rate_strategies(project).unscored_shares.values()) == {0.0}
+    said = lake.read("verdicts").with_columns(
+        verdict_id="gone-" + pl.col("verdict_id"), judge=pl.lit("gone"), verdict=pl.lit("unscored")
+    )
+    lake.merge("verdicts", said)
+    play(project, run_id="again")
+    rated = flywheel.rate_strategies(project)
+    assert set(rated.unscored_shares.values()) == {0.0}
+    assert all("gone" not in [bias.judge for bias in biases] for biases in rated.position_biases.values())
+
+
+def test_unreadable_verdicts_that_count_are_a_share_of_those_that_count(project: Project) -> None:
+    lake = project.lake
+    matches = lake.read("matches")
+    lake.merge("matches", matches.with_columns(unscored=pl.col("verdicts")))
+    judged = matches.filter(pl.col("verdicts") > 0)["step"].unique()
+    assert flywheel.rate_strategies(project).unscored_shares == dict.fromkeys(judged, 0.5)
+
+
 def test_pairs_built_again_are_the_same_pairs_in_the_same_splits(project: Project) -> None:
     before = project.lake.read("qbawa").sort("pair_id")
     assert before.height and before["pair_id"].is_unique().all()

@@ -39,11 +39,23 @@ class Effect:
     logit: float
     low: float
     high: float
+    matches: int
+    """On which it rests: those that it can have swayed one way or the other."""
 
     @property
     def points(self) -> float:
         """Percentage points by which half of it moves an even match: for order, P(first shown wins) less 50."""
-        return 100 / (1 + math.exp(-self.logit / 2)) - 50
+        return _points(self.logit)
+
+    @property
+    def points_low(self) -> float:
+        """Lower end of the interval of `points`."""
+        return _points(self.low)
+
+    @property
+    def points_high(self) -> float:
+        """Upper end of it."""
+        return _points(self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,8 @@ class RatingFit:
     covariance: Floats
     """Of the strengths, request-clustered, shape (strategies, strategies)."""
     order_effect: Effect | None
-    """Log-odds of an answer shown first against the same answer shown second; None where no order is known."""
+    """Log-odds of an answer shown first against the same answer shown second; None where no order is known, and where
+    every judge was asked in both, so that place cancels."""
     length_effect: Effect | None
     """Log-odds per unit of tanh(gap of lengths / its root mean square); None unless asked for."""
 
@@ -96,7 +109,8 @@ def fit_ratings(matches: pl.DataFrame, *, length_effect: bool = False, confidenc
     """Bradley–Terry strengths of all strategies in `matches`, with request-clustered intervals.
 
     Columns of `matches`: request_id, strategy_a, strategy_b, p_a (probability or share of verdicts for a, 0 to 1; a tie
-    is ½; null is unscored and left out), optionally shown_first ('a', 'b' or null) and length_a, length_b.
+    is ½; null is unscored and left out), optionally length_a, length_b, and either shown_first ('a', 'b' or null) or
+    order (1 where a was shown first, −1 where b was, the mean over verdicts that differ in it; null is not known).
     The order effect is part of the fit wherever an order is known. With `length_effect` strengths are those at equal
     length: a common effect, a deviation per strategy, and, where all matches of a request share one strategy (a
     baseline), that strategy's luck on the request, which would else pass for length. See docs/ratings.md.
@@ -111,7 +125,10 @@ def fit_ratings(matches: pl.DataFrame, *, length_effect: bool = False, confidenc
         else:
             design, fit = _even_length(rows)
         sure = clustered(design, fit, rows.outcome)
-    effects = {name: _effect(fit.theta, sure, size + k, confidence) for k, name in enumerate(rows.effects)}
+    effects = {
+        name: _effect(fit.theta, sure, size + k, confidence, int(np.count_nonzero(values)))
+        for k, (name, values) in enumerate(rows.effects.items())
+    }
     strength, covariance = fit.theta[:size], sure.covariance[:size, :size]
     table = _table(rows, design.component, strength, covariance, sure.freedom[:size], confidence)
     return RatingFit(table, rows.strategies, strength, covariance, effects.get("order"), effects.get("length"))
@@ -141,9 +158,13 @@ def _spread(effects: Floats, variances: Floats, sd: float, start: float) -> floa
     return math.sqrt((float(np.sum(effects**2)) + START_WORTH * start**2) / (max(measured, 0.0) + START_WORTH))
 
 
-def _effect(theta: Floats, sure: Uncertainty, k: int, confidence: float) -> Effect:
+def _effect(theta: Floats, sure: Uncertainty, k: int, confidence: float, matches: int) -> Effect:
     half = float(critical(sure.freedom[k : k + 1], confidence)[0] * math.sqrt(sure.covariance[k, k]))
-    return Effect(float(theta[k]), float(theta[k]) - half, float(theta[k]) + half)
+    return Effect(float(theta[k]), float(theta[k]) - half, float(theta[k]) + half, matches)
+
+
+def _points(logit: float) -> float:
+    return 50 * math.tanh(logit / 4)
 
 
 def _table(

@@ -25,7 +25,8 @@ class Rows:
     outcome: Floats
     """Share of the match that a won, 0 to 1."""
     order: Floats | None
-    """+½ where a was shown first, −½ where b was, 0 where it is not known; None where it is known nowhere."""
+    """+½ where a was shown first, −½ where b was, between where judges saw different orders, 0 where it is not known;
+    None where it is 0 everywhere: not known, or every judge asked in both orders, so that place cancels."""
     length: Floats | None
     """tanh of the gap of lengths, a minus b, over the gaps' root mean square (AlpacaEval-LC's form; Dubois et al. 2024,
     arXiv 2404.04475): a long answer cannot buy more than a fixed advantage. None unless asked for."""
@@ -67,13 +68,14 @@ class Rows:
         )
 
     @property
-    def effects(self) -> list[str]:
-        """Covariates in the order of their columns after the strategies."""
-        return [name for name, values in (("order", self.order), ("length", self.length)) if values is not None]
+    def effects(self) -> dict[str, Floats]:
+        """Covariates by name, in the order of their columns after the strategies."""
+        both = (("order", self.order), ("length", self.length))
+        return {name: values for name, values in both if values is not None}
 
     def design(self, *, slope_sd: float | None = None, luck_sd: float | None = None) -> Design:
         """One row per match. `slope_sd` lets the length effect differ by strategy, `luck_sd` adds luck by request."""
-        shared = [values for values in (self.order, self.length) if values is not None]
+        shared = list(self.effects.values())
         terms = [(np.full(len(self.a), k, dtype=np.int64), values) for k, values in enumerate(shared)]
         ridge = np.full(len(shared), EFFECT_SD**-2)
         if self.length is not None and slope_sd is not None:
@@ -100,28 +102,45 @@ class Rows:
         return sign if sign.any() else None
 
     def aggregate(self) -> tuple[Design, Floats, Floats]:
-        """Design, wins and matches with one row per (pair, order): what Newton iterates over, without lengths."""
+        """Design, wins and matches with one row per (pair, order): what Newton iterates over, without lengths.
+
+        Orders are few, whatever the number of matches: fractions of as many verdicts as a jury gives.
+        """
         size = len(self.strategies)
         swap = self.a > self.b
         i, j = np.where(swap, self.b, self.a), np.where(swap, self.a, self.b)
-        order = np.zeros(len(i), dtype=np.int64) if self.order is None else (2 * self.order).astype(np.int64)
-        key = (i * size + j) * 3 + np.where(swap, -order, order) + 1
+        key, orders = i * size + j, np.zeros(1)
+        if self.order is not None:
+            orders, code = _levels(np.where(swap, -self.order, self.order))
+            key = key * len(orders) + code
         played = np.bincount(key)
         wins = np.bincount(key, np.where(swap, 1 - self.outcome, self.outcome))
         cells = np.flatnonzero(played)
-        pair, shown = np.divmod(cells, 3)
-        terms = [] if self.order is None else [(np.zeros(len(cells), dtype=np.int64), (shown - 1) / 2)]
+        pair, shown = np.divmod(cells, len(orders))
+        terms = [] if self.order is None else [(np.zeros(len(cells), dtype=np.int64), orders[shown])]
         design = Design.of_pairs(pair // size, pair % size, size, *terms, ridge=np.full(len(terms), EFFECT_SD**-2))
         return design, wins[cells].astype(np.float64), played[cells].astype(np.float64)
 
 
 def _order(scored: pl.DataFrame) -> Floats | None:
-    if "shown_first" not in scored.columns:
+    if "order" in scored.columns:
+        towards = scored["order"].cast(pl.Float64).fill_null(0.0).fill_nan(0.0).to_numpy()
+        if len(towards) and np.abs(towards).max() > 1:
+            raise InputError(f"order must lie in -1 to 1, received {towards.min()} to {towards.max()}.")
+        order = towards / 2
+    elif "shown_first" in scored.columns:
+        first = scored["shown_first"].cast(pl.String)
+        half = [(first == side).fill_null(False).to_numpy().astype(np.float64) for side in ("a", "b")]
+        order = (half[0] - half[1]) / 2
+    else:
         return None
-    first = scored["shown_first"].cast(pl.String)
-    half = [(first == side).fill_null(False).to_numpy().astype(np.float64) for side in ("a", "b")]
-    order = (half[0] - half[1]) / 2
     return order if order.any() else None
+
+
+def _levels(values: Floats) -> tuple[Floats, Ints]:
+    """The different values, rising, and the place of each value among them."""
+    levels = pl.Series(values).unique().sort().to_numpy()  # hashing a million values costs less than sorting them
+    return levels, np.searchsorted(levels, values).astype(np.int64)
 
 
 def _length(scored: pl.DataFrame) -> Floats | None:
