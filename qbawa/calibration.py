@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qbawa.errors import InputError
 from qbawa.ratings.newton import ONE_BLAS_THREAD
+from qbawa.strata import effective_number, strata, weigh
 
 Floats = NDArray[np.float64]
 
@@ -76,9 +77,12 @@ def fit(verdicts: pl.DataFrame, labels: pl.DataFrame | None = None, *, use_lengt
     `verdicts`: match_id, judge, judge_kind, shown_first, verdict, preference; for `use_length` also length_a, length_b.
     `labels`: match_id and label ('a', 'b' or 'tie'); by default the majority of the rows of kind 'human'.
     Penalised logistic regression; the penalty is the one under which the data are likeliest (MacKay's evidence).
+    Labels are weighted by stratum (`qbawa.strata`), as if drawn at random from all matches that the jury judged; the
+    weights sum to the labels' effective number.
     Raises InputError where no labelled match has a judge's verdict.
     """
     labels = human_labels(verdicts) if labels is None else labels
+    everywhere = strata(_of_models(verdicts))
     opinions = _opinions(verdicts).join(labels.select("match_id").unique(), on="match_id", how="semi")
     known = labels.join(opinions, on="match_id", how="semi").unique("match_id").sort("match_id")
     if known.is_empty():
@@ -99,16 +103,24 @@ def fit(verdicts: pl.DataFrame, labels: pl.DataFrame | None = None, *, use_lengt
     used = _informative(x, features)
     x, features = x[:, used], [features[k] for k in used]
     outcome = known["label"].replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, return_dtype=pl.Float64).to_numpy()
+    weighed = known.join(weigh(everywhere, known).weights, on="match_id", maintain_order="left")["weight"].to_numpy()
+    counts = weighed * effective_number(weighed) / known.height
     with ONE_BLAS_THREAD.limit(limits=1, user_api="blas"):
-        weights, covariance, precision = _evidence(x, outcome)
+        weights, covariance, precision = _evidence(x, outcome, counts)
     return Calibration(tuple(features), weights, covariance, precision**-0.5, scale, known.height)
 
 
 def calibrate(verdicts: pl.DataFrame, *, use_length: bool = False) -> Calibration | None:
-    """`fit` where people gave at least MIN_HUMAN_VERDICTS verdicts on matches that the jury judged; else None."""
-    judged = _opinions(verdicts).select("match_id").unique()
+    """`fit` where people gave at least MIN_HUMAN_VERDICTS verdicts on matches that the jury judged; else None.
+
+    None too where people judged split matches alone, or unanimous ones alone, though the step has its share of both:
+    what such labels teach does not hold for the others.
+    """
+    judged = strata(_of_models(verdicts))
     people = scored_verdicts(verdicts).filter(pl.col("judge_kind") == "human").join(judged, on="match_id", how="semi")
-    return fit(verdicts, use_length=use_length) if people.height >= MIN_HUMAN_VERDICTS else None
+    if people.height < MIN_HUMAN_VERDICTS or weigh(judged, people).one_sided:
+        return None
+    return fit(verdicts, use_length=use_length)
 
 
 def human_labels(verdicts: pl.DataFrame) -> pl.DataFrame:
@@ -224,14 +236,17 @@ def scored_verdicts(verdicts: pl.DataFrame) -> pl.DataFrame:
     return verdicts.filter(pl.col("verdict").is_in(["a", "b", "tie"])).with_columns(score=pl.coalesce(preference, said))
 
 
+def _of_models(verdicts: pl.DataFrame) -> pl.DataFrame:
+    return scored_verdicts(verdicts).filter(pl.col("judge_kind") != "human")
+
+
 def _opinions(verdicts: pl.DataFrame) -> pl.DataFrame:
     """One row per match and judge (people left out): the signals of the features, and the lengths where present."""
     lengths = [name for name in ("length_a", "length_b") if name in verdicts.columns]
     first = pl.col("shown_first").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
     both = pl.col("shown_first").drop_nulls().n_unique() == 2
     return (
-        scored_verdicts(verdicts)
-        .filter(pl.col("judge_kind") != "human")
+        _of_models(verdicts)
         .group_by("match_id", "judge", maintain_order=True)
         .agg(
             *[pl.col(name).first() for name in lengths],
@@ -270,11 +285,14 @@ def _informative(x: Floats, features: Sequence[tuple[str, Signal]]) -> list[int]
     ]
 
 
-def _evidence(x: Floats, outcome: Floats) -> tuple[Floats, Floats, float]:
-    """Weights, their covariance, and the prior precision that the data make likeliest (weak hyperprior at 1)."""
+def _evidence(x: Floats, outcome: Floats, counts: Floats) -> tuple[Floats, Floats, float]:
+    """Weights, their covariance, and the prior precision that the data make likeliest (weak hyperprior at 1).
+
+    Row k of x and outcome was seen counts[k] times.
+    """
     weights, precision = np.zeros(x.shape[1]), 1.0
     for _ in range(100):
-        weights, covariance = _penalised(x, outcome, precision, weights)
+        weights, covariance = _penalised(x, outcome, counts, precision, weights)
         squares = float(np.sum(weights**2) + np.trace(covariance))
         following = (len(weights) + 1) / (squares + 1)
         if abs(math.log(following / precision)) < 1e-4:
@@ -283,13 +301,13 @@ def _evidence(x: Floats, outcome: Floats) -> tuple[Floats, Floats, float]:
     return weights, covariance, precision
 
 
-def _penalised(x: Floats, outcome: Floats, precision: float, weights: Floats) -> tuple[Floats, Floats]:
+def _penalised(x: Floats, outcome: Floats, counts: Floats, precision: float, weights: Floats) -> tuple[Floats, Floats]:
     """Newton on the penalised log-likelihood; the covariance is the inverse Hessian at its maximum."""
     ridge = precision * np.eye(x.shape[1])
     for _ in range(100):
         p = _logistic(x @ weights)
-        covariance = np.linalg.inv((x.T * (p * (1 - p))) @ x + ridge)
-        step = covariance @ (x.T @ (outcome - p) - precision * weights)
+        covariance = np.linalg.inv((x.T * (counts * p * (1 - p))) @ x + ridge)
+        step = covariance @ (x.T @ (counts * (outcome - p)) - precision * weights)
         longest = float(np.abs(step).max(initial=0.0))
         weights = weights + step * min(1.0, 2.0 / max(longest, 2.0))
         if longest < 1e-8:

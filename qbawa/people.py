@@ -1,7 +1,8 @@
 """Which matches people should judge next, and where their verdicts go.
 
-While a step is in `bootstrap` (no judge of its jury agrees with people surely enough) every match is a candidate, those
-on which the jury is split first; once it is `automatic`, a small seeded share is audited.
+While a step is in `bootstrap` (no judge of its jury agrees with people surely enough) every match is a candidate; once
+it is `automatic`, a small seeded share is audited. Every second match asked about is one on which the jury is split:
+those tell judges apart. What is learnt from the labels is weighted accordingly (`qbawa.strata`).
 """
 
 import csv
@@ -14,11 +15,13 @@ from pathlib import Path
 import polars as pl
 
 from qbawa.brackets.table import StepTable
+from qbawa.calibration import scored_verdicts
 from qbawa.errors import InputError
 from qbawa.judges import shown_first
 from qbawa.lake.delta import now
 from qbawa.project import Project
 from qbawa.reliability import audit
+from qbawa.strata import strata
 from qbawa.strategies import Question
 
 COLUMNS = ("request", "strategy_a", "strategy_b", "judge", "verdict", "order_shown", "judged_at")
@@ -40,23 +43,27 @@ class OpenMatch:
 
 
 def open_matches(project: Project, step: str, judge: str) -> Iterator[OpenMatch]:
-    """Matches that this person has not judged, most useful first. Raises InputError for a step without matches."""
+    """Matches that this person has not judged, split ones and others in turn, each by lot.
+
+    The turn of a match is its place among all matches, judged or not, so short sessions add up to one long one.
+    Raises InputError for a step without matches.
+    """
     lake = project.lake
     here = pl.col("step") == step
     matches = lake.read("matches", keep=here & (pl.col("origin") != "identical"))
     if matches.is_empty():
         steps = sorted(lake.read("matches", ["step"])["step"].unique())
         raise InputError(f"Step '{step}' has no matches to judge. Steps with matches: {', '.join(steps) or 'none'}.")
-    judged = lake.read(
-        "verdicts", ["match_id"], keep=here & (pl.col("judge_kind") == "human") & (pl.col("judge") == judge)
-    )
-    left = matches.join(judged, on="match_id", how="anti")
-    gates = lake.read("judge_reliability", ["gate"], keep=here)["gate"]
-    if "automatic" in gates:
-        left = left.filter(pl.col("match_id").is_in(audit(left["match_id"], project.config.tournament.audit_share)))
-    # Split juries first; otherwise by a hash of the match, so that the sample is random and everyone's is the same.
-    order = [hashlib.sha256(identity.encode()).hexdigest() for identity in left["match_id"]]
-    left = left.with_columns(order=pl.Series(order, dtype=pl.String)).sort(pl.col("dissent").fill_null(0) == 0, "order")
+    said = ["match_id", "judge", "judge_kind", "verdict", "preference"]
+    verdicts = lake.read("verdicts", said, keep=here)
+    people = verdicts.filter(pl.col("judge_kind") == "human")
+    gates = lake.read("judge_reliability", ["judge", "gate"], keep=here)
+    # People who agree with each other prove nothing of the jury.
+    if "automatic" in gates.filter(~pl.col("judge").is_in(people["judge"].implode()))["gate"]:
+        audited = audit(matches["match_id"], project.config.tournament.audit_share)
+        matches = matches.filter(pl.col("match_id").is_in(audited))
+    order = in_turn(matches, strata(scored_verdicts(verdicts)))
+    left = order.join(people.filter(judge=judge), on="match_id", how="anti", maintain_order="left")
     table = StepTable(lake, step, project.config.jury(step), project.config.tournament.seed)
     for row in left.iter_rows(named=True):
         request, a, b = row["request_id"], row["strategy_a"], row["strategy_b"]
@@ -66,6 +73,22 @@ def open_matches(project: Project, step: str, judge: str) -> Iterator[OpenMatch]
         first = shown_first(row["match_id"], judge)
         second = "b" if first == "a" else "a"
         yield OpenMatch(row["match_id"], step, table.questions[request], a, b, texts[first], texts[second], first)
+
+
+def in_turn(matches: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """The matches in the order in which people are asked: a split one, another, and so on while there are both.
+
+    `split` are rows of `strata`. Within each stratum a hash of the match decides, so the sample is random and
+    everyone's is the same.
+    """
+    lot = [hashlib.sha256(identity.encode()).hexdigest() for identity in matches["match_id"]]
+    return (
+        matches.join(split, on="match_id", how="left", maintain_order="left")
+        .with_columns(pl.col("split").fill_null(False), lot=pl.Series(lot, dtype=pl.String))
+        .with_columns(turn=pl.col("lot").rank("ordinal").over("split"))
+        .sort("turn", pl.col("split"), descending=[False, True])
+        .drop("lot", "turn")
+    )
 
 
 class Ballot:

@@ -2,6 +2,7 @@
 
 Verdicts and matches are rows of the tables of these names. People are judges too (kind 'human'), compared with the
 other people; what a judge is compared with never holds its own verdicts. Unscored verdicts are counted, no more.
+Whatever leans on labels weights them by stratum (`qbawa.strata`), since people judge split matches more often.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from scipy.special import stdtrit
 from qbawa.calibration import scored_verdicts
 from qbawa.errors import InputError
 from qbawa.ratings import fit_ratings
+from qbawa.strata import effective_number, strata, weigh
 
 RELIABILITY_SCHEMA = {
     "step": pl.String,
@@ -54,7 +56,8 @@ def judge_reliability(
     `verdicts`: match_id, judge, judge_kind, shown_first, verdict, preference. `matches`: match_id, request_id, step,
     strategy_a, strategy_b, optionally winner, length_a, length_b. Families map strategies and judges to the family of
     their model. `labels` (match_id, label) are what accuracy is measured against; by default people's majority.
-    A number is null where the data do not hold what it takes. `gate` compares agreement_low with `threshold`.
+    A number is null where the data do not hold what it takes: labels on split matches alone say nothing of the others.
+    `gate` compares agreement_low with `threshold`.
     """
     for name, frame, needed in (
         ("verdicts", verdicts, ["match_id", "judge", "judge_kind", "shown_first", "verdict"]),
@@ -73,10 +76,20 @@ def judge_reliability(
         scored = scored_verdicts(of_step)
         opinions = _opinions(scored)
         right = _people(opinions) if labels is None else _labels(labels)
-        between_people = _human_human(opinions)
+        everywhere = strata(scored)
+        between_people = _human_human(opinions, everywhere)
         for (judge, kind), own in of_step.group_by("judge", "judge_kind", maintain_order=True):
             mine = scored.filter((pl.col("judge") == judge) & (pl.col("judge_kind") == kind))
-            agreement, low, high = _agreement(opinions, str(judge), str(kind), confidence)
+            named = mine.filter(pl.col("score") != 0)
+            decided = opinions.filter(
+                (pl.col("judge") == judge) & (pl.col("judge_kind") == kind) & (pl.col("score") != 0)
+            )
+            # Labels stand for all that a model decided. What a person decided is itself a sample, of all there is.
+            there, by_order = (
+                everywhere if kind == "human" else everywhere.join(some, on="match_id", how="semi")
+                for some in (decided, named)
+            )
+            agreement, low, high = _agreement(decided, opinions, there, confidence)
             rows.append(
                 {
                     "step": step,
@@ -87,8 +100,8 @@ def judge_reliability(
                     "agreement_low": low,
                     "agreement_high": high,
                     "human_human": between_people,
-                    "agreement_jury": _agreement_jury(opinions, str(judge), str(kind)),
-                    "accuracy": None if kind == "human" and labels is None else _accuracy(mine, right),
+                    "agreement_jury": _agreement_jury(decided, opinions, there),
+                    "accuracy": None if kind == "human" and labels is None else _accuracy(named, right, by_order),
                     "position_bias": _position_bias(mine),
                     "length_bias": _length_bias(mine),
                     "self_preference": _self_preference(
@@ -140,63 +153,79 @@ def _opinions(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def _agreement(
-    opinions: pl.DataFrame, judge: str, kind: str, confidence: float
+    decided: pl.DataFrame, opinions: pl.DataFrame, there: pl.DataFrame, confidence: float
 ) -> tuple[float | None, float | None, float | None]:
     """Chance that the judge and a person, drawn from those who judged the match, name the same answer; with interval.
 
-    Over matches that both decided (Zheng et al. 2023, MT-Bench, section 4.2). Matches of one request count together.
+    Over matches that both decided (Zheng et al. 2023, MT-Bench, section 4.2), each standing for its share of `there`.
     """
-    own = opinions.filter((pl.col("judge") == judge) & (pl.col("judge_kind") == kind) & (pl.col("score") != 0))
-    people = opinions.filter(
-        (pl.col("judge_kind") == "human") & (pl.col("score") != 0) & ~((pl.col("judge") == judge) & (kind == "human"))
-    ).select("match_id", person=pl.col("score").sign())
+    people = (
+        opinions.filter((pl.col("judge_kind") == "human") & (pl.col("score") != 0))
+        .join(decided, on=["match_id", "judge", "judge_kind"], how="anti", maintain_order="left")
+        .select("match_id", person=pl.col("score").sign())
+    )
     agree = (pl.col("person") == pl.col("score").sign()).mean()
-    met = own.join(people, on="match_id", maintain_order="left")
+    met = decided.join(people, on="match_id", maintain_order="left")
     each = met.group_by("match_id", maintain_order=True).agg(pl.col("request_id").first(), agree=agree)
-    return _wilson(each, confidence)
+    return _wilson(each, there, confidence)
 
 
-def _wilson(each: pl.DataFrame, confidence: float) -> tuple[float | None, float | None, float | None]:
-    """Mean of `agree` with Wilson's interval (1927), on the effective number of matches given their requests.
+def _wilson(
+    each: pl.DataFrame, there: pl.DataFrame, confidence: float
+) -> tuple[float | None, float | None, float | None]:
+    """Weighted mean of `agree` with Wilson's interval (1927) on the effective number of matches.
 
-    Korn & Graubard's design effect (1998, Survey Methodology 24(2)), never below 1, and a Student quantile with one
-    degree of freedom less than there are requests.
+    That is n over Korn & Graubard's design effect (1998, Survey Methodology 24(2)): matches of a request resemble each
+    other, and labels weigh differently. It is never above Kish's effective number; a Student quantile with one degree
+    of freedom less than there are requests. A stratum without labels may agree nowhere or everywhere: the interval
+    holds both.
     """
+    sample = weigh(there, each)
     n = each.height
     if n == 0:
         return None, None, None
-    share = float(each["agree"].mean())  # type: ignore[arg-type]
-    sums = each.group_by("request_id", maintain_order=True).agg(off=(pl.col("agree") - share).sum())["off"].to_numpy()
-    requests = len(sums)
-    if requests < 2:
-        return share, 0.0, 1.0
-    binomial = share * (1 - share) / n
-    measured = float(np.sum(sums**2)) / n**2 * requests / (requests - 1)
-    # Where all agree the design effect cannot be measured: then a request counts once.
-    effective = n / max(measured / binomial, 1.0) if binomial > 0 else float(requests)
-    z2 = float(stdtrit(requests - 1, (1 - confidence) / 2)) ** 2
-    centre = (share + z2 / (2 * effective)) / (1 + z2 / effective)
-    half = math.sqrt(z2) / (1 + z2 / effective) * math.sqrt(share * (1 - share) / effective + z2 / (4 * effective**2))
-    return share, max(centre - half, 0.0), min(centre + half, 1.0)
+    each = each.join(sample.weights, on="match_id", maintain_order="left")
+    agree, weight = each["agree"].to_numpy(), each["weight"].to_numpy()
+    share = float(np.average(agree, weights=weight))
+    # The sizes of strata are known, so an error is by how much a match differs from its own stratum.
+    off = each.with_columns(off=pl.col("weight") * (pl.col("agree") - pl.col("agree").mean().over("split")))
+    sums = off.group_by("request_id", maintain_order=True).agg(pl.col("off").sum())["off"].to_numpy()
+    requests, alike = len(sums), effective_number(weight) / n
+    low, high = 0.0, 1.0
+    if requests > 1:
+        binomial = share * (1 - share) / n
+        measured = float(np.sum(sums**2)) / n**2 * requests / (requests - 1)
+        # Where all agree the design effect cannot be measured: then a request counts once.
+        effective = n / max(measured / binomial, 1 / alike) if binomial > 0 else requests * alike
+        z2 = float(stdtrit(requests - 1, (1 - confidence) / 2)) ** 2
+        centre = (share + z2 / (2 * effective)) / (1 + z2 / effective)
+        spread = math.sqrt(share * (1 - share) / effective + z2 / (4 * effective**2))
+        half = math.sqrt(z2) / (1 + z2 / effective) * spread
+        low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    unknown = 1 - sample.covered
+    return None if sample.one_sided else share, sample.covered * low, sample.covered * high + unknown
 
 
-def _human_human(opinions: pl.DataFrame) -> float | None:
+def _human_human(opinions: pl.DataFrame, there: pl.DataFrame) -> float | None:
     """The same chance for two different people: mean over matches that at least two people decided."""
     people = opinions.filter((pl.col("judge_kind") == "human") & (pl.col("score") != 0))
     a, n = (pl.col("score") > 0).sum(), pl.len()
     pairs = people.group_by("match_id", maintain_order=True).agg(
         agree=(a * (a - 1) + (n - a) * (n - a - 1)) / (n * (n - 1)), n=n
     )
-    return _mean(pairs.filter(pl.col("n") > 1)["agree"])
+    several = pairs.filter(pl.col("n") > 1)
+    return weigh(there, several).mean(several, "agree")
 
 
-def _agreement_jury(opinions: pl.DataFrame, judge: str, kind: str) -> float | None:
+def _agreement_jury(decided: pl.DataFrame, opinions: pl.DataFrame, there: pl.DataFrame) -> float | None:
     """Share of matches on which the judge names the answer that most of the other judges (not people) name."""
-    me = (pl.col("judge") == judge) & (pl.col("judge_kind") == kind)
-    others = opinions.filter(~me & (pl.col("judge_kind") != "human"))
-    majority = others.group_by("match_id").agg(jury=pl.col("score").sign().sum().sign())
-    both = opinions.filter(me & (pl.col("score") != 0)).join(majority.filter(pl.col("jury") != 0), on="match_id")
-    return _mean(both["score"].sign() == both["jury"])
+    others = opinions.filter(pl.col("judge_kind") != "human").join(
+        decided, on=["match_id", "judge", "judge_kind"], how="anti"
+    )
+    majority = others.group_by("match_id").agg(jury=pl.col("score").sign().sum().sign()).filter(pl.col("jury") != 0)
+    both = decided.join(majority, on="match_id", maintain_order="left")
+    both = both.select("match_id", agree=pl.col("score").sign() == pl.col("jury"))
+    return weigh(there.join(majority, on="match_id", how="semi"), both).mean(both, "agree")
 
 
 def _people(opinions: pl.DataFrame) -> pl.DataFrame:
@@ -211,10 +240,12 @@ def _labels(labels: pl.DataFrame) -> pl.DataFrame:
     return labels.select("match_id", right=right).drop_nulls().unique("match_id")
 
 
-def _accuracy(mine: pl.DataFrame, right: pl.DataFrame) -> float | None:
+def _accuracy(named: pl.DataFrame, right: pl.DataFrame, there: pl.DataFrame) -> float | None:
     """Share of the verdicts for a or b that are right, each order by itself."""
-    decided = mine.filter(pl.col("score") != 0).join(right, on="match_id")
-    return _mean(decided["score"].sign() == decided["right"])
+    rows = named.join(right, on="match_id", maintain_order="left").select(
+        "match_id", right=pl.col("score").sign() == pl.col("right")
+    )
+    return weigh(there, rows).mean(rows, "right")
 
 
 def _position_bias(mine: pl.DataFrame) -> float | None:

@@ -12,7 +12,7 @@ CHOICES = {"1": "1", "2": "2", "t": "tie", "s": "skip", "q": "quit"}
 def command(step: str, judge: str | None, count: int) -> None:
     """Judge matches of STEP: two answers without names, which is better?
 
-    While the jury is not proven on the step, those matches come first on which it is split; afterwards a few for audit.
+    While the jury is not proven on the step, every second match is one on which it is split; afterwards a few for audit.
     Verdicts go into human_verdicts/ of the home; the sensor new_human_verdicts, or `qbawa run judge_anew`, takes them in.
     With 50 or more on a step the jury is weighed by them.
 
