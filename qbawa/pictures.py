@@ -4,7 +4,8 @@ Names come from users and models, so they are shown as plain text: never as TeX,
 """
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,10 @@ GOOD = "#16a34a"
 BAD = "#dc2626"
 FAINT = "#d5dbe3"
 MOST_ROWS = 60
+MOST_PANELS = 8
+# So many points have all their names beside them; of more, those on the front alone.
+MOST_LABELS = 16
+LABEL_POINTS = 8
 
 
 def forest(ratings: pl.DataFrame, title: str) -> bytes:
@@ -40,23 +45,75 @@ def forest(ratings: pl.DataFrame, title: str) -> bytes:
 
 
 def cost_against_strength(ratings: pl.DataFrame, title: str) -> bytes:
-    """Mean cost of an answer against strength; the line joins those that nothing beats in both."""
+    """Mean cost of an answer against strength; the line is the strength that each cost can buy."""
     rows = ratings.drop_nulls(["mean_cost_usd", "strength"]).sort("mean_cost_usd", -pl.col("strength"))
     figure, axes = _canvas(7.5, 4.5)
     cost, strength = rows["mean_cost_usd"].to_numpy(), rows["strength"].to_numpy()
-    axes.scatter(cost, strength, color=INK, s=24)
     # Cheapest first: a strategy is on the front if it is stronger than everything cheaper.
     front = [i for i in range(len(cost)) if i == 0 or strength[i] > strength[:i].max()]
-    axes.step(cost[front], strength[front], where="post", color=ACCENT, linewidth=1.5, zorder=0)
-    for i in front:
-        axes.annotate(
-            _label(rows["name"][i]), (cost[i], strength[i]), fontsize=8, xytext=(4, 4), textcoords="offset points"
-        )
+    axes.scatter(cost, strength, color=INK, s=24)
+    axes.scatter(cost[front], strength[front], color=ACCENT, s=40, zorder=3)
     if (cost > 0).any():
         axes.set_xscale("symlog", linthresh=float(cost[cost > 0].min()))
-    axes.set_xlabel("mean cost of an answer, USD")
+    elif len(cost):
+        axes.set_xticks([0], ["0"])
+    axes.set_xlabel("mean cost of an answer, USD (blue: nothing is both cheaper and stronger)")
     axes.set_ylabel("log-strength")
+    if front:
+        left, right = axes.get_xlim()
+        steps = [*cost[front], right], [*strength[front], strength[front[-1]]]
+        axes.step(*steps, where="post", color=ACCENT, linewidth=2, alpha=0.6, zorder=1)
+        axes.set_xlim(left, right)
+    _name_points(
+        axes, rows["name"].to_list(), cost, strength, list(range(len(cost))) if len(cost) <= MOST_LABELS else front
+    )
     return _png(figure, axes, title, rows.height, rows.height)
+
+
+def judges(reliability: pl.DataFrame, title: str) -> bytes:
+    """How far each judge of each step agrees with people, and how far place sways it.
+
+    Columns: step, judge, agreement_human, agreement_low, agreement_high, human_human, agreement_jury, position_bias.
+    """
+    rows = reliability.sort("step", "judge").head(MOST_ROWS)
+    figure, (agreement, place) = _panels(9.5, 1.6 + 0.3 * rows.height, columns=(2, 1))
+    y = np.arange(rows.height)[::-1]
+    values = {
+        name: rows[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        for name in rows.columns[2:]
+        if rows[name].dtype.is_numeric() or rows[name].dtype == pl.Null
+    }
+    agreement.axvline(0.5, color=FAINT, linewidth=1, zorder=0)
+    agreement.hlines(y, values["agreement_low"], values["agreement_high"], color=ACCENT, linewidth=2)
+    agreement.scatter(values["agreement_human"], y, color=ACCENT, s=30, zorder=3, label="with people, 95 % interval")
+    agreement.scatter(values["human_human"], y, color=GOOD, s=90, marker="|", zorder=4, label="people with each other")
+    agreement.scatter(
+        values["agreement_jury"],
+        y,
+        s=30,
+        zorder=2,
+        facecolors="none",
+        edgecolors=INK,
+        label="with the rest of the jury",
+    )
+    agreement.set_xlim(0, 1.02)
+    agreement.set_yticks(
+        y, [f"{_label(step, 20)}: {_label(judge, 24)}" for step, judge in rows.select("step", "judge").iter_rows()]
+    )
+    agreement.set_xlabel("agreement on matches that both decided")
+    place.axvline(0, color=FAINT, linewidth=1, zorder=0)
+    place.hlines(y, 0, values["position_bias"], color=BAD, linewidth=3)
+    place.scatter(values["position_bias"], y, color=BAD, s=20)
+    place.set_xlim(-0.52, 0.52)
+    place.set_yticks(y, [])
+    place.set_xlabel("position bias (+ to the first shown)")
+    for axes in (agreement, place):
+        axes.set_ylim(-0.6, max(rows.height, 1) - 0.4)
+        axes.tick_params(labelsize=8)
+    figure.legend(
+        *agreement.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
+    return _png(figure, agreement, title, rows.height, reliability.height)
 
 
 def matrix_map(cells: pl.DataFrame, title: str) -> bytes:
@@ -84,45 +141,115 @@ def matrix_map(cells: pl.DataFrame, title: str) -> bytes:
 
 
 def bracket(matches: pl.DataFrame, names: dict[str, str], title: str) -> bytes:
-    """The matches of one request from left to right, a line between the two strategies, a dot at the winner.
+    """The matches of one request, a panel for each step, from left to right, a line between the two strategies.
 
-    Columns: round, slot, strategy_a, strategy_b, winner. Works for every tournament format.
+    Columns: step, round, slot, strategy_a, strategy_b, winner. Works for every tournament format.
     """
-    rows = matches.sort("round", "slot", nulls_last=True)
+    steps = matches.sort("step", "round", "slot", nulls_last=True).partition_by("step", maintain_order=True)
+    shown = steps[:MOST_PANELS] or [matches]
+    most = max(MOST_ROWS // len(shown), 4)
+    points = [_points(rows) for rows in shown]
+    heights = [0.7 + 0.26 * min(len(won), most) for won in points]
+    widest = max(rows.height for rows in shown)
+    figure, panels = _panels(min(3.5 + 0.16 * widest, 14), 1.0 + sum(heights), rows=heights)
+    for axes, rows, won in zip(panels, shown, points, strict=True):
+        order = sorted(won, key=lambda strategy: won[strategy])[-most:]
+        _draw_matches(axes, rows, order)
+        axes.set_yticks(range(len(order)), [f"{_label(names.get(s, s))}  ({won[s]:g})" for s in order], fontsize=8)
+        axes.set_ylim(-0.6, max(len(order), 1) - 0.4)
+        if rows.height:
+            rest = f", best {len(order)} of {len(won)} strategies" if len(order) < len(won) else ""
+            axes.set_title(f"step {_label(rows['step'][0])}: {rows.height} matches{rest}", loc="left", fontsize=9)
+    panels[-1].set_xlabel(
+        "matches in the order asked: green won, red lost, black tie or unscored; points in brackets", fontsize=8
+    )
+    figure.suptitle(_title(title, len(shown), max(len(steps), 1), "first", "steps"), x=0.01, ha="left", fontsize=10)
+    return _bytes(figure)
+
+
+def _points(matches: pl.DataFrame) -> dict[str, float]:
+    """Points of each strategy: 1 for a win, ½ for a tie."""
     won: dict[str, float] = {}
-    for a, b, winner in rows.select("strategy_a", "strategy_b", "winner").iter_rows():
+    for a, b, winner in matches.select("strategy_a", "strategy_b", "winner").iter_rows():
         won[a] = won.get(a, 0) + (winner == "a") + 0.5 * (winner == "tie")
         won[b] = won.get(b, 0) + (winner == "b") + 0.5 * (winner == "tie")
-    order = sorted(won, key=lambda strategy: won[strategy])[-MOST_ROWS:]
+    return won
+
+
+def _draw_matches(axes: Any, matches: pl.DataFrame, order: Sequence[str]) -> None:
     place = {strategy: i for i, strategy in enumerate(order)}
-    figure, axes = _canvas(min(3.5 + 0.16 * rows.height, 14), 1.4 + 0.26 * len(order))
-    for x, (a, b, winner) in enumerate(rows.select("strategy_a", "strategy_b", "winner").iter_rows()):
+    lines, dots = [], []
+    for x, (a, b, winner) in enumerate(matches.select("strategy_a", "strategy_b", "winner").iter_rows()):
         if a not in place or b not in place:
             continue
-        axes.vlines(x, *sorted((place[a], place[b])), color=FAINT, linewidth=2, zorder=0)
+        lines.append((x, place[a], place[b]))
         for strategy, side in ((a, "a"), (b, "b")):
             beaten = winner is not None and winner not in (side, "tie")
             color = INK if winner in ("tie", None) else BAD if beaten else GOOD
-            axes.scatter(x, place[strategy], s=16 if beaten else 34, color=color)
-    axes.set_yticks(range(len(order)), [f"{_label(names.get(s, s))}  ({won[s]:g})" for s in order], fontsize=8)
-    axes.set_xlabel("matches in the order asked (green won, red lost, black tie or unscored; points in brackets)")
-    return _png(figure, axes, title, 1, 1)
+            dots.append((x, place[strategy], 16 if beaten else 34, color))
+    if lines:
+        axes.vlines(*zip(*lines, strict=True), color=FAINT, linewidth=2, zorder=0)
+        across, up, sizes, colors = zip(*dots, strict=True)
+        axes.scatter(across, up, s=sizes, color=colors)
 
 
-def _canvas(width: float, height: float):  # type: ignore[no-untyped-def]
+def _name_points(axes: Any, names: Sequence[str], x: np.ndarray, y: np.ndarray, which: Sequence[int]) -> None:
+    """Names beside points, pushed up where they would cover one another; a thin line leads back to the point."""
+    to_points = 72 / axes.figure.dpi
+    placed: list[tuple[float, float, float]] = []  # left, right, height in points
+    for i in sorted(which, key=lambda i: (y[i], x[i])):
+        name = _label(names[i])
+        left, at = axes.transData.transform((x[i], y[i])) * to_points
+        right, top = left + 0.6 * LABEL_POINTS * len(name) + 24, at
+        for other_left, other_right, other in placed:
+            if other_left < right and left < other_right and other > top - 1.15 * LABEL_POINTS:
+                top = other + 1.15 * LABEL_POINTS
+        placed.append((left, right, top))
+        moved = top > at + 2
+        axes.annotate(
+            name,
+            (x[i], y[i]),
+            fontsize=LABEL_POINTS,
+            xytext=(24 if moved else 6, top - at),
+            textcoords="offset points",
+            va="center",
+            zorder=2,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4, "relpos": (0, 0.5)} if moved else None,
+        )
+
+
+def _canvas(width: float, height: float) -> "tuple[Figure, Any]":
+    figure, [axes] = _panels(width, height)
+    return figure, axes
+
+
+def _panels(
+    width: float, height: float, *, rows: Sequence[float] = (1,), columns: Sequence[float] = (1,)
+) -> "tuple[Figure, list[Any]]":
+    """A figure, sizes in inches, and its axes row by row; `rows` and `columns` are their relative sizes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, max(height, 2.0)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=rows, width_ratios=columns)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(grid.flat)
 
 
-def _png(figure: "Figure", axes, title: str, shown: int, total: int) -> bytes:  # type: ignore[no-untyped-def]
-    rest = f" (best {shown} of {total})" if shown < total else ""
-    axes.set_title(_label(title, 90) + rest, loc="left", fontsize=10)
+def _png(figure: "Figure", axes: Any, title: str, shown: int, total: int) -> bytes:
+    axes.set_title(_title(title, shown, total, "best", ""), loc="left", fontsize=10)
+    return _bytes(figure)
+
+
+def _title(title: str, shown: int, total: int, which: str, what: str) -> str:
+    rest = f" ({which} {shown} of {total} {what}".rstrip() + ")" if shown < total else ""
+    return _label(title, 90) + rest
+
+
+def _bytes(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     # Without the software's version in it, equal data give equal bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 import pytest
 
-from qbawa.pictures import MOST_ROWS, bracket, cost_against_strength, forest, matrix_map
+from qbawa.pictures import MOST_ROWS, bracket, cost_against_strength, forest, judges, matrix_map
 
 HOSTILE = (
     "$\\frac{1}{0",
@@ -48,13 +48,14 @@ def cells(names: Sequence[str], requests: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"request_id": pl.String, "name": pl.String, "state": pl.String}, orient="row")
 
 
-def matches(strategies: Sequence[str]) -> pl.DataFrame:
+def matches(strategies: Sequence[str], steps: int = 3) -> pl.DataFrame:
     winners = ("a", "b", "tie", None)
     rows = [
-        (k if k % 7 else None, k, a, b, winners[k % 4])
+        (strategies[k % steps], k if k % 7 else None, k, a, b, winners[k % 4])
         for k, (a, b) in enumerate(zip(strategies, strategies[1:], strict=False))
     ]
     schema = {
+        "step": pl.String,
         "round": pl.Int64,
         "slot": pl.Int64,
         "strategy_a": pl.String,
@@ -64,12 +65,24 @@ def matches(strategies: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def reliability(names: Sequence[str]) -> pl.DataFrame:
+    columns = ("agreement_human", "agreement_low", "agreement_high", "human_human", "agreement_jury", "position_bias")
+    rows = [
+        {"step": f"step {k % 3} {name}", "judge": name}
+        | {column: None if (k + i) % 4 == 0 else (k + i) / 10 % 1 for i, column in enumerate(columns)}
+        for k, name in enumerate(names)
+    ]
+    schema = dict.fromkeys(("step", "judge"), pl.String) | dict.fromkeys(columns, pl.Float64)
+    return pl.DataFrame(rows, schema=schema)
+
+
 Draw = Callable[[Sequence[str]], bytes]
 PICTURES: dict[str, Draw] = {
     "forest": lambda names: forest(ratings(names), names[0] if names else ""),
     "cost": lambda names: cost_against_strength(ratings(names), names[0] if names else ""),
     "matrix": lambda names: matrix_map(cells(names, [f"r{name}" for name in names]), names[0] if names else ""),
     "bracket": lambda names: bracket(matches(names), {name: name for name in names}, names[0] if names else ""),
+    "judges": lambda names: judges(reliability(names), names[0] if names else ""),
 }
 every_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
 
@@ -115,3 +128,26 @@ def test_equal_data_give_equal_bytes(draw: Draw) -> None:
 @pytest.mark.parametrize("costs", [[None, None, None], [0.0, 0.0, 0.0], [0.0, 1e-9, 1e6], [None, 0.5, None]])
 def test_costs_of_any_kind_are_drawn(costs: list[float | None]) -> None:
     size(cost_against_strength(ratings(["a", "b", "c"], costs), "costs"))
+
+
+def test_a_bracket_has_a_panel_for_each_step() -> None:
+    names = [f"strategy-{n}" for n in range(12)]
+    heights = [size(bracket(matches(names, steps), {}, "bracket"))[1] for steps in (1, 2, 3, 12)]
+    assert heights == sorted(heights) and heights[0] < heights[-1] <= 1_600
+
+
+@pytest.mark.parametrize("count", [5, 12, 40])
+def test_points_in_one_place_are_drawn(count: int) -> None:
+    """Names that would cover one another move apart, and the picture stays a picture."""
+    same = ratings([f"strategy-{n}" for n in range(count)], [0.0] * count).with_columns(strength=pl.lit(0.5))
+    width, height = size(cost_against_strength(same, "all alike"))
+    assert width <= 1_600 and height <= 1_600
+
+
+def test_a_judge_without_any_measure_is_drawn() -> None:
+    """As where nobody has judged yet: the columns hold nothing and may have no type."""
+    size(
+        judges(
+            reliability(["a", "b"]).with_columns(pl.lit(None).alias(c) for c in reliability([]).columns[2:]), "judges"
+        )
+    )
