@@ -162,6 +162,15 @@ def bracket_picture(project: Project, request_id: str) -> bytes | None:
     return pictures.bracket(matches, dict(_names(project).iter_rows()), f"Bracket of request {request_id}")
 
 
+def bracket_counts(project: Project) -> dict[str, dict[str, float]]:
+    """Matches, verdicts, unscored and cost_usd of each request's bracket."""
+    matches = project.lake.read("matches", ["request_id", "verdicts", "unscored", "cost_usd"])
+    sums = matches.group_by("request_id").agg(
+        pl.len().alias("matches"), pl.col("verdicts", "unscored", "cost_usd").sum()
+    )
+    return {row.pop("request_id"): row for row in sums.iter_rows(named=True)}
+
+
 @dataclass(frozen=True, slots=True)
 class HumanReport:
     verdicts: int

@@ -1,5 +1,7 @@
 """Stage 3: answers meet, judges decide, and judges are judged."""
 
+from collections.abc import Iterator
+
 from dagster import (
     AssetCheckResult,
     AssetCheckSpec,
@@ -10,9 +12,10 @@ from dagster import (
     asset,
 )
 
-from qbawa import flywheel
+from qbawa import flywheel, pictures
 from qbawa.brackets.run import play
 from qbawa.project import Project
+from qbawa_assets.cells import report_brackets
 from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.partitions import requests
 from qbawa_assets.replay import replay_matrix, strategies
@@ -27,17 +30,19 @@ from resources import ProjectResource
     group_name="stage_3_judge",
     kinds={"deltalake"},
     pool="model_calls",
+    output_required=False,
     metadata=columns_of("matches"),
 )
-def tournament_brackets(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
+def tournament_brackets(context: AssetExecutionContext, project: ProjectResource) -> Iterator[MaterializeResult]:
     """One row per match. A partition is the bracket of one request; the job `tournament_sweep` plays all of them."""
     opened = project.open()
     asked = list(context.partition_keys)
     report = play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
     opened.publish()
-    return MaterializeResult(
-        metadata=report.metadata() | {"bracket": picture(flywheel.bracket_picture(opened, asked[0]))}
-    )
+    context.log.info(report.summary())
+    report_brackets(context, opened, asked)
+    # Each bracket has reported itself. A result here would say the same of every request of the range.
+    yield from ()
 
 
 def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult:
@@ -68,7 +73,7 @@ def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult
     ],
 )
 def human_verdicts(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
-    """People's verdicts: tables dropped into the home's folder `human_verdicts/` (docs/judges.md says which columns)."""
+    """People's verdicts: tables dropped into the home's folder `human_verdicts/` (docs/importing.md says which columns)."""
     return take_human(context.instance, project.open())
 
 
@@ -103,8 +108,14 @@ def ratings(context: AssetExecutionContext, project: ProjectResource) -> Materia
 def judge_judges(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Judge the judges."""
     rows = flywheel.judge_judges(project)
+    shown = ["step", "judge", "verdicts", "agreement_human", "agreement_low", "agreement_jury", "position_bias", "gate"]
     return MaterializeResult(
-        asset_key="judge_reliability", metadata={"dagster/row_count": rows.height, "preview": preview(rows)}
+        asset_key="judge_reliability",
+        metadata={
+            "dagster/row_count": rows.height,
+            "judges": picture(pictures.judges(rows, "How far judges can be trusted")),
+            "preview": preview(rows, shown, 40),
+        },
     )
 
 
