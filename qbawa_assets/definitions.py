@@ -10,7 +10,7 @@ from qbawa_assets.replay import replay_matrix, strategies
 from qbawa_assets.tournaments import human_verdicts, judge_reliability, ratings, tournament_brackets
 from resources import ProjectResource
 from sensors.schedules import lake_maintenance, nightly_replay
-from sensors.sensors import abandoned_runs, new_human_verdicts, new_recordings
+from sensors.sensors import abandoned_runs, new_answers, new_human_verdicts, new_recordings
 
 ASSETS = [
     recordings,
@@ -37,7 +37,7 @@ JOBS = [
 definitions = Definitions(
     assets=ASSETS,
     jobs=JOBS,
-    sensors=[new_recordings, new_human_verdicts, abandoned_runs],
+    sensors=[new_recordings, new_answers, new_human_verdicts, abandoned_runs],
     schedules=[nightly_replay, lake_maintenance],
     resources={"project": ProjectResource()},
     loggers={"console": console},

@@ -27,6 +27,7 @@ from dagster import (
 from pydantic import Field
 
 from qbawa import flywheel
+from qbawa.answers import newest_answers, note_judged
 from qbawa.brackets.run import play
 from qbawa.project import Project
 from qbawa.replay.cells import choose_cells, wanted_cells
@@ -140,6 +141,8 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
 def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project: ProjectResource) -> None:
     """Play the matches that are still worth their verdicts, within the budget."""
     opened = project.open()
+    # Read before: an answer that comes meanwhile counts as not judged yet.
+    answers = newest_answers(opened)
     report = play(
         opened,
         steps=config.steps or None,
@@ -151,6 +154,8 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     opened.publish()
     context.log.info(report.summary())
     report_brackets(context, opened, played=report.matches_by_request)
+    if not config.steps:
+        note_judged(opened, answers)
     context.add_output_metadata(report.metadata())
 
 

@@ -1,16 +1,36 @@
-"""Sensors on what people and applications leave in the home."""
+"""Sensors on what people, applications and replays leave in the home."""
 
 from datetime import UTC, datetime
 
-from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SensorResult, SkipReason, sensor
+from dagster import (
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunRequest,
+    RunsFilter,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
 
 from qbawa import flywheel
+from qbawa.answers import judged_answers, newest_answers, unbudgeted_judges
 from qbawa.errors import ConfigError
 from qbawa.ids import content_id
 from qbawa_assets.abandoned import end_abandoned_runs
-from qbawa_assets.jobs import judge_anew, take_new_recordings
+from qbawa_assets.jobs import flywheel_job, judge_anew, replay_sweep, take_new_recordings, tournament_sweep
 from qbawa_assets.partitions import recording_batches
 from resources import ProjectResource
+
+# Jobs that answer or judge; Dagster runs assets that a person materializes as the job `__ASSET_JOB`.
+ANSWERING = (replay_sweep.name, flywheel_job.name, tournament_sweep.name, "__ASSET_JOB")
+UNDER_WAY = [
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
 
 
 @sensor(job=take_new_recordings, minimum_interval_seconds=15, default_status=DefaultSensorStatus.RUNNING)
@@ -45,6 +65,30 @@ def new_human_verdicts(context: SensorEvaluationContext, project: ProjectResourc
         return SkipReason("No table of verdicts in human_verdicts/.")
     newest = max(path.stat().st_mtime_ns for path in files)
     return RunRequest(run_key=f"{len(files)}-{newest}")
+
+
+@sensor(job=tournament_sweep, minimum_interval_seconds=30, default_status=DefaultSensorStatus.RUNNING)
+def new_answers(context: SensorEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
+    """New answers cause new matches, once nobody is answering any more, and only where a budget bounds what judging costs."""
+    try:
+        opened = project.open()
+        answers = newest_answers(opened)
+        if answers == judged_answers(opened):
+            return SkipReason("Tournaments have seen every answer." if answers else "No answers yet.")
+        if not opened.config.judges:
+            return SkipReason("New answers, and nobody to judge them: name judges in qbawa.yaml.")
+        if paid := unbudgeted_judges(opened):
+            return SkipReason(
+                f"New answers, but judging them by {', '.join(paid)} costs money without a cap. Set budget.usd_per_run or "
+                "budget.usd_per_day in qbawa.yaml, or run `qbawa run tournament_sweep` yourself."
+            )
+    except ConfigError as error:
+        return SkipReason(str(error))
+    for job in ANSWERING:
+        if context.instance.get_runs(RunsFilter(job_name=job, statuses=UNDER_WAY), limit=1):
+            return SkipReason(f"New answers; a run of {job} is still under way.")
+    # A tournament that failed is tried again every hour; verdicts that it got are not asked again.
+    return RunRequest(run_key=f"{content_id('answers', answers)}-{datetime.now(UTC):%Y%m%d%H}")
 
 
 @sensor(minimum_interval_seconds=30, default_status=DefaultSensorStatus.RUNNING)
