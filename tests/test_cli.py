@@ -210,6 +210,21 @@ def test_sql_answers_as_table_json_and_csv(qbawa: Qbawa) -> None:
     assert qbawa("sql", "--csv", question).out.splitlines() == ["one,two", '1,"a,b"']
 
 
+def test_a_table_of_many_numbers_cuts_none(qbawa: Qbawa) -> None:
+    numbers = {f"a_number_with_a_name_{n}": f"{n}.123456789::DOUBLE" for n in range(12)} | {
+        "large": "123456789.5::DOUBLE"
+    }
+    question = "SELECT 'some long text in a narrow place' AS said, " + ", ".join(
+        f"{v} AS {k}" for k, v in numbers.items()
+    )
+    shown = qbawa("sql", question).out
+    assert all(f" {n}.123 " in shown for n in range(1, 10)) and " 11.12 " in shown and " 123456790 " in shown
+    assert "…" not in shown
+    exact = json.loads(qbawa("sql", "--json", question).out)
+    assert exact["a_number_with_a_name_3"] == 3.123456789 and exact["large"] == 123456789.5
+    assert "3.123456789" in qbawa("sql", "--csv", question).out
+
+
 def test_sql_without_a_question_describes_every_view(qbawa: Qbawa) -> None:
     rows = [json.loads(line) for line in qbawa("sql", "--json").out.splitlines()]
     assert {"recordings", "replay_matrix", "qbawa", "champions"} <= {row["view"] for row in rows}

@@ -1,6 +1,12 @@
 """`qbawa sql`: DuckDB SQL over the views of the catalog."""
 
+from collections.abc import Sequence
+from decimal import Decimal
+
 import click
+
+# Texts and long names of numbers are folded into columns at least this wide.
+LEAST_TEXT, LEAST_NAME = 10, 8
 
 
 @click.command("sql")
@@ -10,7 +16,8 @@ import click
 def command(query: str | None, as_json: bool, as_csv: bool) -> None:
     """Answer QUERY from the views; without QUERY, describe the views.
 
-    The catalog is opened read-only, so nothing that is asked can change the lake.
+    The catalog is opened read-only, so nothing that is asked can change the lake. The table rounds to four digits that
+    count; --json and --csv are exact.
 
     \b
     Example:
@@ -24,7 +31,6 @@ def command(query: str | None, as_json: bool, as_csv: bool) -> None:
 
     from qbawa.errors import InputError
     from qbawa.project import open_project
-    from qbawa.text import printable
 
     project = open_project()
     project.publish()
@@ -44,16 +50,45 @@ def command(query: str | None, as_json: bool, as_csv: bool) -> None:
         writer.writerow(names)
         writer.writerows(rows)
     else:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        _print_table(names, rows)
 
-        table = Table()
-        for name in names:
-            table.add_column(Text(printable(name)))
-        for row in rows:
-            table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
-        Console(soft_wrap=False).print(table)
+
+def _print_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table as wide as the terminal, or wider where it could show a number only in part; texts are folded, never cut."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from qbawa.text import printable
+
+    cells = [[printable(_shown(value)) for value in row] for row in rows]
+    numbers = [any(isinstance(row[at], int | float | Decimal) for row in rows) for at in range(len(names))]
+    console, borders = Console(soft_wrap=False), 3 * len(names) + 1
+    widths = []
+    for at, (name, number) in enumerate(zip(names, numbers, strict=True)):
+        longest = max((cell_len(line) for row in cells for line in row[at].splitlines()), default=0)
+        natural = max(longest, min(cell_len(name), LEAST_NAME) if number else cell_len(name), 1)
+        widths.append(natural if number else min(natural, console.width))
+    while sum(widths) + borders > console.width:
+        widest = max((w for w, number in zip(widths, numbers, strict=True) if not number), default=0)
+        if widest <= LEAST_TEXT:
+            console.width = sum(widths) + borders
+            break
+        widths = [w - 1 if w == widest and not n else w for w, n in zip(widths, numbers, strict=True)]
+    table = Table()
+    for name, number, width in zip(names, numbers, widths, strict=True):
+        table.add_column(Text(printable(name)), justify="right" if number else "left", overflow="fold", width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    """A value as text; of a number with a fraction four digits that count."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
+    return "" if value is None else str(value)
 
 
 _DESCRIBE = """
