@@ -338,6 +338,16 @@ def test_the_cap_of_a_day_counts_what_earlier_runs_paid(tmp_path: Path, scripted
     assert second.missing == first.missing and second.calls_paid == 0 and scripted.calls == paid
 
 
+def test_the_stages_of_a_run_share_its_cap(tmp_path: Path, scripted: ScriptedProvider) -> None:
+    project = project_in(tmp_path, scripted, budget={"usd_per_run": 0.35})
+    fill(project, [f"r{n}" for n in range(8)], [strategy("a", model="scripted")])
+    spent = []
+    for run in ("one", "one", "two"):
+        replay(project, wanted_cells(project.lake), run_id=run)
+        spent.append(project.lake.read("calls")["cost_usd"].sum())
+    assert 0 < spent[0] <= spent[1] <= 0.35 < spent[2] <= 0.7
+
+
 def test_a_cell_that_the_provider_refuses_fails_alone_and_is_asked_again(
     tmp_path: Path, scripted: ScriptedProvider
 ) -> None:

@@ -118,13 +118,13 @@ def _notes(judging: Sequence["JudgePlan"]) -> Iterable[str]:
 
 
 def _stopped(budget: "BudgetConfig", cells_usd: float, judging: Sequence["JudgePlan"]) -> str:
-    """Which cap is below the bound, if one is. Cells and judging are runs of their own, each under the cap of a run."""
+    """Which cap is below the bound, if one is."""
     judging_usd = sum(row.cost_usd_at_most for row in judging)
     by_step = [
         sum(row.cost_usd_at_most for row in judging if row.step == step) for step in {row.step for row in judging}
     ]
     bounds = {
-        "run": (budget.usd_per_run, max(cells_usd, judging_usd)),
+        "run": (budget.usd_per_run, cells_usd + judging_usd),
         "day": (budget.usd_per_day, cells_usd + judging_usd),
         "step": (budget.usd_per_step, max(by_step, default=0.0)),
     }

@@ -21,7 +21,8 @@ class Budget:
     """Caps in USD for a run, a day (UTC) and each step; None is no cap.
 
     A call that no longer fits waits while others are under way, since they may turn out cheaper than feared; where
-    none is, BudgetError says which cap it was. `spent_today_usd` and `spent_by_step_usd` count what earlier runs paid.
+    none is, BudgetError says which cap it was. `spent_today_usd` and `spent_by_step_usd` count what was paid before, by
+    other runs too; `spent_by_run_usd` what this run paid in an earlier stage.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Budget:
         usd_per_day: float | None = None,
         usd_per_step: float | None = None,
         *,
+        spent_by_run_usd: float = 0.0,
         spent_today_usd: float = 0.0,
         spent_by_step_usd: Mapping[str, float] | None = None,
     ) -> None:
@@ -37,11 +39,11 @@ class Budget:
         self.usd_per_day = usd_per_day
         self.usd_per_step = usd_per_step
         self.spent_usd = 0.0
-        """By this run."""
+        """Through this object."""
         self.refused = 0
         """Calls that were not made because of a cap."""
         self._today = _Account(spent_usd=spent_today_usd)
-        self._run = _Account()
+        self._run = _Account(spent_usd=spent_by_run_usd)
         self._steps: defaultdict[str | None, _Account] = defaultdict(_Account)
         for step, spent_usd in (spent_by_step_usd or {}).items():
             self._steps[step].spent_usd = spent_usd

@@ -21,13 +21,17 @@ Log = Callable[[str], Any]
 async def paying(
     project: Project, progress: Progress, *, run_id: str, usd: float | None = None
 ) -> AsyncIterator[Engine]:
-    """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid has landed when it closes."""
+    """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid has landed when it closes.
+
+    A run may open several, for its answers and for its verdicts: they share its cap.
+    """
     land_calls(project.lake, project.home.calls)
     caps = [cap for cap in (project.config.budget.usd_per_run, usd) if cap is not None]
     budget = Budget(
         usd_per_run=min(caps) if caps else None,
         usd_per_day=project.config.budget.usd_per_day,
         usd_per_step=project.config.budget.usd_per_step,
+        spent_by_run_usd=_spent_by_run(project.lake, run_id),
         spent_today_usd=_spent_today(project.lake),
         spent_by_step_usd=_spent_by_step(project.lake),
     )
@@ -54,6 +58,10 @@ def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:
     ]
     held = pl.col("call_key").is_in(list(keys)) & pl.col("error").is_null()
     return lake.read("calls", columns, keep=held).iter_rows(named=True)
+
+
+def _spent_by_run(lake: Lake, run_id: str) -> float:
+    return float(lake.read("calls", ["cost_usd"], keep=pl.col("run_id") == run_id)["cost_usd"].sum())
 
 
 def _spent_today(lake: Lake) -> float:
