@@ -25,6 +25,8 @@ class ScriptedProvider:
         self.say: Callable[[str], str] = first_words
         self.refuses: Callable[[str], bool] = lambda prompt: False
         """Prompts that are answered 400: final, so nobody asks again by itself."""
+        self.fails: Callable[[str], tuple[int, str] | None] = lambda prompt: None
+        """Prompts that are answered with a status and a body of any kind, as a server in trouble does."""
         self.latency_s = 0.0
         self.answered: Counter[str] = Counter()
         """How often each question, its whole body, was answered."""
@@ -46,9 +48,12 @@ class ScriptedProvider:
         with self._lock:
             return sum(times - 1 for times in self.answered.values())
 
-    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any] | str]:
         prompt = "\n".join(str(message["content"]) for message in body["messages"])
         time.sleep(self.latency_s)
+        failure = self.fails(prompt)
+        if failure is not None:
+            return failure
         if self.refuses(prompt):
             return 400, {"error": {"message": "refused by the script", "type": "invalid_request_error"}}
         choice = {"index": 0, "message": {"role": "assistant", "content": self.say(prompt)}, "finish_reason": "stop"}
@@ -68,8 +73,8 @@ class ScriptedProvider:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 status, said = provider._answer(body)
-                data = json.dumps(said).encode()
-                if status == 200:
+                data = (said if isinstance(said, str) else json.dumps(said)).encode()
+                if status == 200 and not isinstance(said, str):
                     with provider._lock:
                         provider.answered[json.dumps(body, sort_keys=True)] += 1
                 try:

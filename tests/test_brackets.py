@@ -239,13 +239,13 @@ def test_verdicts_of_another_rubric_decide_nothing_even_where_nobody_asks_again(
 
 def test_what_cannot_be_read_is_unscored_and_decides_nothing(desk: Project, wordy: ScriptedProvider) -> None:
     project = reopened(desk.home, with_wordy(wordy, "MUMBLE"))
-    report = play(project, run_id="one", steps=["summarise"])
+    report = play(project, run_id="one", steps=["summarise"], verdict_budget=20)
     said = verdicts(project)
     assert report.steps["summarise"].unscored == said.height > 0
     assert set(said["verdict"]) == {"unscored"} and set(said["raw"]) == {"Hm, well."}
     assert scored(project).filter(pl.col("origin") != "identical").is_empty()
     asked = wordy.calls
-    play(project, run_id="two", steps=["summarise"])
+    play(project, run_id="two", steps=["summarise"], verdict_budget=20)
     assert wordy.calls == asked, "a judge that mumbled is not asked again"
     agree(project)
 

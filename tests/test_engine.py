@@ -105,7 +105,7 @@ async def test_transient_faults_are_retried_until_every_call_is_answered(
         ({"status": 400, "code": "content_filter"}, FinalError, "refused"),
         ({"status": 400, "code": "invalid_request_error"}, FinalError, "bad_request"),
         ({"status": 404, "code": "model_not_found"}, FinalError, "unknown_model"),
-        ({"status": 302, "headers": {"location": "http://127.0.0.1:9/"}}, FinalError, "bad_request"),
+        ({"status": 302, "headers": {"location": "http://127.0.0.1:9/"}}, FinalError, "http_302"),
         ({"finish_reason": "content_filter"}, FinalError, "refused"),
         ({"answer": "", "finish_reason": "length"}, FinalError, "cut_off"),
         ({"status": 401, "code": "invalid_api_key"}, ModelStoppedError, "wrong_key"),

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qbawa.brackets.breaker import UNREADABLE_AT_FIRST, Breaker
 from qbawa.brackets.table import StepTable
 from qbawa.engine import Engine
 from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, paying
-from qbawa.errors import InputError, ModelStoppedError, NotMadeError, TemplateError
+from qbawa.errors import InputError, NotMadeError, ProviderError, TemplateError
 from qbawa.judges import ask
 from qbawa.project import Project
 from qbawa.tournaments import Goal, Match, Result, Tournament, make_tournament
@@ -34,6 +35,8 @@ class StepReport:
     unscored: int = 0
     reason: str = "nothing to play"
     """goal, budget or exhausted; or why it could not go on."""
+    stopped: bool = False
+    """It could not go on: a judge's model does not answer or cannot be read, a dollar cap is reached."""
     confidence: float | None = None
     answer: list[str] = field(default_factory=list)
     """Strategy ids that the goal asked for."""
@@ -48,10 +51,24 @@ class PlayReport:
     steps: dict[str, StepReport] = field(default_factory=dict)
     matches_by_request: Counter[str] = field(default_factory=Counter)
     """Matches played by this run."""
+    unfinished: set[str] = field(default_factory=set)
+    """Requests that may have matches left, since the tournament of one of their steps could not go on."""
     cost_usd: float = 0.0
     calls_paid: int = 0
     calls_cached: int = 0
     seconds: float = 0.0
+
+    @property
+    def failure(self) -> str | None:
+        """What kept tournaments from their end, and what to do; None where nothing did."""
+        stopped = {name: step.reason for name, step in self.steps.items() if step.stopped}
+        if not stopped:
+            return None
+        several = f"The tournaments of steps {', '.join(stopped)}" if len(stopped) > 1 else f"Step '{[*stopped][0]}'"
+        return (
+            f"{several} could not be judged to the end: {'; '.join(dict.fromkeys(stopped.values()))}. All that was judged is "
+            "kept; once the cause is gone, `qbawa run tournament_sweep` goes on where this run stopped."
+        )
 
     def summary(self) -> str:
         """The report in one line."""
@@ -161,15 +178,17 @@ async def _play_step(
         past_results=table.past_results,
         only_requests=here,
     )
+    breaker = Breaker(jury)
     played: dict[str, str] = {}
     fresh: dict[str, None] = {}
     stored_at = time.monotonic()
     try:
-        while matches := tournament.next_matches(MATCHES_AT_ONCE):
+        while matches := tournament.next_matches(UNREADABLE_AT_FIRST if breaker.careful else MATCHES_AT_ONCE):
             _keep_ties(table, tournament, played, fresh)
-            problem = await _judge(engine, table, tournament, matches, done, played, fresh)
+            problem = await _judge(engine, table, tournament, matches, breaker, done, played, fresh)
             if problem is not None:
-                done.reason = str(problem)
+                done.reason, done.stopped = problem.rstrip("."), True
+                report.unfinished.update(field.requests if here is None else here)
                 log(f"Step '{step}': {problem}")
                 break
             if time.monotonic() - stored_at > STORE_EVERY_S:
@@ -196,20 +215,21 @@ async def _judge(
     table: StepTable,
     tournament: Tournament,
     matches: Sequence[Match],
+    breaker: Breaker,
     done: StepReport,
     played: dict[str, str],
     fresh: dict[str, None],
-) -> Exception | None:
-    """Judge matches and tell the tournament; what stopped some of them, if anything did.
+) -> str | None:
+    """Judge matches and tell the tournament; why it cannot go on, if it cannot.
 
     `played` (match_id → request) and `fresh` (what the lake has not been told yet) grow by them.
     """
     lists = table.lists(tournament)
     outcomes = await asyncio.gather(*(_ask_jury(engine, table, match, lists.get(match, ())) for match in matches))
     judged: list[tuple[Match, list[dict[str, Any]]]] = []
-    problem: Exception | None = None
+    problem: str | None = None
     for match, outcome in zip(matches, outcomes, strict=True):
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, str):
             problem = problem or outcome
         else:
             judged.append((match, outcome))
@@ -224,7 +244,7 @@ async def _judge(
         done.verdicts += len(rows)
         done.unscored += sum(row["verdict"] == "unscored" for row in rows)
     tournament.record(results)
-    return problem
+    return problem or breaker.note(row for _, rows in judged for row in rows)
 
 
 def _keep_ties(table: StepTable, tournament: Tournament, played: dict[str, str], fresh: dict[str, None]) -> None:
@@ -234,11 +254,21 @@ def _keep_ties(table: StepTable, tournament: Tournament, played: dict[str, str],
             fresh[table.id_of(match)] = None
 
 
-async def _ask_jury(
-    engine: Engine, table: StepTable, match: Match, among: Sequence[str]
-) -> list[dict[str, Any]] | Exception:
+async def _ask_jury(engine: Engine, table: StepTable, match: Match, among: Sequence[str]) -> list[dict[str, Any]] | str:
+    """The jury's verdicts on a match, or why it stays open: then there are none, and what was paid is in the ledger."""
     try:
-        # Matches on one list make the same call; the engine pays for it once.
-        return list(await asyncio.gather(*(ask(call, engine) for call in table.calls(match, among))))
-    except (NotMadeError, ModelStoppedError, TemplateError) as error:
-        return error
+        calls = table.calls(match, among)
+    except TemplateError as error:
+        return str(error)
+    # Matches on one list make the same call; the engine pays for it once.
+    outcomes = await asyncio.gather(*(ask(call, engine) for call in calls), return_exceptions=True)
+    rows = []
+    for call, outcome in zip(calls, outcomes, strict=True):
+        if isinstance(outcome, ProviderError):
+            return f"Judge '{call.judge}' (model '{table.jury[call.judge].model}') gives no answer: {outcome}"
+        if isinstance(outcome, NotMadeError):
+            return str(outcome)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        rows.append(outcome)
+    return rows

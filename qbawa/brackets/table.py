@@ -13,7 +13,7 @@ from qbawa.config import JudgeConfig
 from qbawa.errors import TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.imports import matches_of
-from qbawa.judges import JudgeCall, jury_calls, same_words, stands_for
+from qbawa.judges import JudgeCall, jury_calls, may_pass, same_words, stands_for
 from qbawa.lake.delta import Lake, now, schema_of
 from qbawa.reliability import best_judges
 from qbawa.strategies import Question
@@ -224,7 +224,7 @@ class StepTable:
         have = self._verdicts.get(self.id_of(match), {})
         if not have or not self.jury:
             return []
-        rows = [row for row in have.values() if row["judge_kind"] == "llm"]
+        rows = [row for row in have.values() if row["judge_kind"] == "llm" and not may_pass(row)]
         if not rows:
             return []
         by_question = {(row["judge"], row["call_key"]): row for row in rows}

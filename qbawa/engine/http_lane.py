@@ -145,7 +145,7 @@ def _interpret(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
     if status != 200:
         if 300 <= status < 400:
             raise FinalError(
-                "bad_request", f"The server redirects (HTTP {status}); base_url should name its final address."
+                f"http_{status}", f"The server redirects (HTTP {status}); base_url should name its final address."
             )
         raise classify(status, parsed if parsed is not None else data[:2000].decode("utf-8", "replace"), headers)
     answer = read_response(parsed)

@@ -10,15 +10,17 @@ from qbawa.judges.jury import (
 )
 from qbawa.judges.parse import PARSE_VERSION
 from qbawa.judges.prompt import check_rubric, judge_messages, read_blocks
-from qbawa.judges.verdicts import opinion, reparse, stands_for
+from qbawa.judges.verdicts import excerpt, may_pass, opinion, reparse, stands_for
 
 __all__ = [
     "PARSE_VERSION",
     "JudgeCall",
     "ask",
     "check_rubric",
+    "excerpt",
     "judge_messages",
     "jury_calls",
+    "may_pass",
     "opinion",
     "read_blocks",
     "reparse",

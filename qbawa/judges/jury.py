@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.types import CallResult, ModelCall
-from qbawa.errors import FinalError, ModelStoppedError, ProviderError
+from qbawa.errors import FinalError, ProviderError
 from qbawa.ids import verdict_id
 from qbawa.judges.prompt import SCHEMAS, JudgeKind, judge_messages
-from qbawa.judges.verdicts import Side, opinion, pack
+from qbawa.judges.verdicts import ABOUT_CONTENT, Side, failed_call, opinion, pack
 from qbawa.strategies.question import Question
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 5}
@@ -160,15 +160,15 @@ def judge_model_call(
 
 
 async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
-    """The verdict's row. A call that fails for good makes it unscored, with the reason.
+    """The verdict's row. A call that fails because of what it asks makes it unscored, with the reason.
 
-    What concerns more than this match is raised: ModelStoppedError, BudgetError, and transient errors that outlasted
-    their retries.
+    What may pass or concerns more than this match is raised: NotMadeError, and every ProviderError whose reason is
+    not in ABOUT_CONTENT, such as a stopped model or an outage that outlasted the retries.
     """
     outcomes = await asyncio.gather(*(engine.call(call) for call in judge_call.calls), return_exceptions=True)
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     for failure in failures:
-        if not isinstance(failure, FinalError) or isinstance(failure, ModelStoppedError):
+        if not isinstance(failure, FinalError) or failure.reason not in ABOUT_CONTENT:
             raise failure
     results = [outcome for outcome in outcomes if isinstance(outcome, CallResult)]
     row = to_verdict_row(judge_call, failures[0] if failures else results)  # type: ignore[arg-type]
@@ -209,5 +209,5 @@ def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallRes
         "block_id": judge_call.request_id,
     }
     if isinstance(outcome, ProviderError):
-        row["rationale"] = f"The call failed, {outcome.reason}: {outcome}"
+        row["rationale"] = failed_call(outcome.reason, str(outcome))
     return row

@@ -7,17 +7,23 @@ call that asks the same, "reply": …}`, with the replies as they came; a rankin
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
 
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
+from qbawa.text import shorten
 
 Side = Literal["a", "b"]
 SCORE_SCALE = 2.0
 """A gap of this many points (of 10) between scores is a preference of 73 %. The verdict itself needs no scale."""
 UNSCORED: Mapping[str, Any] = {"verdict": "unscored", "preference": None, "rationale": None}
+ABOUT_CONTENT = frozenset({"refused", "context_too_long", "bad_request", "cut_off", "tool_call"})
+"""Reasons of a failure that are about what was asked, so that asking again brings the same. All others may pass: an
+outage, a wrong key, a model that is not there. They leave no verdict, and the match open."""
+_FAILED = re.compile(r"The call failed, (\w+):")
 
 
 def opinion(
@@ -32,6 +38,20 @@ def opinion(
     if packed["kind"] == "listwise":
         return _listwise(packed)
     return _pointwise(packed["replies"]) if shown_first is None else dict(UNSCORED)
+
+
+def failed_call(reason: str, error: str) -> str:
+    """The rationale of a row whose call failed."""
+    return f"The call failed, {reason}: {error}"
+
+
+def may_pass(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `verdicts` is of a call that failed for a reason that may pass: it is no verdict and never was.
+
+    Such rows are no longer written; lakes of earlier versions hold them.
+    """
+    found = _FAILED.match(row["rationale"] or "") if row["verdict"] == "unscored" else None
+    return found is not None and found[1] not in ABOUT_CONTENT
 
 
 def pack(content: Mapping[str, Any]) -> str:
@@ -61,6 +81,13 @@ def stands_for(raw: str | None) -> str | None:
     """Key of the pairwise call that asks the same as a ranking does of its match; None where `raw` is no ranking's."""
     packed = unpack(raw) if raw is not None else None
     return packed.get("pair") if packed is not None and packed["kind"] == "listwise" else None
+
+
+def excerpt(row: Mapping[str, Any]) -> str:
+    """How a row's reply begins, safe to show; where there is none, why."""
+    packed = unpack(row["raw"]) if row["raw"] is not None else None
+    reply = row["raw"] if packed is None else packed["replies"][0] if packed["kind"] == "pointwise" else packed["reply"]
+    return shorten(row["rationale"] or "" if reply is None else reply, 200)
 
 
 def reparse(verdicts: pl.DataFrame) -> pl.DataFrame:
