@@ -70,14 +70,23 @@ def fail_for_failed_cells(context: Any, project: Project) -> None:
         )
 
 
-def report_brackets(context: Any, project: Project, played: Collection[str]) -> None:
+def fail_for_judging(failure: str | None) -> None:
+    """Raise Failure if tournaments could not be played to their end, and say why."""
+    if failure:
+        raise Failure(failure, allow_retries=False)
+
+
+def report_brackets(
+    context: Any, project: Project, played: Collection[str], unfinished: Collection[str] = frozenset()
+) -> None:
     """Report each bracket of `played` by itself, and those with matches that Dagster does not know, such as imports.
 
-    The first MOST_PICTURES of `played` have their picture too.
+    Those of `unfinished` are left out. The first MOST_PICTURES of `played` have their picture too.
     """
+    played = set(played) - set(unfinished)
     known = context.instance.get_materialized_partitions(AssetKey("tournament_brackets"))
     counts = flywheel.bracket_counts(project)
-    due = sorted({*played, *(request for request in counts if request not in known)})
+    due = sorted({*played, *(set(counts) - set(known) - set(unfinished))})
     drawn = set(sorted(played)[:MOST_PICTURES])
     context.instance.add_dynamic_partitions(str(requests.name), due)
     PartitionEvents.of(context, "tournament_brackets").materialized(

@@ -33,7 +33,13 @@ from qbawa.project import Project
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.run import replay
 from qbawa.unchanged import Unchanged
-from qbawa_assets.cells import fail_for_failed_cells, report_brackets, report_cells, report_unreported_cells
+from qbawa_assets.cells import (
+    fail_for_failed_cells,
+    fail_for_judging,
+    report_brackets,
+    report_cells,
+    report_unreported_cells,
+)
 from qbawa_assets.events import PartitionEvents
 from qbawa_assets.pairs import export, pair, promote
 from qbawa_assets.partitions import recording_batches
@@ -137,9 +143,9 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     context.add_output_metadata(report.metadata() | drawn)
 
 
-@op(ins=AFTER, out=Out(Nothing), pool="model_calls")
-def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project: ProjectResource) -> None:
-    """Play the matches that are still worth their verdicts, within the budget."""
+@op(ins=AFTER, out=Out(str), pool="model_calls")
+def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project: ProjectResource) -> str:
+    """Play the matches that are still worth their verdicts, within the budget; what kept them from their end, or ''."""
     opened = project.open()
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
@@ -153,16 +159,23 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     )
     opened.publish()
     context.log.info(report.summary())
-    report_brackets(context, opened, played=report.matches_by_request)
+    report_brackets(context, opened, report.matches_by_request, report.unfinished)
     if not config.steps:
         note_judged(opened, answers)
     context.add_output_metadata(report.metadata())
+    return report.failure or ""
 
 
 @op(ins=AFTER)
 def check_cells(context: OpExecutionContext, project: ProjectResource) -> None:
     """End the run in failure if cells of it failed, which is what shows them red."""
     fail_for_failed_cells(context, project.open())
+
+
+@op(ins=AFTER)
+def check_brackets(failure: str) -> None:
+    """End the run in failure if tournaments could not be played to their end; what was judged is rated by then."""
+    fail_for_judging(failure)
 
 
 @op(ins=AFTER, out=Out(Nothing))
@@ -212,17 +225,17 @@ def judge_anew() -> None:
 
 @job(description="Let answers meet where verdicts are still worth their price.")
 def tournament_sweep() -> None:
-    rate_judges(rate_strategies(take_human_verdicts(sweep_brackets())))
+    failure = sweep_brackets()
+    check_brackets(failure, after=rate_judges(rate_strategies(take_human_verdicts(failure))))
 
 
 @job(name="flywheel", description="The whole flywheel once: from new recordings to datasets and champions.")
 def flywheel_job() -> None:
-    judged = rate_judges(
-        rate_strategies(
-            take_human_verdicts(sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings())))))
-        )
-    )
-    check_cells(promote_champions(export_datasets(build_pairs(judged))))
+    failure = sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings()))))
+    judged = rate_judges(rate_strategies(take_human_verdicts(failure)))
+    done = promote_champions(export_datasets(build_pairs(judged)))
+    check_cells(done)
+    check_brackets(failure, after=done)
 
 
 @job(description="Compact and clean the lake.")

@@ -15,7 +15,7 @@ from dagster import (
 from qbawa import flywheel, pictures
 from qbawa.brackets.run import play
 from qbawa.project import Project
-from qbawa_assets.cells import report_brackets
+from qbawa_assets.cells import fail_for_judging, report_brackets
 from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.partitions import requests
 from qbawa_assets.replay import replay_matrix, strategies
@@ -40,7 +40,8 @@ def tournament_brackets(context: AssetExecutionContext, project: ProjectResource
     report = play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
     opened.publish()
     context.log.info(report.summary())
-    report_brackets(context, opened, asked)
+    report_brackets(context, opened, asked, report.unfinished)
+    fail_for_judging(report.failure)
     # Each bracket has reported itself. A result here would say the same of every request of the range.
     yield from ()
 

@@ -15,7 +15,7 @@ JOBS = ("flywheel", "replay_sweep", "tournament_sweep", "take_new_recordings", "
 def command(job: str, requests: str | None, strategies: str | None, usd: float | None) -> None:
     """Run JOB on the same Dagster instance that the UI shows; `flywheel` runs all stages once.
 
-    Exit code 1 where cells failed; all others are done, and a rerun takes the failed ones again.
+    Exit code 1 where cells failed or judging stopped; all else is done, and a rerun goes on with what is missing.
 
     \b
     Example:
