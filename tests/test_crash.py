@@ -18,6 +18,7 @@ from scripted_provider import ScriptedProvider
 
 from qbawa.engine.call_index import is_answer
 from qbawa.journal import all_segments, read_lines
+from qbawa.judges import read_blocks
 from qbawa_assets.abandoned import end_abandoned_runs
 from sensors.sensors import abandoned_runs
 
@@ -51,8 +52,11 @@ def world(server: ScriptedProvider) -> Iterator[DagsterHome]:
 def opinion(prompt: str) -> str:
     """An answer; or, as a judge, a verdict that depends on nothing but what is compared."""
     draw = random.Random(prompt)
+    if '"ranking"' in prompt:
+        numbers = range(1, len(read_blocks(prompt)))
+        return json.dumps({"rationale": "It reads better.", "ranking": draw.sample(numbers, len(numbers))})
     if "JUDGE" in prompt:
-        return f"It reads better.\n\n[[{draw.choice('AB')}]]"
+        return json.dumps({"rationale": "It reads better.", "verdict": draw.choice("12")})
     return f"Answer {draw.randrange(10**9)}, which explains it."
 
 

@@ -142,6 +142,7 @@ class Board:
         self.matches = 0
         self.verdicts = 0
         self.unscored = 0
+        self.judged = 0  # matches that a judge has decided: neither unscored nor ties of identical answers
         self.begun = np.zeros(2 * r, dtype=bool)
         # Sheets whose bracket was found complete: a memo of the per-request formats.
         self.decided: set[int] = set()
@@ -168,8 +169,10 @@ class Board:
         self.begun[sheet] = True
         self.unscored += int((~scored).sum())
         other = request + (1 - order) * self.requests
+        identical = self.field.answers[a, request] == self.field.answers[b, request]
+        self.judged += int((scored & ~identical).sum())
         # Identical answers tie in either order: once is all that there is to learn.
-        same = (self.field.answers[a, request] == self.field.answers[b, request]) & (self._told[a, b, other] == 0)
+        same = identical & (self._told[a, b, other] == 0)
         self._count(order, a, b, request)
         self._count(1 - order, a[same], b[same], request[same])
         tied = (a[same], b[same], other[same])

@@ -200,8 +200,8 @@ class Tournament:
 
     @property
     def answer(self) -> list[str]:
-        """What the goal asked for: the best strategy, the best k, or all in order; [] while no match is scored."""
-        if not self._board.shown.any():
+        """What the goal asked for: the best strategy, the best k, or all in order; [] where nothing speaks for any."""
+        if not self._board.judged and (self._stop is None or self._stop.reason != "goal"):
             return []
         size = {"best": 1, "top_k": self.goal.k}.get(self.goal.name, len(self.field.strategies))
         return [self.field.strategies[s] for s in self.reading.order[:size]]
