@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from qbawa import pictures
+from qbawa.brackets.anew import read_anew
 from qbawa.brackets.table import StepTable
 from qbawa.calibration import calibrate
 from qbawa.champions import promotions
@@ -210,6 +211,17 @@ def take_human_verdicts(project: Project) -> HumanReport:
         StepTable(project.lake, step, project.config.jury(step), project.config.tournament.seed).decide_anew()
     project.publish()
     return HumanReport(held.height, taken, refused)
+
+
+def read_verdicts_anew(project: Project) -> int:
+    """Read every raw reply of a judge by the present parser and decide anew what changed; how many verdicts did."""
+    lake = project.lake
+    changed = read_anew(lake, lake.read("verdicts"))
+    lake.merge("verdicts", changed)
+    for step in changed["step"].unique().sort():
+        StepTable(lake, step, project.config.jury(step), project.config.tournament.seed).decide_anew()
+    project.publish()
+    return changed.height
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,12 @@ def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -
     _report(context, take_human(context.instance, project.open()))
 
 
+@op(ins=AFTER, out=Out(Nothing))
+def read_verdicts_anew(context: OpExecutionContext, project: ProjectResource) -> None:
+    """Read every raw reply of a judge anew, in case the parser has improved."""
+    context.log.info(f"{flywheel.read_verdicts_anew(project.open()):,} verdicts are read otherwise than before.")
+
+
 @job(description="Take in new recordings and choose the requests that stand for all traffic.")
 def take_new_recordings() -> None:
     declare_strategies(choose_requests(take_recordings()))
@@ -218,9 +224,12 @@ def replay_sweep() -> None:
     check_cells(sweep_matrix(declare_strategies(choose_requests())))
 
 
-@job(description="Take in people's verdicts and decide, rate, pair and promote anew. Asks no model.")
+@job(
+    description="Take in people's verdicts, read judges' replies anew, and decide, rate, pair and promote anew. Asks no model."
+)
 def judge_anew() -> None:
-    promote_champions(export_datasets(build_pairs(rate_judges(rate_strategies(take_human_verdicts())))))
+    judged = rate_judges(rate_strategies(take_human_verdicts(read_verdicts_anew())))
+    promote_champions(export_datasets(build_pairs(judged)))
 
 
 @job(description="Let answers meet where verdicts are still worth their price.")

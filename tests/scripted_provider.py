@@ -27,6 +27,8 @@ class ScriptedProvider:
         """Prompts that are answered 400: final, so nobody asks again by itself."""
         self.fails: Callable[[str], tuple[int, str] | None] = lambda prompt: None
         """Prompts that are answered with a status and a body of any kind, as a server in trouble does."""
+        self.logprobs: Callable[[str], Any] = lambda answer: None
+        """What stands under `logprobs` beside an answer."""
         self.latency_s = 0.0
         self.answered: Counter[str] = Counter()
         """How often each question, its whole body, was answered."""
@@ -56,7 +58,9 @@ class ScriptedProvider:
             return failure
         if self.refuses(prompt):
             return 400, {"error": {"message": "refused by the script", "type": "invalid_request_error"}}
-        choice = {"index": 0, "message": {"role": "assistant", "content": self.say(prompt)}, "finish_reason": "stop"}
+        said = self.say(prompt)
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        choice |= {"logprobs": self.logprobs(said)}
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": 9, "total_tokens": len(prompt) // 4 + 9}
         whole = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"]}
         return 200, {**whole, "choices": [choice], "usage": usage}

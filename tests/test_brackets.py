@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -270,6 +271,64 @@ def test_a_new_answer_is_judged_anew(desk: Project, wordy: ScriptedProvider) -> 
     assert asked < wordy.calls <= asked + 2 * 4, "its matches alone"
     assert longest_wins(project) == {True}
     agree(project)
+
+
+# ── read anew ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_logprobs(provider: ScriptedProvider) -> str:
+    """A judge that gives log-probabilities: 80 % for what it says."""
+
+    def logprobs(reply: str) -> dict[str, object]:
+        start = reply.index('"verdict": "') + len('"verdict": "')
+        word = reply[start : reply.index('"', start)]
+        other = {"1": "2", "2": "1"}.get(word, "1")
+        top = [{"token": word, "logprob": math.log(0.8)}, {"token": other, "logprob": math.log(0.2)}]
+        parts = [{"token": text, "logprob": 0.0} for text in (reply[:start], reply[start + len(word) :])]
+        return {"content": [parts[0], {"token": word, "logprob": math.log(0.8), "top_logprobs": top}, parts[1]]}
+
+    provider.logprobs = logprobs
+    return with_wordy(provider, "LONG, logprobs: true")
+
+
+@pytest.mark.parametrize("how", ["played", "people", "all"])
+def test_what_an_older_parser_could_not_read_is_read_anew_for_free(
+    desk: Project, wordy: ScriptedProvider, how: str
+) -> None:
+    project = reopened(desk.home, with_logprobs(wordy))
+    play(project, run_id="one", steps=["summarise"])
+    healthy, decided, asked = verdicts(project).sort("verdict_id"), decisions(project), wordy.calls
+    assert {0.2, 0.8} <= {round(preference, 3) for preference in healthy["preference"]}
+    # As an older parser would have left them: of these replies it could read none.
+    lost = healthy.filter(pl.int_range(pl.len()) % 3 == 0).with_columns(
+        verdict=pl.lit("unscored"), preference=pl.lit(None, pl.Float64), rationale=pl.lit(None, pl.String)
+    )
+    project.lake.merge("verdicts", lost)
+    if how == "played":
+        play(project, run_id="two", steps=["summarise"])
+    elif how == "people":
+        someone = contradict(project, 1).drop("match_id").with_columns(request=pl.lit("r"))
+        import_verdicts(project.lake, someone, "summarise", kind="human")
+        flywheel.take_human_verdicts(project)
+    else:
+        assert flywheel.read_verdicts_anew(project) == lost.height
+        assert flywheel.read_verdicts_anew(project) == 0
+    assert wordy.calls == asked
+    assert verdicts(project, "judge_kind = 'llm'").sort("verdict_id").equals(healthy), "soft preferences too"
+    assert {match: decision for match, decision in decisions(project).items() if match in decided} == decided
+
+
+def test_a_stricter_parser_takes_back_what_an_older_one_read_into_a_reply(
+    desk: Project, wordy: ScriptedProvider
+) -> None:
+    project = reopened(desk.home, with_wordy(wordy, "MUMBLE"))
+    play(project, run_id="one", steps=["summarise"], verdict_budget=20)
+    project.lake.merge("verdicts", verdicts(project).with_columns(verdict=pl.lit("a"), preference=1.0))
+    assert flywheel.read_verdicts_anew(project) == 20
+    assert set(verdicts(project)["verdict"]) == {"unscored"} and scored(project)["origin"].unique().to_list() in (
+        [],
+        ["identical"],
+    )
 
 
 # ── people ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -387,7 +387,7 @@ async def test_an_unreadable_verdict_is_unscored_kept_raw_and_read_again_for_fre
     rows = frame("verdicts", [await ask(call, Scripted("I like the first one."))])
     assert rows["verdict"].to_list() == ["unscored"] and rows["raw"].to_list() == ["I like the first one."]
     assert rows["preference"].to_list() == [None] and rows["cost_usd"].to_list() == [0.25]
-    assert reparse(rows).equals(rows)
+    assert reparse(rows).is_empty()
     # As if today's parser had come after the row: the reply is a verdict, the row says unscored.
     old = rows.with_columns(raw=pl.lit(verdict("1")))
     again = reparse(old)
@@ -406,8 +406,7 @@ async def test_reparsing_leaves_people_imports_and_soft_preferences_alone() -> N
         "rationale": "The call failed",
         "verdict_id": "f",
     }
-    rows = frame("verdicts", [soft, human, failed])
-    assert reparse(rows).equals(rows)
+    assert reparse(frame("verdicts", [soft, human, failed])).is_empty()
 
 
 async def test_a_call_that_fails_for_good_is_unscored_and_what_concerns_more_is_raised() -> None:
@@ -431,8 +430,8 @@ async def test_a_pointwise_judge_gives_the_same_rows(scores: tuple, expected: st
     assert row["call_key"] == "+".join(call.calls[i].key for i in (0, 1))
     assert expected == "unscored" or (row["preference"] > 0.5) == (expected == "a")
     rows = frame("verdicts", [row])
-    assert reparse(rows).equals(rows)
-    assert reparse(rows.with_columns(verdict=pl.lit("tie")))["verdict"].to_list() == [expected]
+    assert reparse(rows).is_empty()
+    assert reparse(rows.with_columns(verdict=pl.lit("older")))["verdict"].to_list() == [expected]
 
 
 async def test_half_a_pointwise_verdict_is_unscored_and_its_price_is_kept() -> None:
@@ -476,8 +475,7 @@ def test_a_ranking_gives_the_verdict_of_every_match(order: Sequence[str], swappe
         assert row["shown_first"] == ("a" if shown.index(a) < shown.index(b) else "b")
         rows.append(row)
     assert len({row["verdict_id"] for row in rows}) == 6
-    stored = frame("verdicts", rows)
-    assert reparse(stored).equals(stored)
+    assert reparse(frame("verdicts", rows)).is_empty()
 
 
 @given(st.sets(st.sampled_from(NAMES[2:] + ("s5", "s6", "s7"))))
@@ -512,8 +510,7 @@ async def test_a_ranking_that_fails_for_good_still_tells_which_question_it_answe
     row = await ask(ranking("s1", "s2"), Scripted(FinalError("refused", "no")))
     assert row["verdict"] == "unscored" and row["cost_usd"] == 0 and "refused" in row["rationale"]
     assert stands_for(row["raw"]) == pair.calls[0].key
-    rows = frame("verdicts", [row])
-    assert reparse(rows).equals(rows)
+    assert reparse(frame("verdicts", [row])).is_empty()
 
 
 json_values = st.recursive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import polars as pl
 import pytest
 from dagster import AssetKey, ExecuteInProcessResult
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
@@ -90,6 +91,16 @@ def test_the_next_run_goes_on_and_pays_nothing_twice(world: DagsterHome, server:
     assert server.asked_again() == 0
     assert brackets(world) == {"materialized": set(REQUESTS), "failed": set(), "in_progress": set()}
     assert verdicts(world) == len(REQUESTS) * 15 * 2
+
+
+def test_judging_anew_reads_every_reply_again_and_asks_nobody(world: DagsterHome, server: ScriptedProvider) -> None:
+    lake, asked = world.project.lake, server.calls
+    healthy = lake.read("verdicts").sort("verdict_id")
+    lake.merge("verdicts", healthy.with_columns(verdict=pl.lit("tie"), preference=0.5))
+    world.project.publish()
+    assert world.run("judge_anew").success
+    assert lake.read("verdicts").sort("verdict_id").equals(healthy) and server.calls == asked
+    assert world.rows("SELECT count(*) FROM matches WHERE winner = 'tie' AND origin <> 'identical'") == [(0,)]
 
 
 def test_a_dollar_cap_fails_the_run_that_reaches_it(world: DagsterHome, server: ScriptedProvider) -> None:

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import polars as pl
 
+from qbawa.brackets.anew import read_anew
 from qbawa.brackets.lists import answer_lists
 from qbawa.calibration import Calibration, calibrate, combine
 from qbawa.config import JudgeConfig
@@ -46,15 +48,17 @@ class StepTable:
         self.questions = _questions(lake, step, {request for _, request in self.answers})
         only = f"step = '{step.replace(chr(39), chr(39) * 2)}'"
         verdicts = lake.read("verdicts", where=only)
+        # What an older parser could not read costs nothing to read again; `decide_anew` stores what comes of it.
+        self._reread = read_anew(lake, verdicts.filter(pl.col("verdict") == "unscored"))
+        self._verdicts: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in chain(verdicts.iter_rows(named=True), self._reread.iter_rows(named=True)):
+            self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
         matches = lake.read("matches", where=only)
+        self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
         self.calibration: Calibration | None = calibrate(verdicts) if verdicts.height else None
         # Until the jury is calibrated the judge that agrees best with people decides; before people have judged, the first.
         self.judges = best_judges(lake.read("judge_reliability", where=only), preferred=jury)
         self.judges += [name for name in jury if name not in self.judges]
-        self._verdicts: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in verdicts.iter_rows(named=True):
-            self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
-        self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
         self._charged = {row["call_key"] for row in verdicts.iter_rows(named=True) if row["cost_usd"]}
         self._ranking = {name for name, judge in jury.items() if judge.kind == "listwise"}
         self._current: dict[str, set[str]] = {}
@@ -168,6 +172,8 @@ class StepTable:
 
         Needed whenever people have judged, since what the jury's word is worth changes everywhere, and when the jury has.
         """
+        if self._reread.height:
+            self.lake.merge("verdicts", self._reread)
         return bool(self._matches) and self.lake.merge("matches", self._match_rows(list(self._matches)))
 
     def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:

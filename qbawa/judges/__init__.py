@@ -8,12 +8,10 @@ from qbawa.judges.jury import (
     shown_first,
     to_verdict_row,
 )
-from qbawa.judges.parse import PARSE_VERSION
 from qbawa.judges.prompt import check_rubric, judge_messages, read_blocks
 from qbawa.judges.verdicts import excerpt, may_pass, opinion, reparse, stands_for
 
 __all__ = [
-    "PARSE_VERSION",
     "JudgeCall",
     "ask",
     "check_rubric",

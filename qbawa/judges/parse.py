@@ -15,8 +15,6 @@ from jsonschema import Draft202012Validator
 
 from qbawa.judges.prompt import SCHEMAS, JudgeKind
 
-PARSE_VERSION = 1
-"""Grows when a reply may be read differently; `reparse` then re-reads the raw replies, for free."""
 MAX_REPLY_CHARS = 200_000
 
 _FENCE = re.compile(r"\A```(?:json|JSON)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)

@@ -8,7 +8,7 @@ call that asks the same, "reply": …}`, with the replies as they came; a rankin
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import polars as pl
@@ -17,6 +17,8 @@ from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.text import shorten
 
 Side = Literal["a", "b"]
+LogprobsOf = Callable[[Sequence[str]], Mapping[str, Sequence[Mapping[str, Any]]]]
+"""Log-probabilities of calls, by call_key; calls without any are left out."""
 SCORE_SCALE = 2.0
 """A gap of this many points (of 10) between scores is a preference of 73 %. The verdict itself needs no scale."""
 UNSCORED: Mapping[str, Any] = {"verdict": "unscored", "preference": None, "rationale": None}
@@ -90,18 +92,20 @@ def excerpt(row: Mapping[str, Any]) -> str:
     return shorten(row["rationale"] or "" if reply is None else reply, 200)
 
 
-def reparse(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """The verdicts' rows with every model's raw reply read anew by the present parser; nothing is asked or paid.
+def reparse(verdicts: pl.DataFrame, logprobs: LogprobsOf = lambda keys: {}) -> pl.DataFrame:
+    """Those rows that the parser reads otherwise than they say, as it reads them; nothing is asked or paid.
 
-    People's and imported verdicts and calls that failed stay as they are. A row whose verdict stays keeps its
-    preference too, which may come from log-probabilities that the row does not hold.
+    `logprobs` gives the log-probabilities of calls by call_key, for the preferences of these rows. A row whose verdict
+    stays keeps its preference. People's and imported verdicts and calls that failed stay as they are.
     """
-    rows = verdicts.to_dicts()
-    for row in rows:
-        if row["judge_kind"] == "llm" and row["raw"] is not None:
-            found = opinion(row["raw"], row["shown_first"])
-            if found["verdict"] != row["verdict"]:
-                row |= found
+    ours = verdicts.filter((pl.col("judge_kind") == "llm") & pl.col("raw").is_not_null())
+    changed = [
+        row
+        for row in ours.iter_rows(named=True)
+        if opinion(row["raw"], row["shown_first"])["verdict"] != row["verdict"]
+    ]
+    known = logprobs([row["call_key"] for row in changed]) if changed else {}
+    rows = [row | opinion(row["raw"], row["shown_first"], known.get(row["call_key"])) for row in changed]
     return pl.DataFrame(rows, schema=verdicts.schema, orient="row")
 
 
