@@ -382,6 +382,24 @@ def test_two_people_who_disagree_make_a_tie(played: Project) -> None:
     assert decisions(played)[table["match_id"].item()] == ("tie", 0.5)
 
 
+def test_the_judge_that_agrees_best_with_people_decides_as_soon_as_they_have_judged(
+    desk: Project, wordy: ScriptedProvider
+) -> None:
+    judges = "{liar: {model: wordy, rubric: SHORT}, honest: {model: wordy, rubric: LONG}}"
+    project = reopened(desk.home, re.sub(r"judges:.*", f"judges: {judges}", with_wordy(wordy, "LONG")))
+    play(project, run_id="one", steps=["summarise"])
+    assert longest_wins(project) == {False}, "before people have judged, the first decides"
+    folder = project.home.root / "human_verdicts"
+    folder.mkdir()
+    contradict(project, 20).drop("match_id").write_csv(folder / "summarise.anna.csv")
+    flywheel.take_human_verdicts(project)
+    assert longest_wins(project) == {True}, "and the one who agrees with them in the same turn as they have"
+    versions = project.lake.versions()
+    flywheel.judge_judges(project)
+    assert flywheel.take_human_verdicts(project).by_file == {}
+    assert project.lake.versions()["matches"] == versions["matches"]
+
+
 def test_imported_judges_of_another_evaluation_count_alike(desk: Project) -> None:
     strategies = (
         desk.lake.read("strategies", ["strategy_id"], where="step = 'summarise'")["strategy_id"].sort().to_list()

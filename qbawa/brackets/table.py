@@ -17,7 +17,7 @@ from qbawa.ids import cell_id, match_id
 from qbawa.imports import matches_of
 from qbawa.judges import JudgeCall, jury_calls, may_pass, same_words, stands_for
 from qbawa.lake.delta import Lake, now, schema_of
-from qbawa.reliability import best_judges
+from qbawa.reliability import best_judges, judge_reliability
 from qbawa.strategies import Question
 from qbawa.tournaments import Field, Match, Result, Tournament
 
@@ -55,10 +55,7 @@ class StepTable:
             self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
         matches = lake.read("matches", where=only)
         self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
-        self.calibration: Calibration | None = calibrate(verdicts) if verdicts.height else None
-        # Until the jury is calibrated the judge that agrees best with people decides; before people have judged, the first.
-        self.judges = best_judges(lake.read("judge_reliability", where=only), preferred=jury)
-        self.judges += [name for name in jury if name not in self.judges]
+        self._weigh_judges()
         self._charged = {row["call_key"] for row in verdicts.iter_rows(named=True) if row["cost_usd"]}
         self._ranking = {name for name, judge in jury.items() if judge.kind == "listwise"}
         self._current: dict[str, set[str]] = {}
@@ -172,9 +169,28 @@ class StepTable:
 
         Needed whenever people have judged, since what the jury's word is worth changes everywhere, and when the jury has.
         """
+        self._weigh_judges()
         if self._reread.height:
             self.lake.merge("verdicts", self._reread)
         return bool(self._matches) and self.lake.merge("matches", self._match_rows(list(self._matches)))
+
+    def _weigh_judges(self) -> None:
+        """Set what each judge's word is worth, by all verdicts at hand."""
+        self.calibration: Calibration | None = None
+        self.judges = list(self.jury)
+        rows = [row for rows in self._verdicts.values() for row in rows.values()]
+        if not any(row["judge_kind"] == "human" for row in rows):
+            return
+        # Sums of floats depend on their order.
+        verdicts = _frame(sorted(rows, key=lambda row: row["verdict_id"]))
+        self.calibration = calibrate(verdicts)
+        # Until the jury is calibrated the judge that agrees best with people decides; before people have judged, the first.
+        context = dict.fromkeys(("match_id", "request_id", "step", "strategy_a", "strategy_b"), pl.String)
+        matches = pl.DataFrame(
+            [[row[name] for name in context] for row in self._matches.values()], context, orient="row"
+        )
+        rated = best_judges(judge_reliability(verdicts, matches), preferred=self.jury)
+        self.judges = rated + [name for name in self.jury if name not in rated]
 
     def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:
         decided = self._combined([row for identity in identities for row in self._saying(identity)])
