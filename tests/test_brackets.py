@@ -233,8 +233,15 @@ def test_verdicts_of_another_rubric_decide_nothing_even_where_nobody_asks_again(
     play(reopened(desk.home, with_wordy(wordy, "LONG")), run_id="one", steps=["summarise"])
     before = verdicts(desk)
     project = reopened(desk.home, with_wordy(wordy, "SHORT"))
-    play(project, run_id="two", steps=["summarise"], verdict_budget=4)
+    said: list[str] = []
+    report = play(project, run_id="two", steps=["summarise"], verdict_budget=4, log=said.append)
     assert longest_wins(project) == {False} and 0 < scored(project).height <= 4
+    undecided = project.lake.read("matches", where="p_a IS NULL").height
+    assert report.steps["summarise"].undecided == report.metadata()["undecided"] == undecided > 0
+    assert any(f"{undecided} matches that were decided before are undecided now" in line for line in said)
+    assert any("(4 of 4 verdicts that count are given)" in line for line in said)
+    again = play(project, run_id="three", steps=["summarise"])
+    assert again.steps["summarise"].undecided == 0 and longest_wins(project) == {False}
     assert verdicts(project).height == before.height, "they are kept all the same"
 
 

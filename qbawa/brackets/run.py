@@ -33,6 +33,8 @@ class StepReport:
     verdicts: int = 0
     """Asked by this run, found in the ledger or paid."""
     unscored: int = 0
+    undecided: int = 0
+    """Matches that were decided once and are not now: rubric, model or an answer has changed, nobody was asked again."""
     reason: str = "nothing to play"
     """goal, budget or exhausted; or why it could not go on."""
     stopped: bool = False
@@ -88,6 +90,7 @@ class PlayReport:
             "matches": sum(step.matches for step in self.steps.values()),
             "verdicts": sum(step.verdicts for step in self.steps.values()),
             "unscored": sum(step.unscored for step in self.steps.values()),
+            "undecided": sum(step.undecided for step in self.steps.values()),
             "cost_usd": round(self.cost_usd, 6),
             "calls_paid": self.calls_paid,
             "calls_cached": self.calls_cached,
@@ -111,8 +114,8 @@ def play(
 ) -> PlayReport:
     """Play every step's tournament as far as its goal and budget go; a rerun goes on where the verdicts stop.
 
-    `steps` and `requests` restrict what is played; results elsewhere still inform. `verdict_budget` counts all
-    verdicts of a step, earlier ones included (default: qbawa.yaml's). `usd` caps this run.
+    `steps` and `requests` restrict what is played; results elsewhere still inform. `verdict_budget` counts the
+    verdicts of a step that count now, earlier ones included (default: qbawa.yaml's). `usd` caps this run.
     Raises InputError for a step that has no strategies.
     """
     return asyncio.run(_play(project, run_id, log, steps, requests, verdict_budget, usd))
@@ -160,6 +163,7 @@ async def _play_step(
         log(f"Step '{step}' has {done.reason}.")
         return done
     config = project.config.tournament
+    verdict_budget = config.verdict_budget if verdict_budget is None else verdict_budget
     table = StepTable(project.lake, step, jury, config.seed)
     field = table.field
     done.strategies, done.requests = len(field.strategies), len(field.requests)
@@ -171,7 +175,7 @@ async def _play_step(
         format=config.format,
         goal=Goal(config.goal, k=config.k),
         confidence=config.confidence,
-        verdict_budget=config.verdict_budget if verdict_budget is None else verdict_budget,
+        verdict_budget=verdict_budget,
         verdicts_per_match=table.verdicts_per_match,
         orders=table.orders,
         seed=config.seed,
@@ -207,6 +211,13 @@ async def _play_step(
     if tournament.done is not None:
         done.reason, done.confidence = tournament.done.reason, tournament.done.confidence
         done.answer = tournament.answer
+    done.undecided = table.undecided
+    if done.undecided:
+        log(
+            f"Step '{step}': {done.undecided} matches that were decided before are undecided now, since rubric, model or "
+            f"an answer has changed and they were not asked again ({tournament.verdicts} of {verdict_budget} verdicts "
+            "that count are given). To have more of them decided again raise tournament.verdict_budget."
+        )
     return done
 
 

@@ -174,6 +174,20 @@ class StepTable:
             self.lake.merge("verdicts", self._reread)
         return bool(self._matches) and self.lake.merge("matches", self._match_rows(list(self._matches)))
 
+    @property
+    def undecided(self) -> int:
+        """Matches that a model has decided once and nobody decides now: rubric, model or an answer is another one."""
+
+        def scored(rows: Iterable[Mapping[str, Any]]) -> bool:
+            return any(row["verdict"] != "unscored" for row in rows)
+
+        return sum(
+            row["origin"] == "tournament"
+            and scored(self._verdicts.get(identity, {}).values())
+            and not scored(self._saying(identity))
+            for identity, row in self._matches.items()
+        )
+
     def _weigh_judges(self) -> None:
         """Set what each judge's word is worth, by all verdicts at hand."""
         self.calibration: Calibration | None = None
