@@ -20,6 +20,7 @@ from qbawa.errors import InputError
 from qbawa.home import Home
 from qbawa.ids import canonical_pair, cell_id, match_id
 from qbawa.imports import import_verdicts
+from qbawa.judges import same_text
 from qbawa.project import Project, open_project
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.run import replay
@@ -169,6 +170,21 @@ def test_without_judges_nothing_is_played_and_it_is_said_why(desk: Project) -> N
     assert report.steps["triage"].reason.startswith("no judges: name some under `judges`")
     assert any("Step 'summarise' has no judges" in line for line in said)
     assert verdicts(project).is_empty()
+
+
+def test_a_recording_that_cannot_be_read_keeps_its_own_request_from_being_judged(desk: Project) -> None:
+    recorded = desk.lake.read("recordings", where="step = 'summarise'")
+    broken = recorded.filter(pl.col("request_id") == recorded["request_id"][0])
+    desk.lake.merge("recordings", broken.with_columns(inputs=pl.lit("not json")))
+    report = play(desk, run_id="one")
+    assert report.steps["summarise"].requests == REQUESTS - 1 and report.steps["triage"].matches
+    assert set(scored(desk)["request_id"]) == set(recorded["request_id"]) - set(broken["request_id"])
+
+
+def test_answers_that_differ_in_indentation_alone_are_told_apart() -> None:
+    code = "for row in rows:\n    total += row\nprint(total)"
+    assert same_text(code) == same_text(f"\n{code}  \n") == same_text(code.replace("\n", "\r\n"))
+    assert same_text(code) != same_text(code.replace("print", "    print"))
 
 
 def test_answers_that_are_the_same_tie_without_a_verdict(desk: Project) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 from qbawa.brackets.table import Key, StepTable
 from qbawa.config import TournamentConfig
 from qbawa.errors import TemplateError
-from qbawa.judges import same_words, stands_for
+from qbawa.judges import same_text, stands_for
 from qbawa.tournaments import Field, Goal, Match, make_tournament
 
 BRACKETS = ("single_elimination", "double_elimination", "swiss")
@@ -36,7 +36,7 @@ class Bound:
     def __init__(self, table: StepTable, config: TournamentConfig, coming: Collection[Key] = ()) -> None:
         self.table = table
         self.coming = frozenset(coming)
-        words = {key: same_words(answer.text) for key, answer in table.answers.items()}
+        words = {key: same_text(answer.text) for key, answer in table.answers.items()}
         # Words that are compared hold no line feed, so what comes is like nothing that is there.
         self._words = words | {key: f"\n{key[0]}" for key in self.coming}
         self.field = Field.of(self._words)

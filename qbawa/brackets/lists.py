@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from qbawa.judges import same_words
+from qbawa.judges import same_text
 from qbawa.judges.prompt import MAX_ANSWER_CHARS
 from qbawa.tournaments import Match
 
@@ -30,7 +30,7 @@ def answer_lists(matches: Iterable[Match], answer: Callable[[str, str], str]) ->
     sheets: defaultdict[tuple[str, bool], list[_Draft]] = defaultdict(list)
     for match in matches:
         texts = [answer(strategy, match.request) for strategy in (match.a, match.b)]
-        pair = {same_words(text): text for text in texts}
+        pair = {same_text(text): text for text in texts}
         if len(pair) == 1:
             continue
         drafts = sheets[match.request, match.swapped]

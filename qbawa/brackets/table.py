@@ -12,10 +12,10 @@ from qbawa.brackets.anew import read_anew
 from qbawa.brackets.lists import answer_lists
 from qbawa.calibration import Calibration, calibrate, combine
 from qbawa.config import JudgeConfig
-from qbawa.errors import TemplateError
+from qbawa.errors import InputError, TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.imports import matches_of
-from qbawa.judges import JudgeCall, jury_calls, may_pass, same_words, stands_for
+from qbawa.judges import JudgeCall, jury_calls, may_pass, same_text, stands_for
 from qbawa.lake.delta import Lake, now, schema_of
 from qbawa.reliability import best_judges, judge_reliability
 from qbawa.strategies import Question
@@ -46,6 +46,8 @@ class StepTable:
         self.seed = seed
         self.answers = _answers(lake, step)
         self.questions = _questions(lake, step, {request for _, request in self.answers})
+        # Where the recording cannot be read nobody can tell which answer is better.
+        self.answers = {key: answer for key, answer in self.answers.items() if key[1] in self.questions}
         only = f"step = '{step.replace(chr(39), chr(39) * 2)}'"
         verdicts = lake.read("verdicts", where=only)
         # What an older parser could not read costs nothing to read again; `decide_anew` stores what comes of it.
@@ -65,7 +67,7 @@ class StepTable:
     @property
     def field(self) -> Field:
         """The tournament's field: who has an answer to what, and which answers are the same."""
-        return Field.of({key: same_words(answer.text) for key, answer in self.answers.items()})
+        return Field.of({key: same_text(answer.text) for key, answer in self.answers.items()})
 
     @property
     def orders(self) -> Literal[1, 2]:
@@ -275,7 +277,7 @@ class StepTable:
         return found if wanted and len(found) == len(wanted) else []
 
     def _same(self, a: str, b: str, request: str) -> bool:
-        return same_words(self.text(a, request)) == same_words(self.text(b, request))
+        return same_text(self.text(a, request)) == same_text(self.text(b, request))
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -298,8 +300,10 @@ def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]
     chosen = lake.read("replay_set", ["recording_id"])["recording_id"]
     # The recording that was replayed asks the question; of others the first.
     order = recorded.with_columns(other=~pl.col("recording_id").is_in(chosen.implode())).sort("other", "recorded_at")
-    questions = {
-        row["request_id"]: Question.from_row(row)
-        for row in order.unique("request_id", keep="first").iter_rows(named=True)
-    }
-    return {request: questions.get(request) or Question(request, step) for request in requests}
+    questions = {request: Question(request, step) for request in requests}
+    for row in order.unique("request_id", keep="first").iter_rows(named=True):
+        try:
+            questions[row["request_id"]] = Question.from_row(row)
+        except InputError:
+            del questions[row["request_id"]]
+    return questions

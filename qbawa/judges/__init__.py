@@ -4,7 +4,7 @@ from qbawa.judges.jury import (
     JudgeCall,
     ask,
     jury_calls,
-    same_words,
+    same_text,
     shown_first,
     to_verdict_row,
 )
@@ -22,7 +22,7 @@ __all__ = [
     "opinion",
     "read_blocks",
     "reparse",
-    "same_words",
+    "same_text",
     "shown_first",
     "stands_for",
     "to_verdict_row",

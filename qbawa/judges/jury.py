@@ -69,9 +69,9 @@ def shown_first(match_id: str, judge: str, seed: int = 0) -> Side:
     return "a" if digest[0] & 1 else "b"
 
 
-def same_words(answer: str) -> str:
-    """The answer as it is told from others: spacing makes no difference."""
-    return " ".join(answer.split())
+def same_text(answer: str) -> str:
+    """The answer as it is told from others: blanks around it and at the ends of lines make no difference, indentation does."""
+    return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
 
 def jury_calls(
@@ -119,7 +119,7 @@ def _drawn(answers: Sequence[str], question: Question, judge: str, seed: int) ->
     """
 
     def lot(answer: str) -> str:
-        content = [question.request_id, question.step, judge, seed, same_words(answer)]
+        content = [question.request_id, question.step, judge, seed, same_text(answer)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     return sorted(answers, key=lot)
@@ -132,8 +132,8 @@ def _ranking(
     shown = _drawn(among, question, pair.judge, seed)
     if _drawn([a, b], question, pair.judge, seed)[0] != (a if pair.shown_first == "a" else b):
         shown.reverse()
-    number = {same_words(answer): number for number, answer in enumerate(shown, start=1)}
-    place = Place(len(shown), number[same_words(a)], number[same_words(b)], pair.calls[0].key)
+    number = {same_text(answer): number for number, answer in enumerate(shown, start=1)}
+    place = Place(len(shown), number[same_text(a)], number[same_text(b)], pair.calls[0].key)
     made = judge_model_call(pair.judge, judge, question, shown, "listwise")
     return replace(pair, kind="listwise", calls=(made,), place=place)
 
