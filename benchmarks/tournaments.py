@@ -175,7 +175,7 @@ def _isotonic(values: np.ndarray) -> np.ndarray:
 
 def settings(quick: bool) -> list[Setting]:
     """All runs, the most telling first."""
-    stops, many, some, few = (16, 16, 8, 4) if quick else (330, 240, 80, 24)
+    stops, many, some, few = (16, 16, 8, 4) if quick else (330, 200, 80, 24)
     plan = [
         Setting("auto", "best", 32, "close", 30_000, stops, 0.95),
         Setting("auto", "best", 32, "wide", 30_000, stops * 2 // 3, 0.95),
@@ -198,7 +198,7 @@ def settings(quick: bool) -> list[Setting]:
             ]
     plan += [
         Setting("auto", "best", 32, "close", 30_000, stops, 0.95, decisive=False),
-        Setting("auto", "best", 32, "wide", 30_000, stops * 2 // 3, 0.95, decisive=False),
+        Setting("auto", "best", 32, "wide", 30_000, stops // 2, 0.95, decisive=False),
         Setting("auto", "best", 32, "wide", 3_000, many, decisive=False),
         Setting("auto", "best", 32, "close", 25_000, some, decisive=False),
         Setting("auto", "order", 32, "wide", 8_000, some, decisive=False),
@@ -274,7 +274,7 @@ def main() -> None:
         if "auto" in results:
             told = results["told_the_best_four"] = {}
             for decisive in (True, False):
-                setting = Setting("auto", "best", 32, "wide", 1_200, 40 if arguments.quick else 400, None, decisive)
+                setting = Setting("auto", "best", 32, "wide", 1_200, 40 if arguments.quick else 200, None, decisive)
                 told |= played(setting, simulate_told)
     if "auto" in results:
         for judge in ("", "_wavering"):

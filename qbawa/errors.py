@@ -46,7 +46,7 @@ class LedgerError(QbawaError):
 
 
 class NotMadeError(QbawaError):
-    """A call was not made, and cost nothing; its cell stays missing and may be asked for again."""
+    """A call was not made, and cost nothing; its cell or match stays open and may be asked for again."""
 
 
 class BudgetError(NotMadeError):

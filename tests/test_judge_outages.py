@@ -175,14 +175,15 @@ def test_a_judge_that_is_stopped_says_so_and_keeps_what_was_judged(tmp_path: Pat
     assert summarised(project).failure is None and judge.asked_again() == 0
 
 
-def test_a_dollar_cap_that_is_reached_is_a_failure_that_names_the_cap(tmp_path: Path, judge: ScriptedProvider) -> None:
+def test_a_dollar_cap_that_is_reached_is_named_and_no_failure(tmp_path: Path, judge: ScriptedProvider) -> None:
     project = desk(tmp_path, judge)
     config = project.home.config.read_text().replace(
         "free: true", "input_usd_per_million: 100, output_usd_per_million: 100"
     )
     project = reopened(project.home, config)
     report = summarised(project, usd=0.5)
-    assert report.failure is not None and "$0.5 a run" in report.failure and "raise the cap" in report.failure
+    assert report.failure is None and report.steps["summarise"].stopped == "cap"
+    assert "$0.5 a run" in report.summary() and "raise the cap" in report.summary()
     assert 0 < verdicts(project).height < 60 and report.cost_usd <= 0.5
     assert summarised(project).failure is None and judge.asked_again() == 0
 

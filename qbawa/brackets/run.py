@@ -5,14 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qbawa.brackets.breaker import UNREADABLE_AT_FIRST, Breaker
 from qbawa.brackets.table import StepTable
 from qbawa.engine import Engine
 from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, paying
-from qbawa.errors import InputError, NotMadeError, ProviderError, TemplateError
+from qbawa.errors import BudgetError, InputError, NotMadeError, ProviderError, TemplateError
 from qbawa.judges import ask
 from qbawa.project import Project
 from qbawa.tournaments import Goal, Match, Result, Tournament, make_tournament
@@ -37,8 +37,8 @@ class StepReport:
     """Matches that were decided once and are not now: rubric, model or an answer has changed, nobody was asked again."""
     reason: str = "nothing to play"
     """goal, budget or exhausted; or why it could not go on."""
-    stopped: bool = False
-    """It could not go on: a judge's model does not answer or cannot be read, a dollar cap is reached."""
+    stopped: Literal["failure", "cap"] | None = None
+    """It could not go on: a judge's model does not answer or cannot be read; or a dollar cap is reached."""
     confidence: float | None = None
     answer: list[str] = field(default_factory=list)
     """Strategy ids that the goal asked for."""
@@ -62,8 +62,8 @@ class PlayReport:
 
     @property
     def failure(self) -> str | None:
-        """What kept tournaments from their end, and what to do; None where nothing did."""
-        stopped = {name: step.reason for name, step in self.steps.items() if step.stopped}
+        """What kept tournaments from their end, and what to do; None where nothing did, or a cap that the user set."""
+        stopped = {name: step.reason for name, step in self.steps.items() if step.stopped == "failure"}
         if not stopped:
             return None
         several = f"The tournaments of steps {', '.join(stopped)}" if len(stopped) > 1 else f"Step '{[*stopped][0]}'"
@@ -191,7 +191,9 @@ async def _play_step(
             _keep_ties(table, tournament, played, fresh)
             problem = await _judge(engine, table, tournament, matches, breaker, done, played, fresh)
             if problem is not None:
-                done.reason, done.stopped = problem.rstrip("."), True
+                done.reason, done.stopped = str(problem).rstrip("."), "failure"
+                if isinstance(problem, BudgetError):
+                    done.stopped = "cap"
                 report.unfinished.update(field.requests if here is None else here)
                 log(f"Step '{step}': {problem}")
                 break
@@ -216,7 +218,12 @@ async def _play_step(
         log(
             f"Step '{step}': {done.undecided} matches that were decided before are undecided now, since rubric, model or "
             f"an answer has changed and they were not asked again ({tournament.verdicts} of {verdict_budget} verdicts "
-            "that count are given). To have more of them decided again raise tournament.verdict_budget."
+            "that count are given)."
+            + (
+                " To have more of them decided again raise tournament.verdict_budget."
+                if done.reason == "budget"
+                else ""
+            )
         )
     return done
 
@@ -230,7 +237,7 @@ async def _judge(
     done: StepReport,
     played: dict[str, str],
     fresh: dict[str, None],
-) -> str | None:
+) -> str | BudgetError | None:
     """Judge matches and tell the tournament; why it cannot go on, if it cannot.
 
     `played` (match_id → request) and `fresh` (what the lake has not been told yet) grow by them.
@@ -238,9 +245,9 @@ async def _judge(
     lists = table.lists(tournament)
     outcomes = await asyncio.gather(*(_ask_jury(engine, table, match, lists.get(match, ())) for match in matches))
     judged: list[tuple[Match, list[dict[str, Any]]]] = []
-    problem: str | None = None
+    problem: str | BudgetError | None = None
     for match, outcome in zip(matches, outcomes, strict=True):
-        if isinstance(outcome, str):
+        if isinstance(outcome, str | BudgetError):
             problem = problem or outcome
         else:
             judged.append((match, outcome))
@@ -265,7 +272,9 @@ def _keep_ties(table: StepTable, tournament: Tournament, played: dict[str, str],
             fresh[table.id_of(match)] = None
 
 
-async def _ask_jury(engine: Engine, table: StepTable, match: Match, among: Sequence[str]) -> list[dict[str, Any]] | str:
+async def _ask_jury(
+    engine: Engine, table: StepTable, match: Match, among: Sequence[str]
+) -> list[dict[str, Any]] | str | BudgetError:
     """The jury's verdicts on a match, or why it stays open: then there are none, and what was paid is in the ledger."""
     try:
         calls = table.calls(match, among)
@@ -278,7 +287,7 @@ async def _ask_jury(engine: Engine, table: StepTable, match: Match, among: Seque
         if isinstance(outcome, ProviderError):
             return f"Judge '{call.judge}' (model '{table.jury[call.judge].model}') gives no answer: {outcome}"
         if isinstance(outcome, NotMadeError):
-            return str(outcome)
+            return outcome if isinstance(outcome, BudgetError) else str(outcome)
         if isinstance(outcome, BaseException):
             raise outcome
         rows.append(outcome)

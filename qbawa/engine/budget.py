@@ -73,9 +73,7 @@ class Budget:
             if account.under_way == 0:
                 self.refused += 1
                 self._wake(step)  # the next in line may be cheaper, and must not wait for ever
-                raise BudgetError(
-                    f"{message} The call was not made and its cell stays missing: raise the cap, run again."
-                )
+                raise BudgetError(f"{message} It was not made: raise the cap, run again.")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             queue = self._steps[step].waiting
             (queue.appendleft if waited else queue.append)(waiter)

@@ -110,7 +110,7 @@ class Engine:
     def stop(self, why: str = "The run is stopping") -> None:
         """Send nothing more; calls in flight go on, all others raise NotMadeError."""
         if self._payments.closed is None:
-            self._payments.close(NotMadeError(f"{why}, so the call was not made; its cell stays missing."))
+            self._payments.close(NotMadeError(f"{why}, so the call was not made; its cell or match stays open."))
 
     async def _obtain(self, call: ModelCall) -> CallResult:
         found = await self.ledger.find(call.key)
