@@ -16,8 +16,9 @@ Fields, truth and judge are simulated from real log-odds (`_anchors_sim.py` says
   answer that is preferred, position being its only noise; the plain keys are its. The wavering one draws every verdict
   with the preference as probability; `auto` is measured with it too, under keys that end in `_wavering`.
   `told_the_best_four` says why the decisive one is taken to be meant: somebody who was told the four best strategies
-  beforehand, and lets only them meet, needs more verdicts of the wavering judge (over 1,000) to name the best of them
-  than halving needed in the measurements that the wanted figures come from (488, with 28 other strategies to rule out).
+  beforehand, and lets only them meet, needs more verdicts of the wavering judge (null: more than the 1,200 that they
+  can give) to name the best of them than halving needed in the measurements that the wanted figures come from (488,
+  with 28 other strategies to rule out).
 - `auto` is played once for each goal. `stop_right` is another set of runs with confidence 0.95 and the stopping rule
   on: of those that stopped because the goal was reached, the share that was right; the worse of wide and close.
 
