@@ -12,10 +12,9 @@ from qbawa.brackets.table import Key, StepTable
 from qbawa.config import TournamentConfig
 from qbawa.errors import TemplateError
 from qbawa.judges import same_text, stands_for
-from qbawa.tournaments import Field, Goal, Match, make_tournament
+from qbawa.tournaments import Match, round_size
 
 BRACKETS = ("single_elimination", "double_elimination", "swiss")
-_GROWTH = 0.06  # the least that a round adds to what was asked before, half a field at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +38,12 @@ class Bound:
         words = {key: same_text(answer.text) for key, answer in table.answers.items()}
         # Words that are compared hold no line feed, so what comes is like nothing that is there.
         self._words = words | {key: f"\n{key[0]}" for key in self.coming}
-        self.field = Field.of(self._words)
         self._past = [result for result in table.past_results if not self.coming & set(_cells(result.match))]
         self._asked = {_sheet(result.match) for result in self._past if self._differ(result.match)}
         self._open = self._pairs() * table.orders - len(self._asked)
         self.matches = min(self._open, self._affordable(config)) if self._open else 0
         """That may still be judged, one in both orders twice."""
-        self.rounds = _rounds(config, len(self.field.strategies), self.matches, len(self._asked))
+        self.rounds = _rounds(config, len({strategy for strategy, _ in self._words}), self.matches, len(self._asked))
         """In which they would be, about: one waits for the other."""
 
     def judges(self) -> dict[str, JudgeBound]:
@@ -84,20 +82,7 @@ class Bound:
         """Matches for which the verdict budget has room; 0 where the tournament has ended."""
         each = self.table.verdicts_per_match
         # Whether a tournament with more answers is at its end shows when they are there.
-        if (
-            not self.coming
-            and make_tournament(
-                self.field,
-                format=config.format,
-                goal=Goal(config.goal, k=config.k),
-                confidence=config.confidence,
-                verdict_budget=config.verdict_budget,
-                verdicts_per_match=each,
-                orders=self.table.orders,
-                seed=config.seed,
-                past_results=self._past,
-            ).done
-        ):
+        if not self.coming and self.table.tournament(config).done:
             return 0
         return max(0, config.verdict_budget - sum(result.verdicts for result in self._past)) // each
 
@@ -108,18 +93,17 @@ class Bound:
         question is another one now, the others are asked the same again, and the ledger answers.
         """
         lake, jury = self.table.lake, self.table.jury
-        only = f"step = '{self.table.step.replace(chr(39), chr(39) * 2)}'"
-        verdicts = lake.read(
-            "verdicts", ["match_id", "judge", "call_key", "raw"], where=f"{only} AND judge_kind = 'llm'"
-        )
+        here = pl.col("step") == self.table.step
+        said_by_jury = here & (pl.col("judge_kind") == "llm") & pl.col("judge").is_in(list(jury))
         given = defaultdict(list)
-        for row in verdicts.filter(pl.col("judge").is_in(list(jury))).iter_rows(named=True):
+        columns = ["match_id", "judge", "call_key", "raw"]
+        for row in lake.read("verdicts", columns, keep=said_by_jury).iter_rows(named=True):
             given[row["match_id"]].append((row["judge"], self._question(row)))
         counting = Counter[str]()
         for result in self._past:
             counting[self.table.id_of(result.match)] += result.verdicts
         anew, questions = Counter[str](), defaultdict[str, Counter[str]](Counter)
-        matches = lake.read("matches", ["match_id", "request_id", "strategy_a", "strategy_b"], where=only)
+        matches = lake.read("matches", ["match_id", "request_id", "strategy_a", "strategy_b"], keep=here)
         for identity, request, a, b in matches.iter_rows():
             said, match = given[identity], Match(request, a, b, 0, 0)
             there = all(key in self.table.answers and key not in self.coming for key in _cells(match))
@@ -184,7 +168,7 @@ def _sheet(match: Match) -> tuple[str, str, str, bool]:
 def _rounds(config: TournamentConfig, strategies: int, matches: int, asked: int) -> int:
     rounds = planned = 0
     while planned < matches:
-        planned += max(1, strategies // 2, int(_GROWTH * (asked + planned)))
+        planned += round_size(strategies, asked + planned)
         rounds += 1
     # A bracket's matches wait for one another, and the next brackets for these.
     return min(matches, rounds * (ceil(log2(strategies)) if config.format in BRACKETS else 1))

@@ -67,10 +67,7 @@ def plan_judging(project: Project, planned: pl.DataFrame) -> list[JudgePlan]:
         jury = project.config.jury(step)
         if not jury:
             continue
-        try:
-            plans += _plan_step(project, step, jury, planned.filter(pl.col("step") == step), history)
-        except InputError as error:  # a recording that cannot be read; playing would say the same
-            plans += [JudgePlan(step, name, judge.model, 0, 0, 0, problem=str(error)) for name, judge in jury.items()]
+        plans += _plan_step(project, step, jury, planned.filter(pl.col("step") == step), history)
     return plans
 
 

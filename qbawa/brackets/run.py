@@ -15,7 +15,7 @@ from qbawa.engine.session import Log, paying
 from qbawa.errors import BudgetError, InputError, NotMadeError, ProviderError, TemplateError
 from qbawa.judges import ask
 from qbawa.project import Project
-from qbawa.tournaments import Goal, Match, Result, Tournament, make_tournament
+from qbawa.tournaments import Match, Result, Tournament
 
 # Verdicts are safe in the ledger already; each time the lake is told, it rewrites the blocks of the requests concerned.
 STORE_EVERY_S = 15.0
@@ -163,25 +163,15 @@ async def _play_step(
         log(f"Step '{step}' has {done.reason}.")
         return done
     config = project.config.tournament
-    verdict_budget = config.verdict_budget if verdict_budget is None else verdict_budget
+    if verdict_budget is not None:
+        config = config.model_copy(update={"verdict_budget": verdict_budget})
     table = StepTable(project.lake, step, jury, config.seed)
     field = table.field
     done.strategies, done.requests = len(field.strategies), len(field.requests)
     here = None if requests is None else [request for request in requests if request in field.requests]
     if len(field.strategies) < 2 or here == []:
         return done
-    tournament = make_tournament(
-        field,
-        format=config.format,
-        goal=Goal(config.goal, k=config.k),
-        confidence=config.confidence,
-        verdict_budget=verdict_budget,
-        verdicts_per_match=table.verdicts_per_match,
-        orders=table.orders,
-        seed=config.seed,
-        past_results=table.past_results,
-        only_requests=here,
-    )
+    tournament = table.tournament(config, only_requests=here)
     breaker = Breaker(jury)
     played: dict[str, str] = {}
     fresh: dict[str, None] = {}
@@ -217,7 +207,7 @@ async def _play_step(
     if done.undecided:
         log(
             f"Step '{step}': {done.undecided} matches that were decided before are undecided now, since rubric, model or "
-            f"an answer has changed and they were not asked again ({tournament.verdicts} of {verdict_budget} verdicts "
+            f"an answer has changed and they were not asked again ({tournament.verdicts} of {config.verdict_budget} verdicts "
             "that count are given)."
             + (
                 " To have more of them decided again raise tournament.verdict_budget."

@@ -11,7 +11,7 @@ import polars as pl
 from qbawa.brackets.anew import read_anew
 from qbawa.brackets.lists import answer_lists
 from qbawa.calibration import Calibration, calibrate, combine
-from qbawa.config import JudgeConfig
+from qbawa.config import JudgeConfig, TournamentConfig
 from qbawa.errors import InputError, TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.imports import matches_of
@@ -19,7 +19,7 @@ from qbawa.judges import JudgeCall, jury_calls, may_pass, same_text, stands_for
 from qbawa.lake.delta import Lake, now, schema_of
 from qbawa.reliability import best_judges, judge_reliability
 from qbawa.strategies import Question
-from qbawa.tournaments import Field, Match, Result, Tournament
+from qbawa.tournaments import Field, Goal, Match, Result, Tournament, make_tournament
 
 Key = tuple[str, str]
 """(strategy, request)"""
@@ -78,6 +78,21 @@ class StepTable:
     @property
     def verdicts_per_match(self) -> int:
         return sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in self.jury.values())
+
+    def tournament(self, config: TournamentConfig, *, only_requests: Sequence[str] | None = None) -> Tournament:
+        """The step's tournament, going on from all that was judged."""
+        return make_tournament(
+            self.field,
+            format=config.format,
+            goal=Goal(config.goal, k=config.k),
+            confidence=config.confidence,
+            verdict_budget=config.verdict_budget,
+            verdicts_per_match=self.verdicts_per_match,
+            orders=self.orders,
+            seed=self.seed,
+            past_results=self.past_results,
+            only_requests=only_requests,
+        )
 
     def text(self, strategy: str, request: str) -> str:
         return self.answers[strategy, request].text

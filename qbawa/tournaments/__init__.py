@@ -17,11 +17,11 @@ from qbawa.errors import InputError
 from qbawa.tournaments.board import Field, Match, Result, Winner
 from qbawa.tournaments.goals import GOALS, Goal, GoalName, Reading
 from qbawa.tournaments.posterior import Posterior, fit
-from qbawa.tournaments.tournament import FORMATS, FormatName, Standing, Stop, Tournament
+from qbawa.tournaments.tournament import FORMATS, FormatName, Standing, Stop, Tournament, round_size
 
 __all__ = [
     "FORMATS", "GOALS", "Field", "FormatName", "Goal", "GoalName", "Match", "Posterior", "Reading", "Result",
-    "Standing", "Stop", "Tournament", "Winner", "fit", "make_tournament",
+    "Standing", "Stop", "Tournament", "Winner", "fit", "make_tournament", "round_size",
 ]  # fmt: skip
 
 

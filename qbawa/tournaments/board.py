@@ -141,7 +141,6 @@ class Board:
         self.shown = np.zeros((n, 2 * r), dtype=np.int32)
         self.matches = 0
         self.verdicts = 0
-        self.unscored = 0
         self.judged = 0  # matches that a judge has decided: neither unscored nor ties of identical answers
         self.begun = np.zeros(2 * r, dtype=bool)
         # Sheets whose bracket was found complete: a memo of the per-request formats.
@@ -167,7 +166,6 @@ class Board:
         scored = ~np.isnan(p_a)
         sheet = request + order * self.requests
         self.begun[sheet] = True
-        self.unscored += int((~scored).sum())
         other = request + (1 - order) * self.requests
         identical = self.field.answers[a, request] == self.field.answers[b, request]
         self.judged += int((scored & ~identical).sum())

@@ -65,6 +65,11 @@ class Standing:
     matches: int
 
 
+def round_size(strategies: int, asked: int) -> int:
+    """Matches in the next round of the formats that choose freely, after so many were asked."""
+    return max(strategies // 2, int(_ROUND_SHARE * asked), 1)
+
+
 class Tournament:
     """One step's tournament. Build with `make_tournament`."""
 
@@ -250,7 +255,7 @@ class Tournament:
 
     def _propose(self) -> Pairings:
         board, orders, seed = self._board, self._orders, self._seed
-        size = max(board.strategies // 2, int(_ROUND_SHARE * board.verdicts), 1)
+        size = round_size(board.strategies, board.verdicts)
         match self._format:
             case "round_robin":
                 return propose_round_robin(board, orders)
