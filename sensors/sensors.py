@@ -87,7 +87,7 @@ def new_answers(context: SensorEvaluationContext, project: ProjectResource) -> R
     for job in ANSWERING:
         if context.instance.get_runs(RunsFilter(job_name=job, statuses=UNDER_WAY), limit=1):
             return SkipReason(f"New answers; a run of {job} is still under way.")
-    # A tournament that failed is tried again every hour; verdicts that it got are not asked again.
+    # A sweep that broke off is tried again every hour; one whose judge failed has been seen, and waits for a person.
     return RunRequest(run_key=f"{content_id('answers', answers)}-{datetime.now(UTC):%Y%m%d%H}")
 
 
