@@ -37,7 +37,9 @@ def messages(number: int) -> list[dict[str, str]]:
 
 async def qbawa(base_url: str, calls: int, kind: str) -> dict[str, Any]:
     from qbawa.config import ModelConfig
-    from qbawa.engine import Engine, Ledger, ModelCall
+    from qbawa.engine.engine import Engine
+    from qbawa.engine.ledger import Ledger
+    from qbawa.engine.types import ModelCall
 
     settings: dict[str, Any] = {"base_url": base_url, "free": True, "timeout_s": 60}
     if kind == "limit":

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from qbawa.journal import JournalWriter
+from qbawa.storage.journal import JournalWriter
 
 ROW_BYTES = 5_000
 BAD_EVERY = 1_000
@@ -58,8 +58,9 @@ def _write_journal(folder: Path, rows: int) -> None:
 def _child(folder: Path) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from qbawa.ingest import ingest_batch, pending_batches
-    from qbawa.lake.delta import Lake
+    from qbawa.ingest import ingest_batch
+    from qbawa.ingest.batches import pending_batches
+    from qbawa.storage.lake import Lake
 
     lake = Lake(folder / "lake")
     began, cpu = time.perf_counter(), time.process_time()

@@ -24,7 +24,8 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from qbawa.home import Home
-from qbawa.imports import import_answers, import_verdicts
+from qbawa.imports.answers import import_answers
+from qbawa.imports.verdicts import import_verdicts
 from qbawa.launch.dagster import dagster_environment
 from qbawa.project import Project, open_project
 

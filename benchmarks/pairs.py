@@ -50,8 +50,8 @@ from judges import read_pairs  # noqa: E402
 
 from qbawa.calibration import fit  # noqa: E402
 from qbawa.config import DatasetConfig, PairsConfig  # noqa: E402
-from qbawa.exports import export_dataset  # noqa: E402
-from qbawa.pairs import build_pairs  # noqa: E402
+from qbawa.exports.dataset import export_dataset  # noqa: E402
+from qbawa.pairs.build import build_pairs  # noqa: E402
 from qbawa.tournaments import Field as Board  # noqa: E402
 from qbawa.tournaments import make_tournament  # noqa: E402
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import qbawa
-from qbawa.journal import adopt_orphans, closed_segments, read_lines
+from qbawa.storage.journal import adopt_orphans, closed_segments, read_lines
 
 REPO = Path(__file__).resolve().parents[1]
 

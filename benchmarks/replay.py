@@ -283,8 +283,8 @@ def make_home(
 ) -> Path:
     """A home whose replay set × strategies are at least `cells` cells; `work` takes exactly the first so many."""
     from qbawa.home import Home
-    from qbawa.lake.delta import frame
     from qbawa.project import open_project
+    from qbawa.storage.lake import frame
     from qbawa.strategies.expand import expand
     from qbawa.strategies.store import write_strategies
 
@@ -464,7 +464,7 @@ def _wait_until_paying(home: Path, process: subprocess.Popen[str]) -> None:
 def _journalled(home: Path) -> tuple[set[str], set[str]]:
     """Keys and contents of answered calls that are on disk, in journal or lake."""
     from qbawa.engine.call_index import is_answer
-    from qbawa.journal import all_segments, read_lines
+    from qbawa.storage.journal import all_segments, read_lines
 
     keys, contents = set(), set()
     for folder in (home / "calls", home / "calls" / "landed"):
@@ -479,7 +479,7 @@ def _journalled(home: Path) -> tuple[set[str], set[str]]:
 
 def _lake(home: Path) -> tuple[list[str], set[str]]:
     """Cells of the matrix as `request strategy`, and keys of answered calls."""
-    from qbawa.lake.delta import Lake
+    from qbawa.storage.lake import Lake
 
     lake = Lake(home / "lake")
     rows = lake.read("replay_matrix", ["request_id", "strategy_id", "status"], where="status = 'ok'")

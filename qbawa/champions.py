@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from qbawa.config import ChampionConfig
-from qbawa.lake.delta import now
 from qbawa.ratings import RatingFit
+from qbawa.storage.lake import now
 from qbawa.strategies.ids import recorded_id
 
 

@@ -261,7 +261,7 @@ class Config(_Section):
         if name in self.models:
             return None
         if name.startswith("offline/"):
-            from qbawa.offline import MODELS  # 40 ms, which only those pay who name one
+            from qbawa.offline.models import MODELS  # 40 ms, which only those pay who name one
 
             return (
                 None if name in MODELS else f"there is no offline model '{name}'. Offline models: {', '.join(MODELS)}"

@@ -18,23 +18,26 @@ from qbawa.brackets.table import StepTable
 from qbawa.calibration import calibrate
 from qbawa.champions import promotions
 from qbawa.errors import InputError, LeakError
-from qbawa.exports import export_dataset
 from qbawa.exports.card import Facts
-from qbawa.imports import import_verdicts
-from qbawa.ingest import IngestReport, ingest_batch, load_batch, pending_batches
+from qbawa.exports.dataset import export_dataset
+from qbawa.imports.verdicts import import_verdicts
+from qbawa.ingest import IngestReport, ingest_batch
+from qbawa.ingest.batches import load_batch, pending_batches
 from qbawa.ingest.blocks import TABLES as SOURCES
-from qbawa.judges import check_rubric
-from qbawa.lake.delta import Lake, frame, now
-from qbawa.lake.tables import TABLES
-from qbawa.pairs import PairsReport, build_pairs
+from qbawa.judges.prompt import check_rubric
+from qbawa.pairs.build import PairsReport, build_pairs
 from qbawa.position import PositionBias, order_of_matches, position_biases
 from qbawa.project import Project
 from qbawa.ratings import Effect, RatingFit, fit_ratings
 from qbawa.reliability import judge_reliability
 from qbawa.replay.cells import wanted_cells
-from qbawa.selection import COLUMNS, choose, coverage_picture, replayable_steps
-from qbawa.strategies import expand, recorded_strategy, select
+from qbawa.selection.picture import coverage_picture
+from qbawa.selection.replay_set import COLUMNS, choose, replayable_steps
+from qbawa.storage.lake import Lake, frame, now
+from qbawa.storage.tables import TABLES
+from qbawa.strategies import expand, select
 from qbawa.strategies.store import read_strategies, write_strategies
+from qbawa.strategies.strategy import recorded_strategy
 from qbawa.text import shorten
 
 # ── recordings ───────────────────────────────────────────────────────────────────────────────────────────────────────

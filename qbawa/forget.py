@@ -22,8 +22,8 @@ from qbawa.engine.landing import delete_landed, land_calls
 from qbawa.errors import BusyError, InputError
 from qbawa.exports.manifest import LINEAGE, read_manifest
 from qbawa.home import Home
-from qbawa.journal import CLOSED, adopt_orphans, all_segments, read_lines
-from qbawa.lake.delta import Lake
+from qbawa.storage.journal import CLOSED, adopt_orphans, all_segments, read_lines
+from qbawa.storage.lake import Lake
 
 Json = Any
 # Shorter texts ("yes", a name of a colour) say nothing about whose they are.

@@ -10,7 +10,7 @@ from qbawa.errors import ConfigError
 from qbawa.home import Home
 
 if TYPE_CHECKING:
-    from qbawa.lake.delta import Lake
+    from qbawa.storage.lake import Lake
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Project:
 
     def publish(self) -> None:
         """Bring catalog.duckdb up to the lake's present state."""
-        from qbawa.lake.catalog import publish
+        from qbawa.storage.catalog import publish
 
         publish(self.lake, self.home.catalog)
 
@@ -37,7 +37,7 @@ def open_project(home: Home | None = None) -> Project:
     """The project in a home (default: the one in force). Raises ConfigError where qbawa.yaml is absent or wrong."""
     home = home or Home.find()
     config = load_config(home.config)
-    from qbawa.lake.delta import Lake
+    from qbawa.storage.lake import Lake
 
     options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
     return Project(home, config, Lake(_lake_uri(home, config), options))

@@ -5,9 +5,9 @@ from typing import Any
 
 import polars as pl
 
-from qbawa.lake.tables import TABLES
 from qbawa.project import Project
 from qbawa.replay.cells import wanted_cells
+from qbawa.storage.tables import TABLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from typing import Any
 import polars as pl
 from dagster import MetadataValue, TableColumn, TableSchema
 
-from qbawa.lake.tables import TABLES
+from qbawa.storage.tables import TABLES
 from qbawa.text import shorten
 
 
 def columns_of(table: str) -> dict[str, Any]:
-    """Definition metadata of an asset: its table's columns, as described in `qbawa.lake.tables`."""
+    """Definition metadata of an asset: its table's columns, as described in `qbawa.storage.tables`."""
     columns = [TableColumn(c.name, c.type, description=c.description) for c in TABLES[table].columns]
     return {"dagster/column_schema": TableSchema(columns), "dagster/table_name": table}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import qbawa
-from qbawa.journal import adopt_orphans, all_segments, read_lines
+from qbawa.storage.journal import adopt_orphans, all_segments, read_lines
 
 CALL = dict(
     model="m",

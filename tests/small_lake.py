@@ -14,10 +14,10 @@ import polars as pl
 
 from qbawa import ids
 from qbawa.config import DatasetConfig, PairsConfig
-from qbawa.exports import ExportReport, export_dataset
+from qbawa.exports.dataset import ExportReport, export_dataset
 from qbawa.home import Home
-from qbawa.lake.delta import Lake, frame
-from qbawa.pairs import build_pairs
+from qbawa.pairs.build import build_pairs
+from qbawa.storage.lake import Lake, frame
 
 STEP = "answer"
 STRATEGIES = ("s_best", "s_good", "s_poor")

@@ -19,8 +19,8 @@ from qbawa.brackets.run import PlayReport, play
 from qbawa.errors import InputError
 from qbawa.home import Home
 from qbawa.ids import canonical_pair, cell_id, match_id
-from qbawa.imports import import_verdicts
-from qbawa.judges import same_text
+from qbawa.imports.verdicts import import_verdicts
+from qbawa.judges.jury import same_text
 from qbawa.project import Project, open_project
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.run import replay

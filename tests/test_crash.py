@@ -17,8 +17,8 @@ from dagster_home import DagsterHome, configure, dagster_home, prompts, record
 from scripted_provider import ScriptedProvider
 
 from qbawa.engine.call_index import is_answer
-from qbawa.journal import all_segments, read_lines
-from qbawa.judges import read_blocks
+from qbawa.judges.prompt import read_blocks
+from qbawa.storage.journal import all_segments, read_lines
 from qbawa_assets.abandoned import end_abandoned_runs
 from sensors.sensors import abandoned_runs
 

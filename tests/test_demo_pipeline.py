@@ -15,7 +15,7 @@ from qbawa.config import parse_config
 from qbawa.demo import articles, tickets
 from qbawa.demo.pipeline import SUMMARY_MODEL, TRIAGE_MODEL, handle, record_demo
 from qbawa.errors import InputError, QbawaError
-from qbawa.offline import MODELS, complete
+from qbawa.offline.models import MODELS, complete
 from qbawa.offline.prompt import read_prompt
 from qbawa.offline.text import words
 from qbawa.offline.triage import CATEGORIES

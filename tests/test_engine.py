@@ -11,13 +11,16 @@ import pytest
 from _mock_provider import FAULTS, MockProvider
 
 from qbawa.config import ModelConfig
-from qbawa.engine import Budget, Engine, Ledger, ModelCall
+from qbawa.engine.budget import Budget
+from qbawa.engine.engine import Engine
 from qbawa.engine.http_lane import HttpLane, HttpSession
+from qbawa.engine.ledger import Ledger
 from qbawa.engine.litellm_lane import LitellmLane, table_price
 from qbawa.engine.prices import Price, price_of
 from qbawa.engine.progress import Progress
+from qbawa.engine.types import ModelCall
 from qbawa.errors import BudgetError, FinalError, ModelStoppedError, NotMadeError, TransientError
-from qbawa.journal import all_segments, read_lines
+from qbawa.storage.journal import all_segments, read_lines
 
 SECRET = "sk-verysecret-0123456789abcdef"
 

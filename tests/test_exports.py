@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from qbawa import ids
 from qbawa.config import DatasetConfig, Format
 from qbawa.errors import ConfigError, InputError, LeakError
-from qbawa.exports import ExportReport, diff, export_dataset, import_back
+from qbawa.exports.back import import_back
 from qbawa.exports.bias import measure
 from qbawa.exports.check import compile_schema
+from qbawa.exports.dataset import ExportReport, export_dataset
 from qbawa.exports.formats import FORMATS, Pair, as_object, from_object
-from qbawa.exports.manifest import read_manifest
+from qbawa.exports.manifest import diff, read_manifest
 from qbawa.exports.rows import select_rows
 from qbawa.pairs.build import SCHEMA
 

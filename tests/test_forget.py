@@ -12,10 +12,11 @@ from small_lake import STEP, TOPICS, build, make
 from qbawa.errors import BusyError, InputError
 from qbawa.forget import forget
 from qbawa.home import Home
-from qbawa.ingest import ingest_batch, pending_batches
-from qbawa.journal import JournalWriter, closed_segments, read_lines
-from qbawa.lake.delta import Lake, frame, schema_of
-from qbawa.lake.tables import TABLES
+from qbawa.ingest import ingest_batch
+from qbawa.ingest.batches import pending_batches
+from qbawa.storage.journal import JournalWriter, closed_segments, read_lines
+from qbawa.storage.lake import Lake, frame, schema_of
+from qbawa.storage.tables import TABLES
 
 GONE = "r_3"
 

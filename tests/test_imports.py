@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import InputError
-from qbawa.imports import FORMATS, detect, import_file
+from qbawa.imports.files import FORMATS, detect, import_file
 from qbawa.imports.records import records
 from qbawa.imports.rows import BadRecordError, moment
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 
 FIXTURES = Path(__file__).parent / "fixtures" / "imports"
 FORMAT_OF = {

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from qbawa.errors import InputError
 from qbawa.ids import cell_id, match_id, verdict_id
-from qbawa.imports import import_answers, import_verdicts, matches_of
-from qbawa.lake.delta import Lake, frame
+from qbawa.imports.answers import import_answers
+from qbawa.imports.verdicts import import_verdicts, matches_of
+from qbawa.storage.lake import Lake, frame
 from qbawa.strategies.ids import recorded_id
 
 ANSWERS = "request,strategy,answer,question,cost_usd\n001,m-1,red,Colour?,0.5\n001,m-2,blue,Colour?,\n002,m-1,two,Number?,0.25\n"

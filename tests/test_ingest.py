@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 import qbawa.ingest.lines as lines_module
 from qbawa.errors import InputError
-from qbawa.ingest import REASONS, all_batches, blocks_of, ingest_batch, is_complete, load_batch, pending_batches
-from qbawa.ingest.blocks import BlockWriter
-from qbawa.ingest.lines import BadLine, read_line
+from qbawa.ingest import ingest_batch
+from qbawa.ingest.batches import all_batches, load_batch, pending_batches
+from qbawa.ingest.blocks import BlockWriter, blocks_of, is_complete
+from qbawa.ingest.lines import REASONS, BadLine, read_line
 from qbawa.ingest.reading import numbered_lines
-from qbawa.journal import JournalWriter
-from qbawa.lake.delta import Lake
+from qbawa.storage.journal import JournalWriter
+from qbawa.storage.lake import Lake
 
 
 def step(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -317,7 +318,7 @@ _INGEST = """
 import sys
 from pathlib import Path
 from qbawa.ingest import blocks, ingest_batch, pending_batches
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 blocks.BlockWriter.__init__.__kwdefaults__["block_bytes"] = 4_000
 folder = Path(sys.argv[1])
 print("begun", flush=True)

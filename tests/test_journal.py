@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.journal import JournalWriter, adopt_orphans, all_segments, closed_segments, read_lines
+from qbawa.storage.journal import JournalWriter, adopt_orphans, all_segments, closed_segments, read_lines
 
 
 def lines_in(paths: list[Path]) -> list[bytes]:
@@ -99,7 +99,7 @@ def test_a_forked_child_writes_neither_its_parents_lines_nor_its_segment(tmp_pat
 def test_a_child_that_outlives_its_parent_does_not_keep_the_parents_segment(tmp_path):
     code = f"""
 import os, sys, time
-from qbawa.journal import JournalWriter
+from qbawa.storage.journal import JournalWriter
 journal = JournalWriter({str(tmp_path)!r}); journal.append(b"parent"); journal.sync()
 if os.fork() == 0:
     time.sleep(60)
@@ -196,7 +196,7 @@ def test_a_deleted_segment_is_replaced(tmp_path):
 
 KILLED = """
 import sys
-from qbawa.journal import JournalWriter
+from qbawa.storage.journal import JournalWriter
 journal = JournalWriter(sys.argv[1], max_bytes=5_000)
 number = 0
 while True:

@@ -15,7 +15,7 @@ from scripted_provider import ScriptedProvider, scripted_provider
 
 from qbawa.brackets.breaker import UNREADABLE_AT_FIRST
 from qbawa.brackets.run import PlayReport, play
-from qbawa.judges import read_blocks
+from qbawa.judges.prompt import read_blocks
 from qbawa.project import Project
 
 UNWELL = '{"error": {"message": "upstream is unwell"}}'

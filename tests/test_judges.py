@@ -14,26 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbawa.config import JudgeConfig, parse_config
-from qbawa.engine import CallResult, Engine, Ledger, ModelCall
+from qbawa.engine.engine import Engine
+from qbawa.engine.ledger import Ledger
+from qbawa.engine.types import CallResult, ModelCall
 from qbawa.errors import BudgetError, ConfigError, FinalError, ModelStoppedError, TemplateError
-from qbawa.judges import (
-    JudgeCall,
-    ask,
-    check_rubric,
-    judge_messages,
-    jury_calls,
-    opinion,
-    read_blocks,
-    reparse,
-    shown_first,
-    stands_for,
-    to_verdict_row,
-)
+from qbawa.judges.jury import JudgeCall, ask, jury_calls, shown_first, to_verdict_row
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
-from qbawa.judges.prompt import MAX_ANSWER_CHARS, MAX_QUESTION_CHARS
-from qbawa.lake.delta import frame
-from qbawa.strategies import Question
+from qbawa.judges.prompt import MAX_ANSWER_CHARS, MAX_QUESTION_CHARS, check_rubric, judge_messages, read_blocks
+from qbawa.judges.verdicts import opinion, reparse, stands_for
+from qbawa.storage.lake import frame
 from qbawa.strategies.escape import escaped_json
+from qbawa.strategies.question import Question
 
 QUESTION = Question("r1", "answer", {"question": "What is 2 + 2?"})
 RUBRIC = "Which answer is right?"

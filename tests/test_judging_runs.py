@@ -11,7 +11,7 @@ from dagster import AssetKey, ExecuteInProcessResult
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
 from scripted_provider import ScriptedProvider, first_words
 
-from qbawa.judges import read_blocks
+from qbawa.judges.prompt import read_blocks
 from qbawa_assets.partitions import requests
 
 REQUESTS = ["r1", "r2", "r3"]

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import InputError
-from qbawa.lake import delta as delta_module
-from qbawa.lake.catalog import pinned_versions, publish
-from qbawa.lake.delta import Lake, frame, schema_of, view_sql
-from qbawa.lake.tables import TABLES
+from qbawa.storage import lake as delta_module
+from qbawa.storage.catalog import pinned_versions, publish
+from qbawa.storage.lake import Lake, frame, schema_of, view_sql
+from qbawa.storage.tables import TABLES
 
 HOSTILE = (
     "it's",
@@ -188,7 +188,7 @@ def test_conditions_of_sql_and_polars_select_rows(lake: Lake) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from qbawa.lake.delta import Lake, frame
+from qbawa.storage.lake import Lake, frame
 
 def cell(request, strategy, answer):
     row = {"cell_id": f"{request}/{strategy}", "request_id": request, "strategy_id": strategy, "sample": 0}

@@ -51,7 +51,7 @@ def test_the_library_never_imports_dagster() -> None:
     [
         # The recorder's adapter hooks into the litellm of the application that it runs in, if there is one.
         ("litellm", {"qbawa/engine/litellm_lane.py", "qbawa/record/litellm_calls.py"}),
-        ("deltalake", {"qbawa/lake/delta.py"}),
+        ("deltalake", {"qbawa/storage/lake.py"}),
     ],
 )
 def test_one_module_imports(package: str, allowed: set[str]) -> None:

@@ -14,14 +14,16 @@ import pytest
 from _mock_provider import MockProvider
 
 from qbawa.config import ModelConfig
-from qbawa.engine import Engine, Ledger, ModelCall
 from qbawa.engine.claims import Claims
+from qbawa.engine.engine import Engine
 from qbawa.engine.estimate import ModelHistory, estimate
 from qbawa.engine.landing import delete_landed, land_calls
+from qbawa.engine.ledger import Ledger
 from qbawa.engine.session import held_calls
+from qbawa.engine.types import ModelCall
 from qbawa.errors import LakeConflictError, LedgerError
-from qbawa.journal import JournalWriter, all_segments, closed_segments, read_lines
-from qbawa.lake.delta import Lake
+from qbawa.storage.journal import JournalWriter, all_segments, closed_segments, read_lines
+from qbawa.storage.lake import Lake
 
 # Asks `count` questions through the engine and says on a line of its own which have been answered.
 WORKER = """
@@ -245,7 +247,7 @@ async def test_a_full_disk_stops_all_further_paying(
     def refuse(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qbawa.journal._sync_data", refuse)
+    monkeypatch.setattr("qbawa.storage.journal._sync_data", refuse)
     engine = Engine(models(provider, max_in_flight=2), ledger)
     with pytest.raises(LedgerError, match="cannot be closed"):
         async with engine:

@@ -13,8 +13,8 @@ from small_lake import STEP, build, call_key, make
 from qbawa import ids
 from qbawa.errors import InputError
 from qbawa.home import Home
-from qbawa.lake.delta import Lake
-from qbawa.trace.lineage import TABLES, trace
+from qbawa.storage.lake import Lake
+from qbawa.storage.lineage import TABLES, trace
 
 DOC = (Path(__file__).parents[1] / "docs/lineage.md").read_text(encoding="utf-8")
 BLOCKS = {block.split("\n", 1)[0].lstrip("- "): block for block in re.findall(r"```sql\n(.*?)```", DOC, re.DOTALL)}

@@ -22,13 +22,12 @@ from qbawa.brackets.lists import LIST_CHARS, LIST_SIZE, answer_lists
 from qbawa.brackets.run import PlayReport, play
 from qbawa.forget import forget
 from qbawa.home import Home
-from qbawa.judges import read_blocks
-from qbawa.judges.prompt import MAX_ANSWER_CHARS
+from qbawa.judges.prompt import MAX_ANSWER_CHARS, read_blocks
 from qbawa.project import Project, open_project
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.run import replay
+from qbawa.storage.lineage import trace
 from qbawa.tournaments import Field, Match, Result, make_tournament
-from qbawa.trace.lineage import trace
 
 NAMES = [f"s{number:02}" for number in range(12)]
 drawn_matches = st.lists(

@@ -12,8 +12,8 @@ from qbawa.demo import articles, tickets
 from qbawa.errors import FinalError
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.judges.prompt import JudgeKind, judge_messages
-from qbawa.offline import MODELS, complete, estimate_tokens
 from qbawa.offline.judge import read_question
+from qbawa.offline.models import MODELS, complete, estimate_tokens
 from qbawa.offline.prompt import find_source
 from qbawa.offline.summaries import trim
 from qbawa.offline.text import sentences, stem, words

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from qbawa import ids
 from qbawa.calibration import fit
 from qbawa.config import PairsConfig
-from qbawa.pairs import PairsReport, build_pairs, choose
+from qbawa.pairs.build import PairsReport, build_pairs
 from qbawa.pairs.identity import pair_ids
+from qbawa.pairs.policy import choose
 from qbawa.pairs.posterior import Evidence, fit_posterior, people_say
 
 STEP = "answer"

@@ -13,7 +13,7 @@ from qbawa import flywheel
 from qbawa.brackets.run import play
 from qbawa.calibration import scored_verdicts
 from qbawa.home import Home
-from qbawa.imports import import_verdicts
+from qbawa.imports.verdicts import import_verdicts
 from qbawa.people import OpenMatch, open_matches
 from qbawa.project import Project, open_project
 from qbawa.reliability import audit

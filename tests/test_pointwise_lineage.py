@@ -8,7 +8,7 @@ from qbawa import flywheel
 from qbawa.brackets.run import play
 from qbawa.forget import forget
 from qbawa.project import Project
-from qbawa.trace.lineage import trace
+from qbawa.storage.lineage import trace
 
 POINTWISE = CONFIG.replace(
     "judges: {rubric: {model: offline/judge}, strict: {model: offline/judge-strict}}",

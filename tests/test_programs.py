@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbawa.config import parse_config
-from qbawa.engine import CallResult, Engine, Ledger, ModelCall
+from qbawa.engine.engine import Engine
+from qbawa.engine.ledger import Ledger
+from qbawa.engine.types import CallResult, ModelCall
 from qbawa.errors import BudgetError, FinalError, TemplateError
-from qbawa.judges import read_blocks
-from qbawa.strategies import Strategy, expand
+from qbawa.judges.prompt import read_blocks
+from qbawa.strategies import expand
 from qbawa.strategies.consistency import most_consistent, normalised
 from qbawa.strategies.programs import CellAnswer, Tally, run_program
+from qbawa.strategies.strategy import Strategy
 
 JUDGES = """
 judges:

@@ -12,7 +12,7 @@ from openai_server import serve
 from recording import rows, written
 
 import qbawa
-from qbawa.journal import closed_segments
+from qbawa.storage.journal import closed_segments
 
 openai = pytest.importorskip("openai")
 

@@ -17,7 +17,7 @@ import pytest
 from recording import rows, run
 
 import qbawa
-from qbawa.journal import adopt_orphans, all_segments, closed_segments, read_lines
+from qbawa.storage.journal import adopt_orphans, all_segments, closed_segments, read_lines
 
 REPO = Path(__file__).parents[1]
 

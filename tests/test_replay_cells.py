@@ -16,13 +16,14 @@ from scripted_provider import ScriptedProvider, scripted_provider
 from qbawa.errors import InputError
 from qbawa.home import Home
 from qbawa.ids import cell_id
-from qbawa.lake.delta import Lake, frame, now
 from qbawa.project import Project, open_project
 from qbawa.replay.cells import choose_cells, named_cells, wanted_cells
 from qbawa.replay.plan import plan
 from qbawa.replay.run import replay
-from qbawa.strategies import Strategy, Template, make_strategy, recorded_id, recorded_strategy
+from qbawa.storage.lake import Lake, frame, now
+from qbawa.strategies.ids import recorded_id
 from qbawa.strategies.store import write_strategies
+from qbawa.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
 
 
 def strategy(name: str, step: str = "sum", model: str = "offline/lead", prompt: str = "Sum up: {{ text }}") -> Strategy:

@@ -11,15 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbawa.config import ReplaySetConfig
-from qbawa.lake.delta import Lake, schema_of
-from qbawa.selection import (
-    choose,
-    coverage_picture,
-    question_clusters,
-    question_text,
-    replayable_steps,
-)
-from qbawa.selection.clusters import near_groups
+from qbawa.selection.clusters import near_groups, question_clusters
+from qbawa.selection.picture import coverage_picture
+from qbawa.selection.replay_set import choose, replayable_steps
+from qbawa.selection.text import question_text
+from qbawa.storage.lake import Lake, schema_of
 
 NOTHING = schema_of("replay_set").to_frame()
 NO_FEEDBACK = schema_of("feedback").to_frame()

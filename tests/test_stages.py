@@ -20,11 +20,11 @@ from qbawa.config import ChampionConfig
 from qbawa.doctor import Finding, examine
 from qbawa.errors import InputError
 from qbawa.home import Home
-from qbawa.lake.delta import frame, now
 from qbawa.project import Project, open_project
 from qbawa.ratings import fit_ratings
 from qbawa.status import leaderboard, read_status, surest_close_pair
-from qbawa.strategies import recorded_id
+from qbawa.storage.lake import frame, now
+from qbawa.strategies.ids import recorded_id
 from qbawa.unchanged import Unchanged
 
 DATASETS = """

@@ -10,22 +10,15 @@ from hypothesis import strategies as st
 
 from qbawa.config import parse_config
 from qbawa.errors import ConfigError, InputError
-from qbawa.lake.delta import Lake, schema_of
-from qbawa.strategies import (
-    Question,
-    Strategy,
-    Template,
-    expand,
-    from_rows,
-    make_strategy,
-    recorded_id,
-    recorded_strategy,
-    select,
-    to_rows,
-)
+from qbawa.storage.lake import Lake, schema_of
+from qbawa.strategies import expand, select
+from qbawa.strategies.ids import recorded_id
+from qbawa.strategies.question import Question
 from qbawa.strategies.rounds import next_round
+from qbawa.strategies.rows import from_rows, to_rows
 from qbawa.strategies.sandbox import sandbox
 from qbawa.strategies.store import read_strategies, write_strategies
+from qbawa.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
 
 HERE = Path(__file__).parent
 GRID = """

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import TemplateError
-from qbawa.strategies import Strategy, Template, make_strategy, recorded_strategy, render
 from qbawa.strategies.sandbox import MAX_CHARS
+from qbawa.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
+from qbawa.strategies.template import render
 
 MESSAGES = [
     {"role": "system", "content": "Old orders."},

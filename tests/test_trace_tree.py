@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from qbawa.errors import InputError
-from qbawa.lake.delta import Lake, frame
-from qbawa.trace.tree import MAX_DEPTH, load_request, request_tree
+from qbawa.storage.lake import Lake, frame
+from qbawa.storage.step_tree import MAX_DEPTH, load_request, request_tree
 
 BEGAN = datetime(2026, 3, 1, 9, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from qbawa.judges import reparse
-from qbawa.lake.delta import Lake
+from qbawa.judges.verdicts import reparse
+from qbawa.storage.lake import Lake
 
 
 def read_anew(lake: Lake, verdicts: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,8 @@ import polars as pl
 from qbawa.brackets.table import Key, StepTable
 from qbawa.config import TournamentConfig
 from qbawa.errors import TemplateError
-from qbawa.judges import same_text, stands_for
+from qbawa.judges.jury import same_text
+from qbawa.judges.verdicts import stands_for
 from qbawa.tournaments import Match, round_size
 
 BRACKETS = ("single_elimination", "double_elimination", "swiss")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qbawa.config import JudgeConfig
-from qbawa.judges import excerpt
+from qbawa.judges.verdicts import excerpt
 
 UNREADABLE_AT_FIRST = 30
 """Replies of a judge that may be unreadable before one can be read. A judge that can be read one time in ten, and is

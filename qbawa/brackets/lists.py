@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from qbawa.judges import same_text
+from qbawa.judges.jury import same_text
 from qbawa.judges.prompt import MAX_ANSWER_CHARS
 from qbawa.tournaments import Match
 

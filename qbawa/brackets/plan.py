@@ -14,10 +14,10 @@ from qbawa.config import JudgeConfig
 from qbawa.engine.estimate import LATENCY_S, ModelHistory, estimate_calls
 from qbawa.engine.expectation import CHARS_PER_TOKEN, max_tokens, text_length
 from qbawa.errors import InputError, TemplateError
-from qbawa.judges import jury_calls
-from qbawa.lake.delta import Lake
+from qbawa.judges.jury import jury_calls
 from qbawa.project import Project
-from qbawa.strategies import Question
+from qbawa.storage.lake import Lake
+from qbawa.strategies.question import Question
 
 SAMPLE = 50
 """Matches a step whose prompts are rendered, to see how long prompts are."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from qbawa.brackets.breaker import UNREADABLE_AT_FIRST, Breaker
 from qbawa.brackets.table import StepTable
-from qbawa.engine import Engine
+from qbawa.engine.engine import Engine
 from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, paying
 from qbawa.errors import BudgetError, InputError, NotMadeError, ProviderError, TemplateError
-from qbawa.judges import ask
+from qbawa.judges.jury import ask
 from qbawa.project import Project
 from qbawa.tournaments import Match, Result, Tournament
 

@@ -14,11 +14,12 @@ from qbawa.calibration import Calibration, calibrate, combine
 from qbawa.config import JudgeConfig, TournamentConfig
 from qbawa.errors import InputError, TemplateError
 from qbawa.ids import cell_id, match_id
-from qbawa.imports import matches_of
-from qbawa.judges import JudgeCall, jury_calls, may_pass, same_text, stands_for
-from qbawa.lake.delta import Lake, now, schema_of
+from qbawa.imports.verdicts import matches_of
+from qbawa.judges.jury import JudgeCall, jury_calls, same_text
+from qbawa.judges.verdicts import may_pass, stands_for
 from qbawa.reliability import best_judges, judge_reliability
-from qbawa.strategies import Question
+from qbawa.storage.lake import Lake, now, schema_of
+from qbawa.strategies.question import Question
 from qbawa.tournaments import Field, Goal, Match, Result, Tournament, make_tournament
 
 Key = tuple[str, str]

@@ -22,7 +22,7 @@ def command() -> None:
     from qbawa.cli.tables import leaderboard_tables, pair_panel
     from qbawa.demo.pipeline import record_demo
     from qbawa.home import Home
-    from qbawa.ingest import all_batches
+    from qbawa.ingest.batches import all_batches
     from qbawa.launch.dagster import run_module
     from qbawa.project import open_project
     from qbawa.sample import write_sample

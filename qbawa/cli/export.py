@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from qbawa.lake.delta import Lake
+    from qbawa.storage.lake import Lake
 
 
 @click.command("export")
@@ -56,7 +56,7 @@ def _show_diff(lake: "Lake", name: str | None, names: list[str], as_json: bool) 
     import json
     from pathlib import Path
 
-    from qbawa.exports import diff
+    from qbawa.exports.manifest import diff
     from qbawa.text import printable
 
     for dataset in [name] if name else names:

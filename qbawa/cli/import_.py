@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbawa.lake.delta import Lake
+    from qbawa.storage.lake import Lake
 
 _READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -78,7 +78,8 @@ def command(
 
 
 def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
-    from qbawa.ingest import ingest_batch, pending_batches
+    from qbawa.ingest import ingest_batch
+    from qbawa.ingest.batches import pending_batches
 
     for batch in pending_batches(lake, journals, dry_run=dry_run):
         yield batch if dry_run else ingest_batch(lake, batch)
@@ -95,8 +96,10 @@ def _import(
     quiet: bool,
 ) -> Iterator[Any]:
     from qbawa.errors import InputError
-    from qbawa.imports import detect_or_none, import_answers, import_file, import_verdicts
+    from qbawa.imports.answers import import_answers
+    from qbawa.imports.files import detect_or_none, import_file
     from qbawa.imports.tables import table_kind
+    from qbawa.imports.verdicts import import_verdicts
 
     if kind == "auto" and format_ is None:
         kind = table_kind(path, columns, logs=detect_or_none)

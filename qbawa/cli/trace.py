@@ -19,7 +19,7 @@ def command(id: str, as_json: bool) -> None:
     import json
 
     from qbawa.project import open_project
-    from qbawa.trace.lineage import trace
+    from qbawa.storage.lineage import trace
 
     project = open_project()
     lineage = trace(project.lake, id)
@@ -27,7 +27,7 @@ def command(id: str, as_json: bool) -> None:
         click.echo(json.dumps(lineage.as_json(), default=str, ensure_ascii=False))
         return
     if lineage.kind == "request":
-        from qbawa.trace.tree import request_tree
+        from qbawa.storage.step_tree import request_tree
 
         click.echo(request_tree(project.lake, id))
     click.echo(lineage.text)

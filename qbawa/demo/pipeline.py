@@ -13,7 +13,7 @@ import qbawa
 from qbawa.demo import articles as all_articles
 from qbawa.demo import tickets as all_tickets
 from qbawa.errors import InputError, QbawaError
-from qbawa.offline import complete, estimate_tokens
+from qbawa.offline.models import complete, estimate_tokens
 
 SUMMARY_MODEL = "offline/lead"
 TRIAGE_MODEL = "offline/triage-first-match"

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from qbawa.journal import CLOSED, OPEN
+from qbawa.storage.journal import CLOSED, OPEN
 
 LANDED = "landed"
 """Subfolder where landed segments rest for a while, so that runs under way never miss an answer that just moved."""

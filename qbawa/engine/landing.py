@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from qbawa.engine.call_index import LANDED
-from qbawa.journal import CLOSED, adopt_orphans, closed_segments, read_lines
-from qbawa.lake.delta import Lake, frame
+from qbawa.storage.journal import CLOSED, adopt_orphans, closed_segments, read_lines
+from qbawa.storage.lake import Lake, frame
 
 log = logging.getLogger("qbawa.engine")
 

@@ -21,7 +21,7 @@ from qbawa.engine.call_index import CallIndex
 from qbawa.engine.claims import Claims
 from qbawa.engine.types import CallResult
 from qbawa.errors import LedgerError
-from qbawa.journal import JournalWriter, adopt_orphans
+from qbawa.storage.journal import JournalWriter, adopt_orphans
 
 Lookup = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
 """Rows of the table `calls` (answers only) for those of the keys that it holds."""

@@ -11,8 +11,8 @@ from qbawa.engine.engine import Engine
 from qbawa.engine.landing import land_calls
 from qbawa.engine.ledger import Ledger
 from qbawa.engine.progress import Progress
-from qbawa.lake.delta import Lake, now
 from qbawa.project import Project
+from qbawa.storage.lake import Lake, now
 
 Log = Callable[[str], Any]
 

@@ -12,7 +12,7 @@ from qbawa.errors import InputError
 from qbawa.ids import cell_id, content_id
 from qbawa.imports.strategies import add_strategies, resolve
 from qbawa.imports.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
-from qbawa.lake.delta import BLOCK, Lake, now
+from qbawa.storage.lake import BLOCK, Lake, now
 from qbawa.strategies.ids import recorded_id
 
 FIELDS = (

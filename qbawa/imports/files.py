@@ -18,7 +18,7 @@ from qbawa.imports.verdicts import import_verdicts
 from qbawa.ingest.blocks import BlockWriter, is_complete
 from qbawa.ingest.lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
 from qbawa.ingest.reading import numbered_lines
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 
 BLOCK_BYTES = 16 << 20
 """Half of the journal's: a foreign record stands in memory twice, as it was and as our row."""

@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 
-from qbawa.lake.delta import Lake, frame, now
+from qbawa.storage.lake import Lake, frame, now
 from qbawa.strategies.ids import RECORDED, recorded_id, strategy_id
 
 

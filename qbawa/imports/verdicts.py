@@ -10,7 +10,7 @@ from qbawa.ids import cell_id, content_id, match_id, verdict_id
 from qbawa.imports.answers import by_blocks, quoted
 from qbawa.imports.strategies import add_strategies, resolve
 from qbawa.imports.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
-from qbawa.lake.delta import BLOCK, Lake, now
+from qbawa.storage.lake import BLOCK, Lake, now
 
 FIELDS = (
     Field("request", TEXT, True, ("request_id", "question_id")),

@@ -13,7 +13,7 @@ from qbawa.ingest.batches import Batch, Segment, all_batches, load_batch, mark_b
 from qbawa.ingest.blocks import BlockWriter, blocks_of, is_complete
 from qbawa.ingest.lines import REASONS, read_line
 from qbawa.ingest.reading import numbered_lines
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 
 __all__ = [
     "REASONS",

@@ -18,8 +18,8 @@ from typing import Any
 
 from qbawa.errors import InputError
 from qbawa.ingest.blocks import complete_among
-from qbawa.journal import adopt_orphans, closed_segments
-from qbawa.lake.delta import Lake
+from qbawa.storage.journal import adopt_orphans, closed_segments
+from qbawa.storage.lake import Lake
 
 BATCH_BYTES = 256 << 20
 MANIFESTS = "batches"

@@ -16,7 +16,7 @@ import polars as pl
 from msgspec import Raw
 
 from qbawa.ingest.lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
-from qbawa.lake.delta import BLOCK, Lake, now, schema_of
+from qbawa.storage.lake import BLOCK, Lake, now, schema_of
 from qbawa.strategies.ids import recorded_id
 
 BLOCK_BYTES = 32 << 20

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from qbawa.journal import JournalWriter
 from qbawa.record.context import Call, Request, Step
 from qbawa.record.failure import Failure
 from qbawa.record.redact import Redactor
 from qbawa.record.rows import Feedback, Hook, encode, rows_of
 from qbawa.record.snapshot import described
 from qbawa.record.writer import Counts, Writer
+from qbawa.storage.journal import JournalWriter
 
 HOLD_S = 10.0  # how long an ended step waits for model calls that have not reported
 EXIT_S = 5.0  # bound on what the end of the interpreter waits for

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from qbawa.journal import JournalWriter
 from qbawa.record.snapshot import described
+from qbawa.storage.journal import JournalWriter
 
 log = logging.getLogger("qbawa")
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from qbawa.errors import InputError
 from qbawa.ids import cell_id
-from qbawa.lake.delta import Lake, now
+from qbawa.storage.lake import Lake, now
 
 State = Literal["missing", "ok", "failed"]
 STATES: tuple[State, ...] = ("missing", "ok", "failed")

@@ -6,8 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from qbawa.lake.delta import Lake
-from qbawa.strategies import Question, Strategy, from_rows
+from qbawa.storage.lake import Lake
+from qbawa.strategies.question import Question
+from qbawa.strategies.rows import from_rows
+from qbawa.strategies.strategy import Strategy
 
 COLUMNS = ["request_id", "step", "recording_id", "inputs", "messages", "output", "error"]
 COLUMNS += ["input_tokens", "output_tokens", "cost_usd", "latency_s"]

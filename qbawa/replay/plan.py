@@ -11,9 +11,9 @@ from qbawa.engine.ledger import Ledger
 from qbawa.engine.session import held_calls
 from qbawa.engine.types import CallResult, ModelCall
 from qbawa.errors import QbawaError
-from qbawa.lake.delta import Lake
 from qbawa.project import Project
 from qbawa.replay.material import Material, read_material
+from qbawa.storage.lake import Lake
 from qbawa.strategies.programs import run_program
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import polars as pl
 
 from qbawa import __version__
-from qbawa.engine import Engine
+from qbawa.engine.engine import Engine
 from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, paying
 from qbawa.errors import FinalError, NotMadeError, UserError
-from qbawa.lake.delta import frame, now
 from qbawa.project import Project
 from qbawa.replay.material import Material, read_material
 from qbawa.replay.plan import estimate_cells
+from qbawa.storage.lake import frame, now
 from qbawa.strategies.programs import CellAnswer, Tally, run_program
 
 logger = logging.getLogger("qbawa.replay")

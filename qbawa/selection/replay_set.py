@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from qbawa.config import ReplaySetConfig
-from qbawa.lake.delta import BLOCK, Lake, now, schema_of
 from qbawa.selection.clusters import question_clusters
 from qbawa.selection.coverage import Cover, embed
 from qbawa.selection.text import question_texts
+from qbawa.storage.lake import BLOCK, Lake, now, schema_of
 
 COLUMNS = ["request_id", "recording_id", "step", "inputs", "messages", "error", "tags", "recorded_at"]
 """What `choose` needs of `recordings`."""

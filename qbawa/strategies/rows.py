@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from qbawa.lake.tables import STRATEGIES
+from qbawa.storage.tables import STRATEGIES
 from qbawa.strategies.strategy import Strategy, Template
 
 _TYPES = {"text": pl.String(), "bool": pl.Boolean(), "time": pl.Datetime("us", "UTC")}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 from qbawa.strategies.rows import from_rows, to_rows
 from qbawa.strategies.strategy import Strategy
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from qbawa.errors import InputError
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 from qbawa.text import shorten
 
 Json = Any

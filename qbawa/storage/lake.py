@@ -17,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, wr
 from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
-from qbawa.lake.tables import TABLES, ColumnType, Table
+from qbawa.storage.tables import TABLES, ColumnType, Table
 
 BLOCK = "block_id"
 MAX_TRIES = 50
@@ -45,7 +45,7 @@ def frame(table: str, rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
 
 
 class Lake:
-    """Reads and writes the tables of `qbawa.lake.tables` under one folder or object-store prefix.
+    """Reads and writes the tables of `qbawa.storage.tables` under one folder or object-store prefix.
 
     `uri` is a path or an `s3://…` (or other object store) address, for which `storage_options` go to the store's client.
     Raises InputError for a path that Delta tables or the catalog cannot have.

@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from qbawa.errors import InputError
-from qbawa.lake.delta import Lake
+from qbawa.storage.lake import Lake
 from qbawa.text import printable, shorten
 
 MAX_DEPTH = 30

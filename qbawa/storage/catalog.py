@@ -11,8 +11,8 @@ from pathlib import Path
 
 import duckdb
 
-from qbawa.lake.delta import Lake, view_sql
-from qbawa.lake.tables import TABLES
+from qbawa.storage.lake import Lake, view_sql
+from qbawa.storage.tables import TABLES
 
 
 def publish(lake: Lake, path: Path) -> bool:

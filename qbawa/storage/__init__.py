@@ -1,0 +1,1 @@
+"""What is kept, and where: journal segments, Delta tables, the DuckDB catalog. No other package touches a disk or a lock."""
