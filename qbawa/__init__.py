@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from qbawa.record.calls import llm_call
+    from qbawa.record.api import configure, feedback, flush, request, stats
     from qbawa.record.decorator import step
-    from qbawa.record.litellm_calls import record_litellm
-    from qbawa.record.openai_calls import wrap_openai
-    from qbawa.record.session import configure, feedback, flush, request, stats
+    from qbawa.record.integrations.litellm import record_litellm
+    from qbawa.record.integrations.openai import wrap_openai
+    from qbawa.record.llm_call import llm_call
     from qbawa.record.threads import in_context
 
-_HOMES = {
-    "configure": "session",
-    "feedback": "session",
-    "flush": "session",
+_MODULES = {
+    "configure": "api",
+    "feedback": "api",
+    "flush": "api",
     "in_context": "threads",
-    "llm_call": "calls",
-    "record_litellm": "litellm_calls",
-    "request": "session",
-    "stats": "session",
+    "llm_call": "llm_call",
+    "record_litellm": "integrations.litellm",
+    "request": "api",
+    "stats": "api",
     "step": "decorator",
-    "wrap_openai": "openai_calls",
+    "wrap_openai": "integrations.openai",
 }
 
 __all__ = [
@@ -51,12 +51,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module 'qbawa' has no attribute {name!r}. Its public names: {', '.join(__all__)}")
     from importlib import import_module
 
-    value = getattr(import_module(f"qbawa.record.{home}"), name)
+    value = getattr(import_module(f"qbawa.record.{module}"), name)
     globals()[name] = value
     return value
 

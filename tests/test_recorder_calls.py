@@ -4,8 +4,8 @@ from recording import CALL, rows, step_named, written
 
 import qbawa
 from qbawa.record import recorder
-from qbawa.record.calls import begin_call
 from qbawa.record.context import Call
+from qbawa.record.llm_call import begin_call
 
 
 def test_the_only_model_call_of_a_step_is_part_of_its_row(journal):

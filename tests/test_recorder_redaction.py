@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from recording import rows
 
 import qbawa
+from qbawa.record.line_format import Row, encode
 from qbawa.record.redact import Redactor
-from qbawa.record.rows import Row, encode
 
 # Made up, in the shape that their issuers document.
 SECRETS = {

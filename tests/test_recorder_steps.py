@@ -51,6 +51,63 @@ def test_inputs_and_output_are_those_of_the_moment(journal):
     assert row["output"] == ["before", "by the step"]
 
 
+def test_a_task_group_is_recorded_with_what_its_tasks_raised(journal):
+    async def parse(text):
+        raise ValueError(f"no number in {text!r}")
+
+    async def fetch(url):
+        error = ConnectionError(f"{url} is down")
+        error.add_note("third attempt")
+        raise error
+
+    @qbawa.step
+    async def gather():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(parse("abc"))
+            group.create_task(fetch("shop.test"))
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(gather())
+    assert [type(child) for child in raised.value.exceptions] == [ValueError, ConnectionError]
+    [row] = written(journal)
+    assert (row["error"]["type"], row["error"]["message"]) == ("ExceptionGroup", str(raised.value))
+    trace = row["error"]["traceback"]
+    for part in (
+        "ValueError: no number in 'abc'",
+        "ConnectionError: shop.test is down",
+        "third attempt",
+        "<locals>.parse",
+        "<locals>.fetch",
+    ):
+        assert part in trace
+    assert (
+        trace.index("(exception 1 of 2 in this group)")
+        < trace.index("<locals>.parse")
+        < trace.index("(exception 2 of 2")
+    )
+
+
+def test_groups_in_groups_and_notes_stay_within_bounds(journal):
+    @qbawa.step
+    def fail():
+        inner = [ValueError(f"inner {n}") for n in range(500)]
+        error = ExceptionGroup("outer", [KeyError("first"), ExceptionGroup("middle", inner), *inner])
+        for n in range(1_000):
+            error.add_note(f"note {n}")
+        error.__notes__.insert(0, object())
+        raise error
+
+    with pytest.raises(ExceptionGroup):
+        fail()
+    [row] = written(journal)
+    trace = row["error"]["traceback"]
+    assert "KeyError: 'first'" in trace and "ExceptionGroup: middle" in trace and "inner 0" in trace
+    assert (
+        "(of 500 in this group, not shown: 490 ValueError)" in trace and "note 5" in trace and "note 500" not in trace
+    )
+    assert len(trace) < 20_000
+
+
 def test_an_error_is_recorded_with_its_traceback_and_cause_and_raised_as_it_was(journal):
     error = KeyError("absent")
 

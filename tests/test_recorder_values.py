@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qbawa.record.line_format import Row, encode
 from qbawa.record.redact import Redactor
-from qbawa.record.rows import Row, encode
 from qbawa.record.snapshot import MARK, MAX_CHARS, MAX_NODES, Snapshot
 
 json_values = st.recursive(

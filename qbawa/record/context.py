@@ -11,13 +11,41 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from qbawa.record.failure import Failure
+from qbawa.record.exceptions import Failure
 from qbawa.record.snapshot import MARK, Snapshot, described, text_of
 
-if TYPE_CHECKING:
-    from qbawa.record.recorder import Recorder
+
+class ReasonCounts(Protocol):
+    def add(self, reason: str, message: str) -> None: ...
+
+
+class Sink(Protocol):
+    """Where requests, steps and calls go once they have ended: the process's recorder. Nothing in it raises or blocks."""
+
+    pipeline: str
+
+    @property
+    def counts(self) -> ReasonCounts: ...
+
+    def put(self, item: Any) -> None:
+        """Take over what has ended."""
+
+    def sample(self, request: Request) -> bool:
+        """Whether this request is recorded."""
+
+    def hold(self, step: Step) -> None:
+        """The step has ended and waits for its calls."""
+
+    def release(self, step: Step) -> None:
+        """All calls of a held step have reported."""
+
+    def opened(self, call: Call) -> None:
+        """A model call has begun."""
+
+    def closed(self, call: Call) -> None:
+        """A model call has reported."""
 
 
 class Request:
@@ -51,7 +79,7 @@ class Step:
     )  # fmt: skip
 
     def __init__(
-        self, recorder: Recorder, request: Request, parent_id: str | None, name: str, inputs: dict[str, Any]
+        self, recorder: Sink, request: Request, parent_id: str | None, name: str, inputs: dict[str, Any]
     ) -> None:
         self.recorder = recorder
         self.request = request
@@ -114,7 +142,7 @@ class Call:
         "done", "cut", "size", "process", "otherwise",
     )  # fmt: skip
 
-    def __init__(self, recorder: Recorder, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
+    def __init__(self, recorder: Sink, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
         self.recorder = recorder
         self.owner = here if isinstance(here, Step) else None
         self.request = here.request if isinstance(here, Step) else here
@@ -239,7 +267,7 @@ _begin_process()
 os.register_at_fork(after_in_child=_begin_process)
 
 
-def implicit_request(recorder: Recorder) -> Request:
+def implicit_request(recorder: Sink) -> Request:
     """The request of a step or call that runs outside any."""
     request = Request(None, recorder.pipeline)
     request.implicit = True

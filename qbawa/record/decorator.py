@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeVar, overload
 
-from qbawa.record import session, threads
+from qbawa.record import api, threads
 from qbawa.record.context import Step, current, implicit_request
 from qbawa.record.snapshot import MAX_CHARS, MAX_NODES, Snapshot, described
 
@@ -75,22 +75,12 @@ def _begin(name: str, parameters: _Parameters, recorder: Any, args: Any, kwargs:
 def _plain(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
-        recorder = session.recorder
+        recorder = api.recorder
         if recorder is None:
             return function(*args, **kwargs)
-        before = current.get()
-        step = begin(recorder, args, kwargs)
-        try:
-            output = function(*args, **kwargs)
-        except BaseException as error:
-            current.set(before)
-            if step is not None:
-                step.end(error=error)
-            raise
-        current.set(before)
-        if step is not None:
-            step.end(output)
-        return output
+        with _Execution(begin, recorder, args, kwargs) as execution:
+            execution.output = output = function(*args, **kwargs)
+            return output
 
     return recorded
 
@@ -98,22 +88,12 @@ def _plain(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
 def _coroutine(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     @functools.wraps(function)
     async def recorded(*args: Any, **kwargs: Any) -> Any:
-        recorder = session.recorder
+        recorder = api.recorder
         if recorder is None:
             return await function(*args, **kwargs)
-        before = current.get()
-        step = begin(recorder, args, kwargs)
-        try:
-            output = await function(*args, **kwargs)
-        except BaseException as error:
-            current.set(before)
-            if step is not None:
-                step.end(error=error)
-            raise
-        current.set(before)
-        if step is not None:
-            step.end(output)
-        return output
+        with _Execution(begin, recorder, args, kwargs) as execution:
+            execution.output = output = await function(*args, **kwargs)
+            return output
 
     return recorded
 
@@ -121,43 +101,26 @@ def _coroutine(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]
 def _generator(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        recorder = session.recorder
+        recorder = api.recorder
         if recorder is None:
             return (yield from function(*args, **kwargs))
-        before = current.get()
-        step = begin(recorder, args, kwargs)
-        inside = current.get()
-        current.set(before)
-        chunks = _Chunks()
+        stream = _Stream(begin, recorder, args, kwargs)
         source = function(*args, **kwargs)
         resume, argument = source.send, None
         while True:
-            # The step is current only while its own code runs, not while its consumer's does.
-            before = current.get()
-            current.set(inside)
             try:
-                chunk = resume(argument)
+                with stream:
+                    chunk = resume(argument)
             except StopIteration as stop:
-                current.set(before)
-                if step is not None:
-                    step.end(chunks.joined(), cut=chunks.cut)
                 return stop.value
-            except BaseException as error:
-                current.set(before)
-                if step is not None:
-                    step.end(error=error)
-                raise
-            current.set(before)
-            if step is not None:
-                chunks.add(chunk)
+            stream.add(chunk)
             try:
                 resume, argument = source.send, (yield chunk)
             except GeneratorExit:
                 try:
                     source.close()
                 finally:
-                    if step is not None:
-                        step.end(chunks.joined(), cut=chunks.cut)
+                    stream.end()
                 raise
             except BaseException as error:
                 resume, argument = source.throw, error
@@ -168,45 +131,83 @@ def _generator(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]
 def _async_generator(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     @functools.wraps(function)
     async def recorded(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        recorder = session.recorder
         source = function(*args, **kwargs)
-        before = current.get()
-        step = begin(recorder, args, kwargs) if recorder is not None else None
-        inside = current.get()
-        current.set(before)
-        chunks = _Chunks()
+        stream = _Stream(begin, api.recorder, args, kwargs)
         resume, argument = source.asend, None
         while True:
-            before = current.get()
-            current.set(inside)
             try:
-                chunk = await resume(argument)
+                with stream:
+                    chunk = await resume(argument)
             except StopAsyncIteration:
-                current.set(before)
-                if step is not None:
-                    step.end(chunks.joined(), cut=chunks.cut)
                 return
-            except BaseException as error:
-                current.set(before)
-                if step is not None:
-                    step.end(error=error)
-                raise
-            current.set(before)
-            if step is not None:
-                chunks.add(chunk)
+            stream.add(chunk)
             try:
                 resume, argument = source.asend, (yield chunk)
             except GeneratorExit:
                 try:
                     await source.aclose()
                 finally:
-                    if step is not None:
-                        step.end(chunks.joined(), cut=chunks.cut)
+                    stream.end()
                 raise
             except BaseException as error:
                 resume, argument = source.athrow, error
 
     return recorded
+
+
+class _Execution:
+    """One call of a function, as a block: its step is current inside and ends with `output` or with the error."""
+
+    __slots__ = ("_before", "_step", "output")
+
+    def __init__(self, begin: Begin, recorder: Any, args: Any, kwargs: Any) -> None:
+        self._before = current.get()
+        self._step = begin(recorder, args, kwargs)
+        self.output: Any = None
+
+    def __enter__(self) -> _Execution:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        current.set(self._before)
+        if self._step is not None:
+            self._step.end(self.output, error)
+
+
+class _Stream:
+    """One run of a generator, a block each time it is resumed.
+
+    The step is current only while the generator's own code runs, not while its consumer's does.
+    """
+
+    __slots__ = ("_before", "_chunks", "_inside", "_step")
+
+    def __init__(self, begin: Begin, recorder: Any, args: Any, kwargs: Any) -> None:
+        self._before = current.get()
+        self._step = begin(recorder, args, kwargs) if recorder is not None else None
+        self._inside = current.get()
+        current.set(self._before)
+        self._chunks = _Chunks()
+
+    def __enter__(self) -> None:
+        self._before = current.get()
+        current.set(self._inside)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        current.set(self._before)
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            self.end()
+        elif error is not None and self._step is not None:
+            self._step.end(error=error)
+
+    def add(self, chunk: Any) -> None:
+        if self._step is not None:
+            self._chunks.add(chunk)
+
+    def end(self) -> None:
+        """The generator is exhausted or was closed: what it yielded is its output."""
+        if self._step is not None:
+            self._step.end(self._chunks.joined(), cut=self._chunks.cut)
 
 
 class _Parameters:

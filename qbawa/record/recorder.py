@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from qbawa.record.context import Call, Request, Step
-from qbawa.record.failure import Failure
+from qbawa.record.exceptions import Failure
+from qbawa.record.line_format import Feedback, Hook, encode, rows_of
 from qbawa.record.redact import Redactor
-from qbawa.record.rows import Feedback, Hook, encode, rows_of
 from qbawa.record.snapshot import described
 from qbawa.record.writer import Counts, Writer
 from qbawa.storage.journal import JournalWriter
@@ -126,10 +126,10 @@ class Recorder:
     def close(self, timeout_s: float = EXIT_S) -> None:
         """Write what there is, in bounded time, and close the segment."""
         deadline = time.monotonic() + timeout_s
-        litellm_calls = sys.modules.get("qbawa.record.litellm_calls")
-        if litellm_calls and not _in_event_loop():
+        integration = sys.modules.get("qbawa.record.integrations.litellm")
+        if integration and not _in_event_loop():
             with contextlib.suppress(Exception):
-                litellm_calls.drain(timeout_s / 2)
+                integration.drain(timeout_s / 2)
         for call in list(self._open_calls.values()):
             if call.otherwise or call.owner is None or call.owner.ended:
                 self._give_up(call)

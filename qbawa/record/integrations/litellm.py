@@ -15,10 +15,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from qbawa.record import session
-from qbawa.record.calls import answers_of, as_messages, begin_call, end_call
+from qbawa.record import api
 from qbawa.record.context import Call
-from qbawa.record.failure import Failure
+from qbawa.record.exceptions import Failure
+from qbawa.record.llm_call import answers_of, as_messages, begin_call, end_call
 from qbawa.record.recorder import GIVE_UP_S
 from qbawa.record.snapshot import Snapshot, described
 from qbawa.record.writer import log
@@ -34,8 +34,8 @@ def record_litellm(folder: str | os.PathLike[str] | None = None) -> None:
     """
     global _installed
     if folder is not None:
-        session.configure(folder)
-    if session.recorder is None:
+        api.configure(folder)
+    if api.recorder is None:
         log.info("qbawa: litellm calls are not recorded: no folder was given and QBAWA_JOURNAL is not set")
     if _installed:
         return
@@ -133,8 +133,8 @@ class _Hooks:
             if call is not None:
                 _finish(call, payload)
         except Exception as problem:
-            if session.recorder is not None:
-                session.recorder.counts.add("internal_error", f"a litellm call was not recorded: {described(problem)}")
+            if api.recorder is not None:
+                api.recorder.counts.add("internal_error", f"a litellm call was not recorded: {described(problem)}")
 
 
 def _finish(call: Call, payload: Mapping[str, Any]) -> None:

@@ -10,9 +10,9 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
-from qbawa.record.calls import answer_of, answers_of, as_messages, begin_call, end_call
 from qbawa.record.context import Call
-from qbawa.record.failure import Failure
+from qbawa.record.exceptions import Failure
+from qbawa.record.llm_call import answer_of, answers_of, as_messages, begin_call, end_call
 from qbawa.record.snapshot import Snapshot, described
 
 Client = TypeVar("Client")

@@ -12,10 +12,10 @@ from typing import Any
 from qbawa.errors import ConfigError
 from qbawa.record import threads
 from qbawa.record.context import Request, Step, current, finite, short_id
-from qbawa.record.failure import Failure
+from qbawa.record.exceptions import Failure
+from qbawa.record.line_format import Feedback, Hook
 from qbawa.record.recorder import EXIT_S, Recorder, SampleRule, Stats
 from qbawa.record.redact import Redactor
-from qbawa.record.rows import Feedback, Hook
 from qbawa.record.snapshot import text_of
 
 recorder: Recorder | None = None  # None: nothing is recorded, steps just run

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qbawa.record import session, threads
+from qbawa.record import api, threads
 from qbawa.record.context import Call, Step, implicit_request
-from qbawa.record.failure import Failure
+from qbawa.record.exceptions import Failure
 from qbawa.record.snapshot import Snapshot, described, text_of
 
 
@@ -42,7 +42,7 @@ def llm_call(
 
 def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
     """A call that begins now in the current step; None where nothing is recorded. Never raises."""
-    recorder = session.recorder
+    recorder = api.recorder
     if recorder is None:
         return None
     try:

@@ -1,0 +1,1 @@
+"""Model calls recorded by themselves: one module for each client library."""
