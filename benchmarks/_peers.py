@@ -37,9 +37,9 @@ def messages(number: int) -> list[dict[str, str]]:
 
 async def qbawa(base_url: str, calls: int, kind: str) -> dict[str, Any]:
     from qbawa.config import ModelConfig
+    from qbawa.engine.calls import ModelCall
     from qbawa.engine.engine import Engine
-    from qbawa.engine.ledger import Ledger
-    from qbawa.engine.types import ModelCall
+    from qbawa.engine.ledger.ledger import Ledger
 
     settings: dict[str, Any] = {"base_url": base_url, "free": True, "timeout_s": 60}
     if kind == "limit":
@@ -57,7 +57,7 @@ async def qbawa(base_url: str, calls: int, kind: str) -> dict[str, Any]:
 
 
 async def litellm(base_url: str, calls: int, kind: str) -> dict[str, Any]:
-    from qbawa.engine.litellm_lane import load
+    from qbawa.engine.providers.litellm import load
 
     module = load()
 

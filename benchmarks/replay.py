@@ -463,7 +463,7 @@ def _wait_until_paying(home: Path, process: subprocess.Popen[str]) -> None:
 
 def _journalled(home: Path) -> tuple[set[str], set[str]]:
     """Keys and contents of answered calls that are on disk, in journal or lake."""
-    from qbawa.engine.call_index import is_answer
+    from qbawa.engine.ledger.index import is_answer
     from qbawa.storage.journal import all_segments, read_lines
 
     keys, contents = set(), set()

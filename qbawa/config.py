@@ -1,17 +1,8 @@
-"""qbawa.yaml: the one file a user edits, validated.
+"""The schema of qbawa.yaml, the one file a user edits. `qbawa.config_file` reads it."""
 
-An error names the key, the value received and what would be right; it never starts with half of a configuration.
-"""
-
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from qbawa.errors import ConfigError
-from qbawa.safe_yaml import read_yaml
-from qbawa.text import printable
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Format = Literal[
     "trl_preference",
@@ -35,6 +26,33 @@ TournamentFormat = Literal[
     "successive_halving",
     "information_gain",
 ]
+
+
+OFFLINE_MODELS = (
+    "offline/lead",
+    "offline/lead-2",
+    "offline/last",
+    "offline/keyword",
+    "offline/sumbasic",
+    "offline/luhn",
+    "offline/centroid",
+    "offline/textrank",
+    "offline/compress",
+    "offline/fuse",
+    "offline/sampler",
+    "offline/chatty",
+    "offline/verbose",
+    "offline/title",
+    "offline/triage-careful",
+    "offline/triage-keywords",
+    "offline/triage-first-match",
+    "offline/triage-sloppy",
+    "offline/triage-null",
+    "offline/judge",
+    "offline/judge-strict",
+    "offline/judge-hasty",
+)
+"""Models that need neither key nor network; `qbawa.engine.offline_models` are they."""
 
 
 class _Section(BaseModel):
@@ -261,11 +279,8 @@ class Config(_Section):
         if name in self.models:
             return None
         if name.startswith("offline/"):
-            from qbawa.offline.models import MODELS  # 40 ms, which only those pay who name one
-
-            return (
-                None if name in MODELS else f"there is no offline model '{name}'. Offline models: {', '.join(MODELS)}"
-            )
+            known = ", ".join(OFFLINE_MODELS)
+            return None if name in OFFLINE_MODELS else f"there is no offline model '{name}'. Offline models: {known}"
         return f"'{name}' stands neither under `models` nor among offline/…. Models: {', '.join(self.models) or 'none'}"
 
     def jury(self, step: str) -> dict[str, JudgeConfig]:
@@ -283,66 +298,3 @@ class Config(_Section):
     def family(self, model: str) -> str:
         """The model's family: as configured, else its provider (`openai/…`), else the first word of its name."""
         return self.model(model).family or (model.split("/", 1)[0] if "/" in model else model.split("-", 1)[0])
-
-
-def load_config(path: Path) -> Config:
-    """The configuration in a file. Raises ConfigError that says what is wrong, where, and what would be right."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"There is no {path}. `qbawa init` writes a commented one.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    return parse_config(text, str(path))
-
-
-def parse_config(text: str, where: str = "qbawa.yaml") -> Config:
-    """The configuration in a YAML text; `where` names it in errors."""
-    try:
-        data = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"{where} holds a {type(data).__name__}; it must hold keys such as `models:` and `strategies:`."
-        )
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{where} is not usable:\n" + "\n".join(_explain(e) for e in error.errors())) from None
-
-
-def _explain(error: Any) -> str:
-    key = printable(".".join(str(part) for part in error["loc"])) or "(whole file)"
-    value = error["input"]
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(_fields_at(error["loc"][:-1]))
-        return f"  {key}: no such key. Known here: {known}."
-    if key.endswith("api_key_env"):
-        # Whoever pastes the key itself should not find it in a log.
-        return f"  {key}: must be the name of an environment variable that holds the key, such as OPENAI_API_KEY."
-    shown = "" if isinstance(value, dict | BaseModel) else f" (received: {value!r:.80})"
-    return f"  {key}: {error['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    """Names of the keys that are allowed at a place in the file."""
-    sections: dict[str, type[BaseModel]] = {
-        "lake": LakeConfig,
-        "models": ModelConfig,
-        "steps": StepConfig,
-        "replay_set": ReplaySetConfig,
-        "strategies": StrategyConfig,
-        "judges": JudgeConfig,
-        "tournament": TournamentConfig,
-        "budget": BudgetConfig,
-        "pairs": PairsConfig,
-        "datasets": DatasetConfig,
-        "champions": ChampionConfig,
-    }
-    if not location:
-        return list(Config.model_fields)
-    section = ProgramConfig if "program" in location else sections.get(str(location[0]), Config)
-    return list(section.model_fields)

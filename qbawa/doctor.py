@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qbawa.config import Config, load_config
+from qbawa.config import Config
+from qbawa.config_file import load_config
 from qbawa.errors import QbawaError
 from qbawa.home import Home
 

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from qbawa.engine.landing import delete_landed, land_calls
+from qbawa.engine.ledger.to_lake import delete_loaded, load_calls
 from qbawa.errors import BusyError, InputError
 from qbawa.exports.manifest import LINEAGE, read_manifest
 from qbawa.home import Home
@@ -72,9 +72,9 @@ def forget(
             adopt_orphans(folder)
             _refuse_growing(folder, needle, request_id)
     if home.calls.is_dir():
-        land_calls(lake, home.calls)
+        load_calls(lake, home.calls)
         # A landed segment rests a day for runs under way; its calls are in the lake, where they can be cut out.
-        delete_landed(home.calls, older_than_s=0)
+        delete_loaded(home.calls, older_than_s=0)
     exports = sorted(map(str, _holding(home.exports, request_id)))
     noted = lake.read("datasets", keep=pl.col("request_ids").list.contains(request_id))
     lines = sum(_cut(folder, request_id, needle) for folder in journals if folder.is_dir())

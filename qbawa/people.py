@@ -16,13 +16,13 @@ import polars as pl
 
 from qbawa.brackets.table import StepTable
 from qbawa.calibration import scored_verdicts
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import InputError
 from qbawa.judges.jury import shown_first
 from qbawa.project import Project
 from qbawa.reliability import audit
 from qbawa.storage.lake import now
 from qbawa.strata import strata
-from qbawa.strategies.question import Question
 
 COLUMNS = ("request", "strategy_a", "strategy_b", "judge", "verdict", "order_shown", "judged_at")
 

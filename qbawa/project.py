@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbawa.config import Config, load_config
+from qbawa.config import Config
+from qbawa.config_file import load_config
 from qbawa.errors import ConfigError
 from qbawa.home import Home
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from qbawa import config as config_module
-from qbawa.config import Config, load_config, parse_config
+from qbawa.config import Config
+from qbawa.config_file import load_config, parse_config
 from qbawa.errors import ConfigError, InputError
 from qbawa.home import Home
 from qbawa.project import open_project

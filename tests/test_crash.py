@@ -16,7 +16,7 @@ from dagster import build_sensor_context
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
 from scripted_provider import ScriptedProvider
 
-from qbawa.engine.call_index import is_answer
+from qbawa.engine.ledger.index import is_answer
 from qbawa.judges.prompt import read_blocks
 from qbawa.storage.journal import all_segments, read_lines
 from qbawa_assets.abandoned import end_abandoned_runs

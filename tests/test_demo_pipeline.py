@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import qbawa
-from qbawa.config import parse_config
+from qbawa.config_file import parse_config
 from qbawa.demo import articles, tickets
 from qbawa.demo.pipeline import SUMMARY_MODEL, TRIAGE_MODEL, handle, record_demo
+from qbawa.engine.offline_models.models import MODELS, complete
+from qbawa.engine.offline_models.prompt import read_prompt
+from qbawa.engine.offline_models.text import words
+from qbawa.engine.offline_models.triage import CATEGORIES
 from qbawa.errors import InputError, QbawaError
-from qbawa.offline.models import MODELS, complete
-from qbawa.offline.prompt import read_prompt
-from qbawa.offline.text import words
-from qbawa.offline.triage import CATEGORIES
 
 Row = dict[str, Any]
 

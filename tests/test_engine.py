@@ -12,13 +12,13 @@ from _mock_provider import FAULTS, MockProvider
 
 from qbawa.config import ModelConfig
 from qbawa.engine.budget import Budget
+from qbawa.engine.calls import ModelCall
 from qbawa.engine.engine import Engine
-from qbawa.engine.http_lane import HttpLane, HttpSession
-from qbawa.engine.ledger import Ledger
-from qbawa.engine.litellm_lane import LitellmLane, table_price
+from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.prices import Price, price_of
 from qbawa.engine.progress import Progress
-from qbawa.engine.types import ModelCall
+from qbawa.engine.providers.litellm import LitellmProvider, table_price
+from qbawa.engine.providers.openai_http import HttpSession, OpenAIProvider
 from qbawa.errors import BudgetError, FinalError, ModelStoppedError, NotMadeError, TransientError
 from qbawa.storage.journal import all_segments, read_lines
 
@@ -342,7 +342,7 @@ async def test_limits_in_the_headers_slow_the_gate_down(provider: MockProvider, 
     async with Engine({"m": model(provider, requests_per_minute=60_000)}, Ledger(tmp_path)) as engine:
         await engine.call(ask("a"))
         await engine.call(ask("b"))
-        assert engine.models["m"].gate.requests_per_second == pytest.approx(99.5)
+        assert engine.models["m"].limiter.requests_per_second == pytest.approx(99.5)
 
 
 async def test_models_that_share_provider_key_and_name_share_one_limit(provider: MockProvider, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ async def test_models_that_share_provider_key_and_name_share_one_limit(provider:
     async with Engine(models, Ledger(tmp_path)) as engine:
         for name in models:
             await engine.call(ModelCall(name, ask("q").messages))
-        assert engine.models["fast"].gate is engine.models["slow"].gate is not engine.models["apart"].gate
+        assert engine.models["fast"].limiter is engine.models["slow"].limiter is not engine.models["apart"].limiter
 
 
 async def test_progress_says_cells_rate_dollars_and_whence(provider: MockProvider, tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ async def test_progress_says_cells_rate_dollars_and_whence(provider: MockProvide
         assert part in last
 
 
-# Both lanes: the same request, the same answer, the same errors.
+# Both providers: the same request, the same answer, the same errors.
 
 BOTH = [
     ask("plain", params={"temperature": 0, "max_tokens": 5}),
@@ -404,17 +404,20 @@ BOTH = [
 ]
 
 
-async def test_both_lanes_send_the_same_request_and_bring_back_the_same(provider: MockProvider) -> None:
+async def test_both_providers_send_the_same_request_and_bring_back_the_same(provider: MockProvider) -> None:
     provider.control(record=True)
     settings = model(provider, timeout_s=60.0, extra={"frequency_penalty": 0.5})
     session = HttpSession()
-    lanes = [HttpLane("openai/m", settings, session, "sk-test-key"), LitellmLane("openai/m", settings, "sk-test-key")]
+    providers = [
+        OpenAIProvider("openai/m", settings, session, "sk-test-key"),
+        LitellmProvider("openai/m", settings, "sk-test-key"),
+    ]
     try:
         for call in BOTH:
             found = []
-            for lane in lanes:
+            for way in providers:
                 try:
-                    found.append(await lane.send(call))
+                    found.append(await way.send(call))
                 except (FinalError, TransientError) as error:
                     found.append((type(error), error.reason, getattr(error, "retry_after_s", None)))
             assert found[0] == found[1], call.messages

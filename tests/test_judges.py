@@ -13,18 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.config import JudgeConfig, parse_config
+from qbawa.config import JudgeConfig
+from qbawa.config_file import parse_config
+from qbawa.engine.calls import CallResult, ModelCall
 from qbawa.engine.engine import Engine
-from qbawa.engine.ledger import Ledger
-from qbawa.engine.types import CallResult, ModelCall
+from qbawa.engine.ledger.ledger import Ledger
+from qbawa.engine.prompting.escape import escaped_json
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import BudgetError, ConfigError, FinalError, ModelStoppedError, TemplateError
 from qbawa.judges.jury import JudgeCall, ask, jury_calls, shown_first, to_verdict_row
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.judges.prompt import MAX_ANSWER_CHARS, MAX_QUESTION_CHARS, check_rubric, judge_messages, read_blocks
 from qbawa.judges.verdicts import opinion, reparse, stands_for
 from qbawa.storage.lake import frame
-from qbawa.strategies.escape import escaped_json
-from qbawa.strategies.question import Question
 
 QUESTION = Question("r1", "answer", {"question": "What is 2 + 2?"})
 RUBRIC = "Which answer is right?"

@@ -14,13 +14,13 @@ import pytest
 from _mock_provider import MockProvider
 
 from qbawa.config import ModelConfig
-from qbawa.engine.claims import Claims
+from qbawa.engine.calls import ModelCall
+from qbawa.engine.cost_estimate import ModelHistory, estimate
 from qbawa.engine.engine import Engine
-from qbawa.engine.estimate import ModelHistory, estimate
-from qbawa.engine.landing import delete_landed, land_calls
-from qbawa.engine.ledger import Ledger
+from qbawa.engine.ledger.ledger import Ledger
+from qbawa.engine.ledger.locks import CallLocks
+from qbawa.engine.ledger.to_lake import delete_loaded, load_calls
 from qbawa.engine.session import held_calls
-from qbawa.engine.types import ModelCall
 from qbawa.errors import LakeConflictError, LedgerError
 from qbawa.storage.journal import JournalWriter, all_segments, closed_segments, read_lines
 from qbawa.storage.lake import Lake
@@ -29,7 +29,9 @@ from qbawa.storage.lake import Lake
 WORKER = """
 import asyncio, os, sys
 from qbawa.config import ModelConfig
-from qbawa.engine import Engine, Ledger, ModelCall
+from qbawa.engine.calls import ModelCall
+from qbawa.engine.engine import Engine
+from qbawa.engine.ledger.ledger import Ledger
 
 async def main(folder, url, count):
     models = {"m": ModelConfig.model_validate({"base_url": url, "free": True, "max_in_flight": 20})}
@@ -63,7 +65,7 @@ def line(key: str, text: str = "an answer", **fields: Any) -> dict[str, Any]:
 
 
 def journalled(folder: Path) -> list[str]:
-    folders = (folder, folder / "landed")
+    folders = (folder, folder / "loaded")
     return [
         json.loads(raw)["call_key"] for each in folders for segment in all_segments(each) for raw in read_lines(segment)
     ]
@@ -109,26 +111,26 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time, pathlib\nfrom qbawa.engine.claims import Claims\n"
-            f"print(Claims(pathlib.Path({str(tmp_path)!r})).take({key!r}), flush=True)\ntime.sleep(60)",
+            "import sys, time, pathlib\nfrom qbawa.engine.ledger.locks import CallLocks\n"
+            f"print(CallLocks(pathlib.Path({str(tmp_path)!r})).try_lock({key!r}), flush=True)\ntime.sleep(60)",
         ],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],
     )
     assert holder.stdout is not None and holder.stdout.readline().strip() == "True"
-    claims = Claims(tmp_path)
-    assert not claims.take(key)
-    assert claims.take("f" * 32)
+    claims = CallLocks(tmp_path)
+    assert not claims.try_lock(key)
+    assert claims.try_lock("f" * 32)
     holder.kill()
     holder.wait()
     deadline = time.monotonic() + 10
-    while not claims.take(key):
+    while not claims.try_lock(key):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not Claims(tmp_path).take(key), "nor twice within a process"
+    assert not CallLocks(tmp_path).try_lock(key), "nor twice within a process"
     claims.release(key)
-    assert Claims(tmp_path).take(key)
+    assert CallLocks(tmp_path).try_lock(key)
 
 
 async def test_an_answer_is_on_disk_before_record_returns(tmp_path: Path) -> None:
@@ -170,8 +172,8 @@ async def test_answers_are_found_in_journal_and_lake_and_while_they_move(tmp_pat
         await writer.record(line(key * 32, logprobs=[{"token": "A", "logprob": -0.1}], text=f"answer {key}"))
     assert (await early.find("a" * 32)).text == "answer a"  # type: ignore[union-attr]
     await writer.close()
-    landing = land_calls(lake, folder)
-    assert (landing.segments, landing.calls) == (1, 3)
+    loading = load_calls(lake, folder)
+    assert (loading.segments, loading.calls) == (1, 3)
     assert closed_segments(folder) == []
     for key in "abc":
         found = await early.find(key * 32)
@@ -187,7 +189,7 @@ async def test_answers_are_found_in_journal_and_lake_and_while_they_move(tmp_pat
     await asyncio.gather(early.close(), late.close())
 
 
-async def test_landing_twice_or_interrupted_gives_the_same_rows(tmp_path: Path) -> None:
+async def test_loading_twice_or_interrupted_gives_the_same_rows(tmp_path: Path) -> None:
     folder, lake = tmp_path / "calls", Lake(tmp_path / "lake")
     ledger = Ledger(folder)
     for number in range(10):
@@ -195,18 +197,31 @@ async def test_landing_twice_or_interrupted_gives_the_same_rows(tmp_path: Path) 
     await ledger.close()
     (segment,) = closed_segments(folder)
     copy = segment.read_bytes()
-    land_calls(lake, folder)
+    load_calls(lake, folder)
     once = lake.read("calls").sort("call_key")
     segment.write_bytes(copy)  # as if killed after the commit and before the move
-    land_calls(lake, folder)
+    load_calls(lake, folder)
     assert lake.read("calls").sort("call_key").equals(once)
     assert once.height == 10 and once["block_id"].unique().to_list() == [segment.stem]
     assert json.loads(once["messages"][0]) == [{"role": "user", "content": "ä"}]
     assert once["called_at"].dtype.time_zone == "UTC"  # type: ignore[attr-defined]
-    assert delete_landed(folder) == 1
+    assert delete_loaded(folder) == 1
 
 
-async def test_a_line_that_is_no_call_keeps_no_other_from_landing(tmp_path: Path) -> None:
+async def test_the_shelf_of_0_1_0_is_adopted(tmp_path: Path) -> None:
+    folder, lake = tmp_path / "calls", Lake(tmp_path / "lake")
+    ledger = Ledger(folder)
+    await ledger.record(line("a" * 32))
+    await ledger.close()
+    load_calls(lake, folder)
+    (folder / "loaded").rename(folder / "landed")
+    load_calls(lake, folder)
+    assert not (folder / "landed").exists() and len(closed_segments(folder / "loaded")) == 1
+    assert lake.read("calls").height == 1
+    assert delete_loaded(folder) == 1
+
+
+async def test_a_line_that_is_no_call_keeps_no_other_from_loading(tmp_path: Path) -> None:
     folder, lake = tmp_path / "calls", Lake(tmp_path / "lake")
     with JournalWriter(folder) as journal:
         for raw in (
@@ -221,8 +236,8 @@ async def test_a_line_that_is_no_call_keeps_no_other_from_landing(tmp_path: Path
             json.dumps(line("a" * 32)).encode(),
         ):
             journal.append(raw)
-    landing = land_calls(lake, folder)
-    assert (landing.calls, landing.unreadable) == (1, 8)
+    loading = load_calls(lake, folder)
+    assert (loading.calls, loading.unreadable) == (1, 8)
     ledger = Ledger(tmp_path / "other")
     await ledger.close()
 
@@ -241,7 +256,7 @@ async def test_a_full_disk_stops_all_further_paying(
     provider: MockProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider.control(latency_s=[0.2, 0.2])
-    monkeypatch.setattr("qbawa.engine.ledger.DISK_TRIES", 4)
+    monkeypatch.setattr("qbawa.engine.ledger.ledger.DISK_TRIES", 4)
     ledger = Ledger(tmp_path)
 
     def refuse(file: int) -> None:

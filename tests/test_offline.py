@@ -5,20 +5,21 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from qbawa.config import OFFLINE_MODELS
 from qbawa.demo import articles, tickets
+from qbawa.engine.offline_models.judge import read_question
+from qbawa.engine.offline_models.models import MODELS, complete, estimate_tokens
+from qbawa.engine.offline_models.prompt import find_source
+from qbawa.engine.offline_models.summaries import trim
+from qbawa.engine.offline_models.text import sentences, stem, words
+from qbawa.engine.offline_models.triage import PRIORITIES, SENTIMENTS
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import FinalError
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.judges.prompt import JudgeKind, judge_messages
-from qbawa.offline.judge import read_question
-from qbawa.offline.models import MODELS, complete, estimate_tokens
-from qbawa.offline.prompt import find_source
-from qbawa.offline.summaries import trim
-from qbawa.offline.text import sentences, stem, words
-from qbawa.offline.triage import PRIORITIES, SENTIMENTS
-from qbawa.strategies.question import Question
 
 JUDGES = [name for name in MODELS if "/judge" in name]
 EVEN_HANDED = ["offline/judge", "offline/judge-strict"]
@@ -70,6 +71,10 @@ def test_the_article_is_found_in_any_template(template: str) -> None:
 def test_the_ticket_is_found_in_any_template(template: str) -> None:
     for ticket in tickets():
         assert find_source(template.format(ticket.text))[0] == ticket.text, ticket.id
+
+
+def test_qbawa_yaml_may_name_exactly_the_models_that_there_are() -> None:
+    assert tuple(MODELS) == OFFLINE_MODELS
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m not in JUDGES])
@@ -128,6 +133,7 @@ def test_an_unknown_model_is_refused_with_the_names_there_are() -> None:
         complete("offline/nothing", ask("Hello."))
 
 
+@example("[0]", "offline/compress", "")
 @given(st.text(max_size=400), st.sampled_from(sorted(MODELS)), st.text(max_size=60))
 @settings(max_examples=150, deadline=None)
 def test_any_text_gets_an_answer(text: str, model: str, system: str) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.config import parse_config
+from qbawa.config_file import parse_config
+from qbawa.engine.calls import CallResult, ModelCall
 from qbawa.engine.engine import Engine
-from qbawa.engine.ledger import Ledger
-from qbawa.engine.types import CallResult, ModelCall
+from qbawa.engine.ledger.ledger import Ledger
 from qbawa.errors import BudgetError, FinalError, TemplateError
 from qbawa.judges.prompt import read_blocks
 from qbawa.strategies import expand

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.config import parse_config
+from qbawa.config_file import parse_config
+from qbawa.engine.prompting.question import Question
+from qbawa.engine.prompting.sandbox import sandbox
 from qbawa.errors import ConfigError, InputError
 from qbawa.storage.lake import Lake, schema_of
 from qbawa.strategies import expand, select
 from qbawa.strategies.ids import recorded_id
-from qbawa.strategies.question import Question
 from qbawa.strategies.rounds import next_round
 from qbawa.strategies.rows import from_rows, to_rows
-from qbawa.strategies.sandbox import sandbox
 from qbawa.strategies.store import read_strategies, write_strategies
 from qbawa.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
 

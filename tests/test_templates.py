@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qbawa.engine.prompting.sandbox import MAX_CHARS
 from qbawa.errors import TemplateError
-from qbawa.strategies.sandbox import MAX_CHARS
 from qbawa.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
 from qbawa.strategies.template import render
 

@@ -11,13 +11,13 @@ import polars as pl
 from qbawa.brackets.bound import Bound, JudgeBound
 from qbawa.brackets.table import StepTable
 from qbawa.config import JudgeConfig
-from qbawa.engine.estimate import LATENCY_S, ModelHistory, estimate_calls
-from qbawa.engine.expectation import CHARS_PER_TOKEN, max_tokens, text_length
+from qbawa.engine.cost_estimate import LATENCY_S, ModelHistory, estimate_calls
+from qbawa.engine.prompting.question import Question
+from qbawa.engine.token_usage import CHARS_PER_TOKEN, max_tokens, text_length
 from qbawa.errors import InputError, TemplateError
 from qbawa.judges.jury import jury_calls
 from qbawa.project import Project
 from qbawa.storage.lake import Lake
-from qbawa.strategies.question import Question
 
 SAMPLE = 50
 """Matches a step whose prompts are rendered, to see how long prompts are."""

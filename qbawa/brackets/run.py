@@ -11,7 +11,7 @@ from qbawa.brackets.breaker import UNREADABLE_AT_FIRST, Breaker
 from qbawa.brackets.table import StepTable
 from qbawa.engine.engine import Engine
 from qbawa.engine.progress import Progress
-from qbawa.engine.session import Log, paying
+from qbawa.engine.session import Log, open_engine
 from qbawa.errors import BudgetError, InputError, NotMadeError, ProviderError, TemplateError
 from qbawa.judges.jury import ask
 from qbawa.project import Project
@@ -138,7 +138,7 @@ async def _play(
             raise InputError(
                 f"Step '{step}' has no answers to judge. Steps with answers: {', '.join(known) or 'none'}."
             )
-    async with paying(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
+    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
         for step in steps or known:
             report.steps[step] = await _play_step(project, engine, step, report, log, requests, verdict_budget)
         report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached

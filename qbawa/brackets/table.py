@@ -12,6 +12,7 @@ from qbawa.brackets.anew import read_anew
 from qbawa.brackets.lists import answer_lists
 from qbawa.calibration import Calibration, calibrate, combine
 from qbawa.config import JudgeConfig, TournamentConfig
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import InputError, TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.imports.verdicts import matches_of
@@ -19,7 +20,6 @@ from qbawa.judges.jury import JudgeCall, jury_calls, same_text
 from qbawa.judges.verdicts import may_pass, stands_for
 from qbawa.reliability import best_judges, judge_reliability
 from qbawa.storage.lake import Lake, now, schema_of
-from qbawa.strategies.question import Question
 from qbawa.tournaments import Field, Goal, Match, Result, Tournament, make_tournament
 
 Key = tuple[str, str]

@@ -12,8 +12,8 @@ from typing import Any
 import qbawa
 from qbawa.demo import articles as all_articles
 from qbawa.demo import tickets as all_tickets
+from qbawa.engine.offline_models.models import complete, estimate_tokens
 from qbawa.errors import InputError, QbawaError
-from qbawa.offline.models import complete, estimate_tokens
 
 SUMMARY_MODEL = "offline/lead"
 TRIAGE_MODEL = "offline/triage-first-match"

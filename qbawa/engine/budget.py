@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from qbawa.engine.retry import fresh
+from qbawa.engine.retry import copy_exception
 from qbawa.errors import BudgetError, QbawaError
 
 
@@ -64,7 +64,7 @@ class Budget:
         waited = False
         while True:
             if self._closed is not None:
-                raise fresh(self._closed)
+                raise copy_exception(self._closed)
             cost_usd = estimate()
             full = self._full(step, cost_usd)
             if full is None:

@@ -13,17 +13,16 @@ from types import TracebackType
 from typing import Any
 
 from qbawa.engine.budget import Budget
-from qbawa.engine.collector import calm_collector
-from qbawa.engine.expectation import Expectation
-from qbawa.engine.gate import Gate
-from qbawa.engine.lanes import Lanes
-from qbawa.engine.ledger import Ledger
-from qbawa.engine.payments import Model, Payments
-from qbawa.engine.prices import price_of
-from qbawa.engine.retry import fresh
+from qbawa.engine.calls import CallResult, ModelCall, ModelSettings
+from qbawa.engine.gc_tuning import gc_tuned
+from qbawa.engine.ledger.ledger import Ledger
+from qbawa.engine.progress import Silent, Snapshot, Stats, Watcher
+from qbawa.engine.providers.registry import ProviderRegistry, provider_price
+from qbawa.engine.purchase import CallExecutor, Model
+from qbawa.engine.rate_limiter import RateLimiter
+from qbawa.engine.retry import copy_exception
 from qbawa.engine.secrets import Secrets
-from qbawa.engine.stats import Silent, Stats, Watcher
-from qbawa.engine.types import CallResult, ModelCall, ModelSettings
+from qbawa.engine.token_usage import TokenUsage
 from qbawa.errors import FinalError, NotMadeError, ProviderError
 
 log = logging.getLogger("qbawa.engine")
@@ -35,7 +34,7 @@ class Engine:
     """Answers model calls, from the ledger where it can. `async with Engine(models, ledger) as engine: …`
 
     `models` maps names to their settings; `offline/…` models need none. Leaving the block stops new calls, waits up to
-    `drain_s` for those in flight, journals what they brought, and closes the ledger's segment so that it can land.
+    `drain_s` for those in flight, journals what they brought, and closes the ledger's segment so that it can be loaded.
     """
 
     def __init__(
@@ -56,8 +55,8 @@ class Engine:
         self._settings = models
         self._drain_s = drain_s
         secrets = Secrets()
-        self._lanes = Lanes(secrets)
-        self._payments = Payments(ledger, self.budget, secrets, self.stats, self.run_id)
+        self._providers = ProviderRegistry(secrets)
+        self._executor = CallExecutor(ledger, self.budget, secrets, self.stats, self.run_id)
         self._unusable: dict[str, ProviderError] = {}
         self._preparing: dict[str, asyncio.Future[Model]] = {}
         self._flights: dict[str, asyncio.Task[CallResult]] = {}
@@ -67,19 +66,23 @@ class Engine:
     @property
     def models(self) -> Mapping[str, Model]:
         """Those that have been called, by name."""
-        return self._payments.models
+        return self._executor.models
 
     @property
-    def gates(self) -> set[Gate]:
+    def limiters(self) -> set[RateLimiter]:
         """One for each provider, key and model; models that share a limit share one."""
-        return {model.gate for model in self.models.values()}
+        return {model.limiter for model in self.models.values()}
+
+    def snapshot(self) -> Snapshot:
+        """What there is to show of the run at this moment."""
+        return Snapshot(self.stats, self.limiters, self.budget.left_usd)
 
     async def __aenter__(self) -> Engine:
         # Undone from the last to the first.
         self._open.push_async_callback(self.ledger.close)
-        self._open.push_async_callback(self._lanes.close)
-        self._open.enter_context(calm_collector())
-        self._open.push_async_callback(_end, asyncio.create_task(self.progress.watch(self)))
+        self._open.push_async_callback(self._providers.close)
+        self._open.enter_context(gc_tuned())
+        self._open.push_async_callback(_end, asyncio.create_task(self.progress.watch(self.snapshot)))
         self._open.push_async_callback(self._drain)
         return self
 
@@ -100,7 +103,7 @@ class Engine:
         if flight is None:
             flight = asyncio.create_task(self._obtain(call))
             self._flights[call.key] = flight
-            flight.add_done_callback(lambda done: self._landed(call.key, done))
+            flight.add_done_callback(lambda done: self._ended(call.key, done))
             # Shielded: the answer is paid for even where this caller is cancelled.
             return await asyncio.shield(flight)
         result = await asyncio.shield(flight)
@@ -109,8 +112,8 @@ class Engine:
 
     def stop(self, why: str = "The run is stopping") -> None:
         """Send nothing more; calls in flight go on, all others raise NotMadeError."""
-        if self._payments.closed is None:
-            self._payments.close(NotMadeError(f"{why}, so the call was not made; its cell or match stays open."))
+        if self._executor.closed is None:
+            self._executor.close(NotMadeError(f"{why}, so the call was not made; its cell or match stays open."))
 
     async def _obtain(self, call: ModelCall) -> CallResult:
         found = await self.ledger.find(call.key)
@@ -118,10 +121,7 @@ class Engine:
             self.stats.cached += 1
             return found
         try:
-            return await self._payments.buy(call, await self._model(call.model))
-        except NotMadeError:
-            self.stats.not_made += 1
-            raise
+            return await self._executor.execute(call, await self._model(call.model))
         except ProviderError as error:
             self.stats.failures[error.reason] += 1
             raise
@@ -131,7 +131,7 @@ class Engine:
         if name in self.models:
             return self.models[name]
         if name in self._unusable:
-            raise fresh(self._unusable[name])
+            raise copy_exception(self._unusable[name])
         if name not in self._preparing:
             self._preparing[name] = asyncio.ensure_future(self._prepare(name))
         return await asyncio.shield(self._preparing[name])
@@ -144,15 +144,15 @@ class Engine:
                 raise FinalError(
                     "unknown_model", f"Model '{name}' does not stand under `models`. There: {known}; offline/…."
                 )
-            connection = self._lanes.connect(name, settings)
+            connection = self._providers.connect(name, settings)
             # Off the event loop: litellm's table takes seconds to import.
-            price = await asyncio.to_thread(price_of, name, connection.settings)
+            price = await asyncio.to_thread(provider_price, name, connection.settings)
         except ProviderError as error:
             self._unusable[name] = error
             log.error("Model '%s' cannot be used: %s", name, error)
             raise
-        model = Model(name, connection.settings, connection.lane, connection.gate, price, Expectation())
-        self._payments.add(model)
+        model = Model(name, connection.settings, connection.provider, connection.limiter, price, TokenUsage())
+        self._executor.add(model)
         return model
 
     def _notice(self, line: Mapping[str, Any]) -> None:
@@ -174,7 +174,7 @@ class Engine:
             log.warning("%d calls were still in flight after %g s and were given up.", len(late), self._drain_s)
             await asyncio.wait(late)
 
-    def _landed(self, key: str, flight: asyncio.Task[CallResult]) -> None:
+    def _ended(self, key: str, flight: asyncio.Task[CallResult]) -> None:
         del self._flights[key]
         if not flight.cancelled():
             flight.exception()  # seen, even where its caller was cancelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qbawa.engine.types import ModelSettings
+from qbawa.engine.calls import ModelSettings
 from qbawa.errors import FinalError
 
 
@@ -23,10 +23,10 @@ class Price:
 FREE = Price(0.0, 0.0)
 
 
-def price_of(model: str, settings: ModelSettings, table: Callable[[str], Price | None] | None = None) -> Price:
+def price_of(model: str, settings: ModelSettings, table: Callable[[str], Price | None]) -> Price:
     """The price of a model: free where it says so, as configured, else as litellm's table knows it.
 
-    `table` looks a model up by litellm's name; default: `qbawa.engine.litellm_lane.table_price` (imports litellm).
+    `table` looks a model up by litellm's name; asked last, since litellm's own takes seconds to import.
     Raises FinalError('unpriced') where nobody knows a price: an answer must never count as $0 by accident.
     """
     if settings.free or model.startswith("offline/"):
@@ -39,10 +39,6 @@ def price_of(model: str, settings: ModelSettings, table: Callable[[str], Price |
         raise FinalError(
             "unpriced", f"Model '{model}' has only one of input_usd_per_million and output_usd_per_million."
         )
-    if table is None:
-        from qbawa.engine import litellm_lane
-
-        table = litellm_lane.table_price
     price = table(settings.litellm_model or model)
     if price is None or price == FREE:
         raise FinalError(

@@ -6,17 +6,69 @@ import asyncio
 import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter, deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from qbawa.engine.engine import Engine
+from qbawa.engine.rate_limiter import RateLimiter
 
 TERMINAL_EVERY_S = 0.5
 LOG_EVERY_S = 15.0
 _WINDOW_S = 60.0
 """Rates look back on this long."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts since the engine was made."""
+
+    asked: int = 0
+    cached: int = 0
+    """Answered by the ledger, or by a call that was under way for someone else."""
+    answered: int = 0
+    """Paid and journalled."""
+    attempts: int = 0
+    limited: int = 0
+    """429s."""
+    retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    """Final failures by reason."""
+    cost_usd: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An engine at one moment."""
+
+    stats: Stats
+    limiters: Collection[RateLimiter]
+    left_usd: float | None
+    """Until the tightest dollar cap; None without one."""
+
+
+Look = Callable[[], Snapshot]
+Outcome = Literal["ok", "failed", "missing"]
+
+
+class Watcher(Protocol):
+    """Shows progress while an engine runs."""
+
+    async def watch(self, look: Look) -> None:
+        """Show progress until cancelled."""
+
+    def cell(self, outcome: Outcome) -> None:
+        """Whoever answers cells says so here."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    async def watch(self, look: Look) -> None: ...
+
+    def cell(self, outcome: Outcome) -> None: ...
 
 
 class Progress:
@@ -36,7 +88,7 @@ class Progress:
         self._began = time.monotonic()
         self._past: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
 
-    def cell(self, outcome: Literal["ok", "failed", "missing"]) -> None:
+    def cell(self, outcome: Outcome) -> None:
         """A cell has ended: `ok`, `failed`, or `missing` where a budget or Ctrl-C kept it from being answered."""
         if outcome == "ok":
             self.ok += 1
@@ -49,7 +101,7 @@ class Progress:
     def done(self) -> int:
         return self.ok + self.failed + self.missing
 
-    def line(self, engine: Engine) -> str:
+    def line(self, engine: Snapshot) -> str:
         """The state of the run in one line."""
         now = time.monotonic()
         stats = engine.stats
@@ -75,27 +127,27 @@ class Progress:
         )
         if share is not None:
             parts.append(f"{share:.0%} of limit")
-        parts.append(f"{sum(gate.in_flight for gate in engine.gates)} in flight")
+        parts.append(f"{sum(limiter.in_flight for limiter in engine.limiters)} in flight")
         if stats.cached:
             parts.append(f"{stats.cached / max(1, stats.asked):.0%} from the ledger")
         if stats.limited:
             parts.append(f"{stats.limited} × 429")
-        left = engine.budget.left_usd
+        left = engine.left_usd
         parts.append(f"${stats.cost_usd:.4f}" + (f" of ${stats.cost_usd + left:.2f}" if left is not None else ""))
         if cell_rate > 0 and self.done < self.cells:
             parts.append(f"{_span((self.cells - self.done) / cell_rate)} left")
         return " · ".join(parts)
 
-    async def watch(self, engine: Engine) -> None:
+    async def watch(self, look: Look) -> None:
         """Show the run until cancelled; then show its end."""
         show, close = self._screen()
         try:
             while True:
                 await asyncio.sleep(self._every_s)
-                show(self.line(engine))
+                show(self.line(look()))
         finally:
-            if self.cells or engine.stats.asked:
-                show(self.line(engine))
+            if self.cells or look().stats.asked:
+                show(self.line(look()))
             close()
 
     def _screen(self) -> tuple[Callable[[str], Any], Callable[[], Any]]:
@@ -113,10 +165,10 @@ class Progress:
         return lambda line: live.update(Text(line)), live.stop
 
 
-def share_of_limit(engine: Engine, span_s: float, requests: int, tokens: int) -> float | None:
+def share_of_limit(engine: Snapshot, span_s: float, requests: int, tokens: int) -> float | None:
     """Share of what the providers sell that was used in `span_s`, by the tighter of requests and tokens."""
-    by_request = sum(gate.requests_per_second for gate in engine.gates)
-    by_token = sum(gate.tokens_per_second for gate in engine.gates)
+    by_request = sum(limiter.requests_per_second for limiter in engine.limiters)
+    by_token = sum(limiter.tokens_per_second for limiter in engine.limiters)
     shares = [
         used / span_s / rate for used, rate in ((requests, by_request), (tokens, by_token)) if 0 < rate < math.inf
     ]

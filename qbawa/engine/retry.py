@@ -16,8 +16,8 @@ _LIMITED_FACTOR = 5
 
 
 @dataclass(slots=True)
-class Patience:
-    """What one call may still endure. Attempts end with its answer, a final error, or the end of patience."""
+class RetryState:
+    """What one call may still endure. Attempts end with its answer, a final error, or the end of retries."""
 
     max_attempts: int
     failures: int = 0
@@ -29,7 +29,7 @@ class Patience:
             self.limited += 1
             if self.limited > self.max_attempts * _LIMITED_FACTOR:
                 raise FinalError(error.reason, f"still rate limited after {self.limited} attempts: {error}")
-            return 0.0  # the gate holds everybody; it needs no pause on top
+            return 0.0  # the limiter holds everybody; it needs no pause on top
         self.failures += 1
         if self.failures >= self.max_attempts:
             raise FinalError(error.reason, f"gave up after {self.failures} attempts: {error}")
@@ -38,8 +38,8 @@ class Patience:
         # Full jitter spreads the calls that one outage failed together (AWS Architecture Blog, 2015).
         return random.uniform(0.1, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.failures - 1))
 
-    def hold_s(self, error: TransientError) -> float:
-        """Seconds to hold the whole gate after a 429, as asked for or growing. Call before `pause_s`."""
+    def backoff_s(self, error: TransientError) -> float:
+        """Seconds to hold the whole limiter after a 429, as asked for or growing. Call before `pause_s`."""
         if error.retry_after_s is None:
             return random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self.limited)
         if error.retry_after_s > LONGEST_HOLD_S:
@@ -49,7 +49,7 @@ class Patience:
         return error.retry_after_s
 
 
-def fresh(error: QbawaError) -> QbawaError:
+def copy_exception(error: QbawaError) -> QbawaError:
     """A copy to raise once more. An error raised for thousands of calls would gather the tracebacks of them all."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)

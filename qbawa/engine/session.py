@@ -8,8 +8,8 @@ import polars as pl
 
 from qbawa.engine.budget import Budget
 from qbawa.engine.engine import Engine
-from qbawa.engine.landing import land_calls
-from qbawa.engine.ledger import Ledger
+from qbawa.engine.ledger.ledger import Ledger
+from qbawa.engine.ledger.to_lake import load_calls
 from qbawa.engine.progress import Progress
 from qbawa.project import Project
 from qbawa.storage.lake import Lake, now
@@ -18,14 +18,14 @@ Log = Callable[[str], Any]
 
 
 @asynccontextmanager
-async def paying(
+async def open_engine(
     project: Project, progress: Progress, *, run_id: str, usd: float | None = None
 ) -> AsyncIterator[Engine]:
-    """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid has landed when it closes.
+    """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid is in the lake when it closes.
 
     A run may open several, for its answers and for its verdicts: they share its cap.
     """
-    land_calls(project.lake, project.home.calls)
+    load_calls(project.lake, project.home.calls)
     caps = [cap for cap in (project.config.budget.usd_per_run, usd) if cap is not None]
     budget = Budget(
         usd_per_run=min(caps) if caps else None,
@@ -41,7 +41,7 @@ async def paying(
         async with engine:
             yield engine
     finally:
-        land_calls(project.lake, project.home.calls)
+        load_calls(project.lake, project.home.calls)
 
 
 def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from qbawa.config import JudgeConfig
-from qbawa.engine.types import CallResult, ModelCall
+from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import FinalError, ProviderError
 from qbawa.ids import verdict_id
 from qbawa.judges.prompt import SCHEMAS, JudgeKind, judge_messages
 from qbawa.judges.verdicts import ABOUT_CONTENT, Side, failed_call, opinion, pack
-from qbawa.strategies.question import Question
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 5}
 

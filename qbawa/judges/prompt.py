@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from jinja2 import TemplateSyntaxError
 
+from qbawa.engine.prompting.escape import escaped_json
+from qbawa.engine.prompting.question import Question
+from qbawa.engine.prompting.sandbox import compile_template, sandbox
 from qbawa.errors import ConfigError, TemplateError
-from qbawa.strategies.escape import escaped_json
-from qbawa.strategies.question import Question
-from qbawa.strategies.sandbox import compile_template, sandbox
 
 JudgeKind = Literal["pairwise", "pointwise", "listwise"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from qbawa.engine.prompting.question import Question
 from qbawa.storage.lake import Lake
-from qbawa.strategies.question import Question
 from qbawa.strategies.rows import from_rows
 from qbawa.strategies.strategy import Strategy
 

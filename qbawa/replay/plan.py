@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from qbawa.engine.estimate import Estimate, ModelHistory, estimate
-from qbawa.engine.ledger import Ledger
+from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.cost_estimate import Estimate, ModelHistory, estimate
+from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.session import held_calls
-from qbawa.engine.types import CallResult, ModelCall
 from qbawa.errors import QbawaError
 from qbawa.project import Project
 from qbawa.replay.material import Material, read_material

@@ -14,7 +14,7 @@ import polars as pl
 from qbawa import __version__
 from qbawa.engine.engine import Engine
 from qbawa.engine.progress import Progress
-from qbawa.engine.session import Log, paying
+from qbawa.engine.session import Log, open_engine
 from qbawa.errors import FinalError, NotMadeError, UserError
 from qbawa.project import Project
 from qbawa.replay.material import Material, read_material
@@ -114,7 +114,7 @@ async def _replay(
     if due.height:
         material = read_material(project.lake, due)
         progress = Progress(due.height, log)
-        async with paying(project, progress, run_id=run_id, usd=usd) as engine:
+        async with open_engine(project, progress, run_id=run_id, usd=usd) as engine:
             say = log or logger.info
             say((await estimate_cells(project, engine.ledger, due, material)).line())
             await _answer(project, engine, due, material, progress, report, on_cells, run_id)

@@ -9,8 +9,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from qbawa.config import Config, ProgramConfig, StepConfig, StrategyConfig
+from qbawa.config_file import read_yaml
 from qbawa.errors import ConfigError
-from qbawa.safe_yaml import read_yaml
 from qbawa.strategies.ids import RECORDED
 from qbawa.strategies.names import short_models, strategy_name
 from qbawa.strategies.strategy import Strategy, Template, make_strategy

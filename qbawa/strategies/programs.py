@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from qbawa.config import JudgeConfig
-from qbawa.engine.types import CallResult, ModelCall
+from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import InputError
 from qbawa.ids import content_id
 from qbawa.judges.jury import Caller, judge_model_call, jury_calls
 from qbawa.judges.parse import parse_ranking, parse_score
 from qbawa.judges.verdicts import opinion, pack
 from qbawa.strategies.consistency import most_consistent, normalised
-from qbawa.strategies.question import Question
 from qbawa.strategies.strategy import Strategy
 from qbawa.strategies.template import Messages, render, uses_examples, with_material
 

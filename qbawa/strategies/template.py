@@ -7,9 +7,9 @@ from typing import Any
 from jinja2 import TemplateSyntaxError, meta
 from jinja2.exceptions import UndefinedError
 
+from qbawa.engine.prompting.escape import escaped_json
+from qbawa.engine.prompting.sandbox import compile_template, sandbox
 from qbawa.errors import ConfigError, TemplateError
-from qbawa.strategies.escape import escaped_json
-from qbawa.strategies.sandbox import compile_template, sandbox
 from qbawa.strategies.strategy import Strategy, Template
 
 Messages = list[dict[str, Any]]

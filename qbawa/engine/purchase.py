@@ -1,4 +1,4 @@
-"""Buying one answer: budget, gate, claim, provider, journal; again where the problem may pass."""
+"""Buying one answer: budget, limiter, claim, provider, journal; again where the problem may pass."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qbawa.engine.budget import Budget
-from qbawa.engine.expectation import CallLoad, Expectation
-from qbawa.engine.gate import Gate
-from qbawa.engine.ledger import Ledger
+from qbawa.engine.calls import Answer, CallResult, ModelCall, ModelSettings, Provider
+from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.prices import Price
-from qbawa.engine.retry import Patience, fresh
+from qbawa.engine.progress import Stats
+from qbawa.engine.rate_limiter import RateLimiter
+from qbawa.engine.retry import RetryState, copy_exception
 from qbawa.engine.secrets import Secrets
-from qbawa.engine.stats import Stats
-from qbawa.engine.types import Answer, CallResult, Lane, ModelCall, ModelSettings
+from qbawa.engine.token_usage import CallLoad, TokenUsage
 from qbawa.errors import FinalError, LedgerError, ModelStoppedError, NotMadeError, ProviderError, TransientError
 
 log = logging.getLogger("qbawa.engine")
 
 LONGEST_WAIT_S = 600.0
-"""How long to wait for another process that claims a call, before paying it after all."""
+"""How long to wait for another process that claims a call, before open_engine it after all."""
 
 
 @dataclass(slots=True)
@@ -32,14 +32,14 @@ class Model:
 
     name: str
     settings: ModelSettings
-    lane: Lane
-    gate: Gate
+    provider: Provider
+    limiter: RateLimiter
     price: Price
-    expectation: Expectation
+    token_usage: TokenUsage
     stopped: ModelStoppedError | None = None
 
 
-class Payments:
+class CallExecutor:
     """Buys answers for one engine, until `close`."""
 
     def __init__(self, ledger: Ledger, budget: Budget, secrets: Secrets, stats: Stats, run_id: str) -> None:
@@ -54,16 +54,16 @@ class Payments:
     def add(self, model: Model) -> None:
         self.models[model.name] = model
         if self.closed is not None:
-            model.gate.close(self.closed)
+            model.limiter.close(self.closed)
 
     def close(self, error: NotMadeError | LedgerError) -> None:
         """Send nothing more: all who wait, and all who come later, get `error`. Requests under way are not touched."""
         self.closed = error
         for model in self.models.values():
-            model.gate.close(error)
+            model.limiter.close(error)
         self._budget.close(error)
 
-    async def buy(self, call: ModelCall, model: Model) -> CallResult:
+    async def execute(self, call: ModelCall, model: Model) -> CallResult:
         """The answer, bought by us or, where another process was faster, by that one."""
         try:
             return await self._buy(call, model)
@@ -85,16 +85,15 @@ class Payments:
         while time.monotonic() - since < LONGEST_WAIT_S:
             await self._ledger.changed()
             if self.closed is not None:
-                raise fresh(self.closed)
+                raise copy_exception(self.closed)
             if self._ledger.claim(call.key):
                 return True
-        self._stats.raced += 1
         return False
 
     async def _buy(self, call: ModelCall, model: Model, *, claimed: bool = False) -> CallResult:
         """Raises _ElsewhereError where another process is buying it."""
-        patience = Patience(model.settings.max_attempts)
-        load = model.expectation.load(call)
+        retries = RetryState(model.settings.max_attempts)
+        load = model.token_usage.load(call)
         reservation = await self._budget.reserve(call.step, lambda: model.price.of(*load.expected))
         cost_usd, attempts, ours = 0.0, 0, False
         try:
@@ -105,19 +104,19 @@ class Payments:
                     ours = not claimed and self._ledger.claim(call.key)
                     found = self._ledger.journalled(call.key)
                     if found is not None or not (ours or claimed):
-                        model.gate.undo(load)
+                        model.limiter.cancel(load)
                         if found is None:
                             raise _ElsewhereError
                         self._stats.cached += 1
                         return found
                 attempts += 1
-                answer, problem, latency_s = await self._attempt(call, model, load, patience)
+                answer, problem, latency_s = await self._attempt(call, model, load, retries)
                 if answer is not None:
                     cost_usd = await self._keep(call, model, answer, latency_s, attempts)
                     return _result(call, answer, cost_usd, latency_s, attempts)
                 if isinstance(problem, TransientError):
                     try:
-                        pause_s = patience.pause_s(problem)
+                        pause_s = retries.pause_s(problem)
                     except FinalError as final:
                         problem = final
                     else:
@@ -135,16 +134,16 @@ class Payments:
         """Wait for leave to send; raises where nothing may be sent any more."""
         for error in (self.closed, model.stopped):
             if error is not None:
-                raise fresh(error)
-        await model.gate.enter(load, front=again)
+                raise copy_exception(error)
+        await model.limiter.acquire(load, front=again)
         while self._ledger.stuck and self.closed is None:
             await self._ledger.changed()
         if self.closed is not None:
-            model.gate.undo(load)
-            raise fresh(self.closed)
+            model.limiter.cancel(load)
+            raise copy_exception(self.closed)
 
     async def _attempt(
-        self, call: ModelCall, model: Model, load: CallLoad, patience: Patience
+        self, call: ModelCall, model: Model, load: CallLoad, retries: RetryState
     ) -> tuple[Answer | None, ProviderError, float]:
         """Send the call once: the answer or the problem, and the seconds it took."""
         self._stats.attempts += 1
@@ -152,19 +151,19 @@ class Payments:
         problem = _NO_PROBLEM
         started = time.perf_counter()
         try:
-            answer = self._without_keys(await model.lane.send(call))
+            answer = self._without_keys(await model.provider.send(call))
         except ProviderError as error:
             problem = error
             if isinstance(error, TransientError) and error.reason == "rate_limited":
                 self._stats.limited += 1
                 try:
-                    model.gate.hold(patience.hold_s(error))
+                    model.limiter.backoff(retries.backoff_s(error))
                 except ModelStoppedError as stopped:
                     problem = stopped
             if isinstance(problem, ModelStoppedError):
-                self._stop_model(model, problem)  # before the gate lets the next one through
+                self._stop_model(model, problem)  # before the limiter lets the next one through
         finally:
-            model.gate.done(load, _used(answer, load))
+            model.limiter.release(load, _used(answer, load))
         # To the microsecond, as the ledger keeps it: an answer found there equals the one that was paid for.
         return answer, problem, round(time.perf_counter() - started, 6)
 
@@ -187,7 +186,7 @@ class Payments:
         self._stats.input_tokens += tokens[0]
         self._stats.output_tokens += tokens[1]
         if answer.limits is not None:
-            model.gate.heed(answer.limits.requests_per_minute, answer.limits.tokens_per_minute)
+            model.limiter.apply_limits(answer.limits.requests_per_minute, answer.limits.tokens_per_minute)
         return cost_usd
 
     async def _fail(self, call: ModelCall, error: ProviderError, latency_s: float, attempts: int) -> ProviderError:
@@ -197,15 +196,15 @@ class Payments:
         return clean
 
     def _stop_model(self, model: Model, error: ModelStoppedError) -> None:
-        """No further call to this model or to others behind its gate; said once."""
+        """No further call to this model or to others behind its limiter; said once."""
         if model.stopped is not None:
             return
         clean = ModelStoppedError(error.reason, self._secrets.scrub(str(error)))
         log.error("Model '%s' is stopped for this run: %s", model.name, clean)
         for other in self.models.values():
-            if other.gate is model.gate:
+            if other.limiter is model.limiter:
                 other.stopped = clean
-        model.gate.close(clean)
+        model.limiter.close(clean)
 
     async def _journal(
         self,
@@ -250,7 +249,7 @@ class Payments:
 
 
 class _ElsewhereError(Exception):
-    """Another process is paying for this call."""
+    """Another process is open_engine for this call."""
 
 
 _NO_PROBLEM = ProviderError("none", "")

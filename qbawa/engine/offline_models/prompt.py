@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from qbawa.offline.text import word_set
+from qbawa.engine.offline_models.text import word_set
 
 FIELDS = ("category", "priority", "sentiment")
 

@@ -88,7 +88,7 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a lane brings back from one attempt. Tokens are None where the provider does not count them."""
+    """What a provider brings back from one attempt. Tokens are None where the provider does not count them."""
 
     text: str
     input_tokens: int | None
@@ -105,7 +105,7 @@ class Limits:
     tokens_per_minute: float | None = None
 
 
-class Lane(Protocol):
+class Provider(Protocol):
     """A way to reach a model. `send` makes exactly one attempt and raises only `ProviderError`s."""
 
     async def send(self, call: ModelCall) -> Answer: ...

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from qbawa.engine.classify import SHOWN, classify, malformed
-from qbawa.engine.types import Answer, ModelCall, ModelSettings
-from qbawa.engine.wire import read_limits, read_response, request_params
+from qbawa.engine.calls import Answer, ModelCall, ModelSettings
+from qbawa.engine.error_classes import SHOWN, classify, malformed
+from qbawa.engine.providers.openai_wire import read_limits, read_response, request_params
 from qbawa.errors import ConfigError, FinalError, ProviderError, TransientError
 
 MAX_BODY_BYTES = 64 << 20
@@ -50,7 +50,7 @@ class HttpSession:
             self._session = None
 
 
-class HttpLane:
+class OpenAIProvider:
     """Sends calls to one model behind `{base_url}/chat/completions`."""
 
     def __init__(self, model: str, settings: ModelSettings, session: HttpSession, api_key: str | None) -> None:
@@ -108,7 +108,7 @@ def wire_name(model: str, settings: ModelSettings) -> str:
 
 
 def speaks_openai(model: str, settings: ModelSettings) -> bool:
-    """Whether this lane can serve the model: it has its own base_url in OpenAI's form, or it is OpenAI's."""
+    """Whether this provider can serve the model: it has its own base_url in OpenAI's form, or it is OpenAI's."""
     prefix, slash, _ = (settings.litellm_model or model).partition("/")
     if slash and prefix in ("openai", "hosted_vllm", "openai_like", "custom_openai"):
         return True

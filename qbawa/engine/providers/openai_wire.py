@@ -1,12 +1,12 @@
-"""The body of an OpenAI-compatible request and the meaning of its response; one place for both lanes."""
+"""The body of an OpenAI-compatible request and the meaning of its response; one place for both providers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from qbawa.engine.classify import classify, malformed
-from qbawa.engine.types import Answer, Json, Limits, ModelCall
+from qbawa.engine.calls import Answer, Json, Limits, ModelCall
+from qbawa.engine.error_classes import classify, malformed
 from qbawa.errors import FinalError
 
 SCHEMA = "response_schema"

@@ -13,10 +13,10 @@ import re
 from types import ModuleType
 from typing import Any
 
-from qbawa.engine.classify import classify, malformed
+from qbawa.engine.calls import Answer, ModelCall, ModelSettings
+from qbawa.engine.error_classes import classify, malformed
 from qbawa.engine.prices import Price
-from qbawa.engine.types import Answer, ModelCall, ModelSettings
-from qbawa.engine.wire import read_limits, read_response, request_params
+from qbawa.engine.providers.openai_wire import read_limits, read_response, request_params
 from qbawa.errors import FinalError, ProviderError, TransientError
 
 _SETTINGS = {
@@ -29,7 +29,7 @@ _SETTINGS = {
 }
 
 
-class LitellmLane:
+class LitellmProvider:
     """Sends calls to one model by `litellm.acompletion`."""
 
     def __init__(self, model: str, settings: ModelSettings, api_key: str | None) -> None:

@@ -14,31 +14,32 @@ from typing import Any
 
 import orjson
 
-from qbawa.engine.call_index import LANDED
+from qbawa.engine.ledger.index import LOADED, adopt_old_shelf
 from qbawa.storage.journal import CLOSED, adopt_orphans, closed_segments, read_lines
 from qbawa.storage.lake import Lake, frame
 
 log = logging.getLogger("qbawa.engine")
 
 KEEP_S = 24 * 3600.0
-"""How long a landed segment stays in `landed/`, for runs that began before it landed and look it up there."""
-_BATCH_BYTES = 8 << 20  # of segments that land in one commit: as rows they take several times as much memory
+"""How long a segment stays in `loaded/`, for runs that began before it was loaded and look it up there."""
+_BATCH_BYTES = 8 << 20  # of segments that are loaded in one commit: as rows they take several times as much memory
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class LoadReport:
     segments: int = 0
     calls: int = 0
     unreadable: int = 0
     """Lines that are no calls, left out and logged."""
 
 
-def land_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> Landing:
-    """Land every closed segment of `folder` as one block of `calls`, named after it, and move it to `landed/`.
+def load_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> LoadReport:
+    """Load every closed segment of `folder` as one block of `calls`, named after it, and move it to `loaded/`.
 
-    Segments of writers that died are closed first. Segments that landed more than `keep_s` ago are deleted.
+    Segments of writers that died are closed first. Segments that were loaded more than `keep_s` ago are deleted.
     """
     adopt_orphans(folder)
+    adopt_old_shelf(folder)
     segments = calls = unreadable = 0
     batch: list[Path] = []
     size = 0
@@ -47,19 +48,19 @@ def land_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> Landing:
         batch.append(path)
         size += _size(path)
         if size >= _BATCH_BYTES or position == len(waiting) - 1:
-            landed = _land(lake, folder, batch)
-            segments += landed.segments
-            calls += landed.calls
-            unreadable += landed.unreadable
+            loaded = _load(lake, folder, batch)
+            segments += loaded.segments
+            calls += loaded.calls
+            unreadable += loaded.unreadable
             batch, size = [], 0
-    delete_landed(folder, older_than_s=keep_s)
-    return Landing(segments, calls, unreadable)
+    delete_loaded(folder, older_than_s=keep_s)
+    return LoadReport(segments, calls, unreadable)
 
 
-def delete_landed(folder: Path, *, older_than_s: float = 0.0) -> int:
-    """Delete segments that have landed long enough ago; how many. 0 s deletes them all, as forgetting a person must."""
+def delete_loaded(folder: Path, *, older_than_s: float = 0.0) -> int:
+    """Delete segments that were loaded long enough ago; how many. 0 s deletes them all, as forgetting a person must."""
     deleted = 0
-    for path in closed_segments(folder / LANDED):
+    for path in closed_segments(folder / LOADED):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime >= older_than_s:
                 path.unlink()
@@ -108,7 +109,7 @@ def _plain(name: str, value: Any) -> Any:
     return float(value) if name in _NUMBERS else str(value)
 
 
-def _land(lake: Lake, folder: Path, paths: list[Path]) -> Landing:
+def _load(lake: Lake, folder: Path, paths: list[Path]) -> LoadReport:
     rows: list[Mapping[str, Any]] = []
     unreadable = 0
     present = []
@@ -121,20 +122,20 @@ def _land(lake: Lake, folder: Path, paths: list[Path]) -> Landing:
                 else:
                     rows.append(row | {"block_id": path.stem})
         except FileNotFoundError:
-            continue  # another process has just landed it
+            continue  # another process has just loaded it
         present.append(path)
     if unreadable:
         log.warning("%d lines in %s are no calls and were left out of the lake.", unreadable, folder)
     if not present:
-        return Landing()
+        return LoadReport()
     lake.replace("calls", [path.stem for path in present], frame("calls", rows))
-    shelf = folder / LANDED
+    shelf = folder / LOADED
     shelf.mkdir(exist_ok=True)
     for path in present:
         with contextlib.suppress(FileNotFoundError):
             os.utime(path)  # its time on the shelf begins now
             os.rename(path, shelf / (path.stem + CLOSED))
-    return Landing(len(present), len(rows), unreadable)
+    return LoadReport(len(present), len(rows), unreadable)
 
 
 def _size(path: Path) -> int:

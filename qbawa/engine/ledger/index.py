@@ -1,7 +1,8 @@
-"""Where each journalled answer lies in a folder of segments: our own, other processes', and those landed lately."""
+"""Where each journalled answer lies in a folder of segments: our own, other processes', and those loaded lately."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,8 @@ import orjson
 
 from qbawa.storage.journal import CLOSED, OPEN
 
-LANDED = "landed"
-"""Subfolder where landed segments rest for a while, so that runs under way never miss an answer that just moved."""
+LOADED = "loaded"
+"""Subfolder where segments that the lake holds rest for a while, so that runs under way never miss an answer that just moved."""
 _CHUNK = 8 << 20
 _FRESH_NS = 100_000_000  # file systems stamp folders by the clock tick; one so recent may have changed again since
 
@@ -31,7 +32,7 @@ class _Segment:
 class CallIndex:
     """Answers by `call_key`, found by tailing the segments of `folder`. Holds places, not texts.
 
-    What was in `landed/` at the start is the lake's business. `on_line` sees every line once, failures included.
+    What was in `loaded/` at the start is the lake's business. `on_line` sees every line once, failures included.
     """
 
     def __init__(self, folder: Path, on_line: Callable[[Mapping[str, Any]], None] | None = None) -> None:
@@ -39,9 +40,9 @@ class CallIndex:
         self._on_line = on_line
         self._places: dict[str, tuple[str, int, int]] = {}
         self._segments: dict[str, _Segment] = {}
-        self._old = {name.removesuffix(CLOSED) for name in _names(folder / LANDED)}
+        self._old = {name.removesuffix(CLOSED) for name in _names(folder / LOADED)}
         self._stamp = (-1, -1)
-        self._folders = (str(folder), str(folder / LANDED))
+        self._folders = (str(folder), str(folder / LOADED))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -84,13 +85,13 @@ class CallIndex:
                 segment.file = -1
 
     def _list(self) -> None:
-        # Growing, closed, landed: the way that segments move, so none slips past between the listings.
+        # Growing, closed, loaded: the way that segments move, so none slips past between the listings.
         growing = {name.removesuffix(OPEN) for name in _names(self.folder, OPEN)}
         closed = {name.removesuffix(CLOSED) for name in _names(self.folder, CLOSED)}
-        landed = {name.removesuffix(CLOSED) for name in _names(self.folder / LANDED, CLOSED)}
-        for stem in sorted(growing | closed | (landed - self._old)):
+        loaded = {name.removesuffix(CLOSED) for name in _names(self.folder / LOADED, CLOSED)}
+        for stem in sorted(growing | closed | (loaded - self._old)):
             segment = self._segments.setdefault(stem, _Segment(stem))
-            if stem in closed or stem in landed:
+            if stem in closed or stem in loaded:
                 if not segment.finished:
                     self._read(segment)
                     segment.finished = True
@@ -131,13 +132,24 @@ class CallIndex:
         for path in (
             self.folder / (stem + OPEN),
             self.folder / (stem + CLOSED),
-            self.folder / LANDED / (stem + CLOSED),
+            self.folder / LOADED / (stem + CLOSED),
         ):
             try:
                 return os.open(path, os.O_RDONLY)
             except FileNotFoundError:
                 continue
         return None
+
+
+def adopt_old_shelf(folder: Path) -> None:
+    """Move what 0.1.0 has put into `landed/` to where it lies now."""
+    old = folder / "landed"
+    for name in _names(old):
+        (folder / LOADED).mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has just moved it
+            os.rename(old / name, folder / LOADED / name)
+    with contextlib.suppress(OSError):
+        old.rmdir()
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
-"""One gate per (provider, key, model): requests and tokens leave together, evenly, in order.
+"""One rate limiter per (provider, key, model): requests and tokens leave together, evenly, in order.
 
-Why so: measured against a server that enforces its limit, one FIFO gate at 0.995 of the rate with bursts of at most
+Why so: measured against a server that enforces its limit, one FIFO limiter at 0.995 of the rate with bursts of at most
 0.3 s uses 100 % of the limit without a single 429; limiters that count whole seconds or minutes, or that only back
 off, get hundreds to thousands (docs/engine.md). What a call will use is unknown beforehand: reserving the running mean
 and correcting afterwards uses 99.5 % of a token limit, reserving `max_tokens` 66 %.
@@ -13,7 +13,7 @@ import math
 from collections import deque
 from typing import Protocol
 
-from qbawa.engine.retry import fresh
+from qbawa.engine.retry import copy_exception
 from qbawa.errors import QbawaError
 
 PACE = 0.995
@@ -34,14 +34,14 @@ class Load(Protocol):
     def tokens(self) -> float:
         """That it will probably use, as known now."""
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """It is sent."""
 
-    def end(self, used: tuple[float, float] | None) -> float:
+    def finish(self, used: tuple[float, float] | None) -> float:
         """It has ended, having used so many input and output tokens; None where it failed. What to take in addition."""
 
 
-class Gate:
+class RateLimiter:
     """Lets calls through at the pace that a provider sells, and learns where it grants less.
 
     `requests_per_minute` and `tokens_per_minute` are the configured limits, None for none.
@@ -84,35 +84,35 @@ class Gate:
     def tokens_per_second(self) -> float:
         return self._tokens.rate
 
-    async def enter(self, load: Load, *, front: bool = False) -> None:
+    async def acquire(self, load: Load, *, front: bool = False) -> None:
         """Wait for leave to send a request. `front`: before all who wait (retries).
 
-        Every `enter` that returned needs one `done`. Raises what `close` was given once the gate is closed.
+        Every `acquire` that returned needs one `release`. Raises what `close` was given once the limiter is closed.
         """
         if self._closed:
-            raise fresh(self._closed)
+            raise copy_exception(self._closed)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._queue.appendleft if front else self._queue.append)((waiter, load))
-        self._pump()
+        self._dispatch()
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and not waiter.exception():
-                self.done(load, None)
+                self.release(load, None)
             raise
 
-    def done(self, load: Load, used: tuple[float, float] | None) -> None:
+    def release(self, load: Load, used: tuple[float, float] | None) -> None:
         """A request has ended and used so many input and output tokens; None where it failed."""
         self.in_flight -= 1
-        self._tokens.take(load.end(used))
-        self._pump()
+        self._tokens.take(load.finish(used))
+        self._dispatch()
 
-    def undo(self, load: Load) -> None:
+    def cancel(self, load: Load) -> None:
         """Give a permit back unused: nothing was sent."""
         self._requests.take(-1)
-        self.done(load, None)
+        self.release(load, None)
 
-    def hold(self, seconds: float) -> None:
+    def backoff(self, seconds: float) -> None:
         """The provider said 429: send nothing for `seconds`, and afterwards no faster than it has really granted."""
         now = self._now()
         self.limited += 1
@@ -128,9 +128,9 @@ class Gate:
             self._cut_at = self._granted_from = now
             self._granted = 0
         self._growing_from = self._held_until + CUT_EVERY_S
-        self._pump()
+        self._dispatch()
 
-    def heed(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+    def apply_limits(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """The provider's headers name its limits: where they are lower than configured, they count."""
         if requests_per_minute and requests_per_minute > 0:
             self._sold = min(self._sold, _per_second(requests_per_minute))
@@ -143,9 +143,9 @@ class Gate:
         while self._queue:
             waiter, _ = self._queue.popleft()
             if not waiter.done():
-                waiter.set_exception(fresh(error))
+                waiter.set_exception(copy_exception(error))
 
-    def _pump(self) -> None:
+    def _dispatch(self) -> None:
         """Let go as many of those who wait as may go now; set a timer for the next."""
         if self._timer:
             self._timer.cancel()
@@ -162,16 +162,16 @@ class Gate:
                 self._queue.popleft()
                 continue
             if self.in_flight >= self.max_in_flight:
-                return  # `done` pumps again
+                return  # `release` dispatches again
             tokens = load.tokens
             wait_s = max(self._held_until - now, self._requests.wait_s(1), self._tokens.wait_s(tokens))
             if wait_s > 0:
-                self._timer = asyncio.get_running_loop().call_later(max(wait_s, _TICK_S), self._pump)
+                self._timer = asyncio.get_running_loop().call_later(max(wait_s, _TICK_S), self._dispatch)
                 return
             self._queue.popleft()
             self._requests.take(1)
             self._tokens.take(tokens)
-            load.begin()
+            load.start()
             self.in_flight += 1
             self._granted += 1
             self._granted_from = min(self._granted_from, now)

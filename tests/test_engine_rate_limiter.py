@@ -1,4 +1,4 @@
-"""The gate: what leaves, when, and in which order. Time is a simulated clock of a real event loop."""
+"""The limiter: what leaves, when, and in which order. Time is a simulated clock of a real event loop."""
 
 import asyncio
 import math
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.engine.expectation import Expectation
-from qbawa.engine.gate import BURST_S, PACE, Gate
-from qbawa.engine.types import ModelCall
+from qbawa.engine.calls import ModelCall
+from qbawa.engine.rate_limiter import BURST_S, PACE, RateLimiter
+from qbawa.engine.token_usage import TokenUsage
 from qbawa.errors import NotMadeError
 
 
@@ -44,9 +44,9 @@ class FixedLoad:
     def __init__(self, tokens: float) -> None:
         self.tokens = tokens
 
-    def begin(self) -> None: ...
+    def start(self) -> None: ...
 
-    def end(self, used: tuple[float, float] | None) -> float:
+    def finish(self, used: tuple[float, float] | None) -> float:
         return (sum(used) if used is not None else 0.0) - self.tokens
 
 
@@ -57,17 +57,17 @@ def departures(
     left: list[tuple[float, int, float]] = []
 
     async def run() -> None:
-        gate = Gate(**gate_settings)
+        limiter = RateLimiter(**gate_settings)
 
         async def one(number: int, expected: float, used: float) -> None:
             load = FixedLoad(expected)
-            await gate.enter(load)
+            await limiter.acquire(load)
             left.append((asyncio.get_running_loop().time(), number, used))
             await asyncio.sleep(latency_s)
-            gate.done(load, (0.0, used))
+            limiter.release(load, (0.0, used))
 
         await asyncio.gather(*(one(n, *load) for n, load in enumerate(loads)))
-        assert gate.in_flight == gate.waiting == 0
+        assert limiter.in_flight == limiter.waiting == 0
 
     simulate(run)
     return left
@@ -127,15 +127,15 @@ def test_tokens_used_beyond_the_estimate_are_paid_back() -> None:
 
 def test_never_more_in_flight_than_allowed() -> None:
     async def run() -> int:
-        gate, most = Gate(max_in_flight=7), 0
+        limiter, most = RateLimiter(max_in_flight=7), 0
 
         async def one() -> None:
             nonlocal most
             load = FixedLoad(1)
-            await gate.enter(load)
-            most = max(most, gate.in_flight)
+            await limiter.acquire(load)
+            most = max(most, limiter.in_flight)
             await asyncio.sleep(1)
-            gate.done(load, None)
+            limiter.release(load, None)
 
         await asyncio.gather(*(one() for _ in range(50)))
         return most
@@ -145,15 +145,15 @@ def test_never_more_in_flight_than_allowed() -> None:
 
 def test_a_hold_stops_everybody_until_it_is_over() -> None:
     async def run() -> list[float]:
-        gate, times = Gate(requests_per_minute=6_000), []
+        limiter, times = RateLimiter(requests_per_minute=6_000), []
 
         async def one(number: int) -> None:
             load = FixedLoad(1)
-            await gate.enter(load)
+            await limiter.acquire(load)
             times.append(asyncio.get_running_loop().time())
             if number == 5:
-                gate.hold(3.0)
-            gate.done(load, (1, 0))
+                limiter.backoff(3.0)
+            limiter.release(load, (1, 0))
 
         await asyncio.gather(*(one(n) for n in range(100)))
         return times
@@ -170,7 +170,7 @@ def test_the_pace_finds_a_limit_lower_than_configured(configured: float | None) 
 
     async def run() -> tuple[float, float]:
         loop = asyncio.get_running_loop()
-        gate = Gate(configured, max_in_flight=200)
+        limiter = RateLimiter(configured, max_in_flight=200)
         level, filled_at, granted, refused = 50.0, 0.0, 0, 0
         end = 120.0
 
@@ -178,7 +178,7 @@ def test_the_pace_finds_a_limit_lower_than_configured(configured: float | None) 
             nonlocal level, filled_at, granted, refused
             while loop.time() < end:
                 load = FixedLoad(1)
-                await gate.enter(load)
+                await limiter.acquire(load)
                 level, filled_at = min(50.0, level + (loop.time() - filled_at) * 50), loop.time()
                 if level >= 1:
                     level -= 1
@@ -186,8 +186,8 @@ def test_the_pace_finds_a_limit_lower_than_configured(configured: float | None) 
                     await asyncio.sleep(0.5)
                 else:
                     refused += loop.time() > 1.0  # with no limit configured the first moment sends all it may
-                    gate.hold(1.0)
-                gate.done(load, None)
+                    limiter.backoff(1.0)
+                limiter.release(load, None)
 
         await asyncio.gather(*(worker() for _ in range(200)))
         return granted / end / 50, refused / (granted + refused)
@@ -199,22 +199,22 @@ def test_the_pace_finds_a_limit_lower_than_configured(configured: float | None) 
 
 def test_a_passing_shortage_is_forgotten() -> None:
     async def run() -> tuple[float, float, float]:
-        gate = Gate(requests_per_minute=6_000)
-        before = gate.requests_per_second
+        limiter = RateLimiter(requests_per_minute=6_000)
+        before = limiter.requests_per_second
 
         async def calls(count: int) -> None:
             for _ in range(count):
                 load = FixedLoad(1)
-                await gate.enter(load)
-                gate.done(load, (1, 0))
+                await limiter.acquire(load)
+                limiter.release(load, (1, 0))
 
         await calls(200)
-        gate.hold(1.0)
+        limiter.backoff(1.0)
         await calls(10)
-        cut = gate.requests_per_second
+        cut = limiter.requests_per_second
         await asyncio.sleep(120)
         await calls(10)
-        return before, cut, gate.requests_per_second
+        return before, cut, limiter.requests_per_second
 
     before, cut, after = simulate(run)
     assert cut < before
@@ -223,24 +223,24 @@ def test_a_passing_shortage_is_forgotten() -> None:
 
 def test_limits_named_by_headers_count_where_they_are_lower() -> None:
     async def run() -> None:
-        gate = Gate(requests_per_minute=600, tokens_per_minute=None)
-        gate.heed(6_000, 60_000)
-        await gate.enter(FixedLoad(1))
-        assert gate.requests_per_second == pytest.approx(10 * PACE)
-        assert gate.tokens_per_second == pytest.approx(1_000 * PACE)
-        gate.heed(60, None)
-        await gate.enter(FixedLoad(1))
-        assert gate.requests_per_second == pytest.approx(1 * PACE)
+        limiter = RateLimiter(requests_per_minute=600, tokens_per_minute=None)
+        limiter.apply_limits(6_000, 60_000)
+        await limiter.acquire(FixedLoad(1))
+        assert limiter.requests_per_second == pytest.approx(10 * PACE)
+        assert limiter.tokens_per_second == pytest.approx(1_000 * PACE)
+        limiter.apply_limits(60, None)
+        await limiter.acquire(FixedLoad(1))
+        assert limiter.requests_per_second == pytest.approx(1 * PACE)
 
     simulate(run)
 
 
 def test_retries_go_before_those_who_wait() -> None:
     async def run() -> list[str]:
-        gate, order = Gate(requests_per_minute=60), []
+        limiter, order = RateLimiter(requests_per_minute=60), []
 
         async def one(name: str, front: bool) -> None:
-            await gate.enter(FixedLoad(1), front=front)
+            await limiter.acquire(FixedLoad(1), front=front)
             order.append(name)
 
         async with asyncio.TaskGroup() as group:
@@ -253,23 +253,23 @@ def test_retries_go_before_those_who_wait() -> None:
     assert simulate(run) == ["first", "retry", "second", "third"]
 
 
-def test_a_closed_gate_turns_everybody_away_and_a_cancelled_waiter_costs_no_permit() -> None:
+def test_a_closed_limiter_turns_everybody_away_and_a_cancelled_waiter_costs_no_permit() -> None:
     async def run() -> None:
-        gate = Gate(max_in_flight=1)
+        limiter = RateLimiter(max_in_flight=1)
         inside = FixedLoad(1)
-        await gate.enter(inside)
-        waiting = asyncio.create_task(gate.enter(FixedLoad(1)))
-        given_up = asyncio.create_task(gate.enter(FixedLoad(1)))
+        await limiter.acquire(inside)
+        waiting = asyncio.create_task(limiter.acquire(FixedLoad(1)))
+        given_up = asyncio.create_task(limiter.acquire(FixedLoad(1)))
         await asyncio.sleep(0)
         given_up.cancel()
         await asyncio.sleep(0)
-        gate.close(NotMadeError("over"))
+        limiter.close(NotMadeError("over"))
         with pytest.raises(NotMadeError):
             await waiting
         with pytest.raises(NotMadeError):
-            await gate.enter(FixedLoad(1))
-        gate.done(inside, None)
-        assert gate.in_flight == 0
+            await limiter.acquire(FixedLoad(1))
+        limiter.release(inside, None)
+        assert limiter.in_flight == 0
 
     simulate(run)
 
@@ -283,18 +283,18 @@ def test_what_is_set_aside_always_sums_to_what_is_used_and_what_is_under_way(
     calls: list[tuple[int, int, int]], data: st.DataObject
 ) -> None:
     """Whatever the order of endings: taken tokens = used by the ended + expected, as known now, of those under way."""
-    expectation = Expectation()
+    token_usage = TokenUsage()
     taken = used_total = 0.0
     under_way = []
     for chars, tokens_in, tokens_out in calls:
-        load = expectation.load(ModelCall("m", ({"role": "user", "content": "x" * chars},)))
+        load = token_usage.load(ModelCall("m", ({"role": "user", "content": "x" * chars},)))
         taken += load.tokens
-        load.begin()
+        load.start()
         under_way.append((load, (tokens_in, tokens_out)))
         if data.draw(st.booleans()):
             ended, used = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
             failed = data.draw(st.booleans())
-            taken += ended.end(None if failed else used)
+            taken += ended.finish(None if failed else used)
             used_total += 0 if failed else sum(used)
     expected = used_total + sum(load.tokens for load, _ in under_way)
     assert math.isclose(taken, expected, rel_tol=1e-6, abs_tol=1e-3)

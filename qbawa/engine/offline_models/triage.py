@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from qbawa.offline.prompt import Brief
-from qbawa.offline.text import MAX_CHARACTERS, sentences, stem, words
+from qbawa.engine.offline_models.prompt import Brief
+from qbawa.engine.offline_models.text import MAX_CHARACTERS, sentences, stem, words
 
 CATEGORIES = ("billing", "login", "bug", "delivery", "correction", "privacy", "feedback", "other")
 PRIORITIES = ("low", "normal", "high", "urgent")

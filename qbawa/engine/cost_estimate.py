@@ -6,11 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qbawa.engine.expectation import CHARS_PER_TOKEN, UNKNOWN_OUTPUT, max_tokens, text_length
-from qbawa.engine.gate import PACE
-from qbawa.engine.ledger import Ledger
-from qbawa.engine.prices import price_of
-from qbawa.engine.types import ModelCall, ModelSettings
+from qbawa.engine.calls import ModelCall, ModelSettings
+from qbawa.engine.ledger.ledger import Ledger
+from qbawa.engine.providers.registry import provider_price
+from qbawa.engine.rate_limiter import PACE
+from qbawa.engine.token_usage import CHARS_PER_TOKEN, UNKNOWN_OUTPUT, max_tokens, text_length
 from qbawa.errors import FinalError
 
 LATENCY_S = 3.0
@@ -131,7 +131,7 @@ def estimate_calls(
             unusable[model] = f"no model '{model}' stands under `models`"
             continue
         try:
-            price = price_of(model, settings)
+            price = provider_price(model, settings)
         except FinalError as error:
             unusable[model] = str(error)
             continue

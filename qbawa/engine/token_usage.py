@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qbawa.engine.types import ModelCall
+from qbawa.engine.calls import ModelCall
 
 CHARS_PER_TOKEN = 4.0
 UNKNOWN_OUTPUT = 1024.0
@@ -15,7 +15,7 @@ _FIRST_GUESS = 20  # calls that the first guess counts for: one short answer mus
 _MEMORY = 500  # calls that the running mean looks back on
 
 
-class Expectation:
+class TokenUsage:
     """Expected tokens of one model's calls, and of all of them that are under way together.
 
     Calls of one kind share a mean. A kind is a purpose and a `max_tokens`: verdicts are short where answers are long.
@@ -34,7 +34,7 @@ class Expectation:
 
 
 class CallLoad:
-    """What one call asks of a token limit, as known at each moment; see `qbawa.engine.gate.Load`."""
+    """What one call asks of a token limit, as known at each moment; see `qbawa.engine.rate_limiter.Load`."""
 
     __slots__ = ("_chars", "_kind")
 
@@ -51,11 +51,11 @@ class CallLoad:
     def tokens(self) -> float:
         return sum(self.expected)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._kind.calls += 1
         self._kind.chars += self._chars
 
-    def end(self, used: tuple[float, float] | None) -> float:
+    def finish(self, used: tuple[float, float] | None) -> float:
         """By how much more than was set aside has been used: by this call, None where it failed, and by the others.
 
         What one answer teaches is applied to all calls of its kind still under way at once. So a wrong first guess

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from qbawa.offline.prompt import Brief, content_text, read_prompt
-from qbawa.offline.summaries import Text, take_apart
-from qbawa.offline.text import MAX_CHARACTERS, STOP_WORDS, sentences, stems, word_set, words
-from qbawa.offline.triage import PRIORITIES, evidence
+from qbawa.engine.offline_models.prompt import Brief, content_text, read_prompt
+from qbawa.engine.offline_models.summaries import Text, take_apart
+from qbawa.engine.offline_models.text import MAX_CHARACTERS, STOP_WORDS, sentences, stems, word_set, words
+from qbawa.engine.offline_models.triage import PRIORITIES, evidence
 
 # Nothing inside a block contains "<", so a tag that the prompt merely mentions never matches.
 _BLOCK = re.compile(r"<(question|answer_\d{1,3})>([^<]*)</\1>")

@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from qbawa.engine.call_index import CallIndex
-from qbawa.engine.claims import Claims
-from qbawa.engine.types import CallResult
+from qbawa.engine.calls import CallResult
+from qbawa.engine.ledger.index import CallIndex, adopt_old_shelf
+from qbawa.engine.ledger.locks import CallLocks
 from qbawa.errors import LedgerError
 from qbawa.storage.journal import JournalWriter, adopt_orphans
 
@@ -29,7 +29,7 @@ Lookup = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
 LINGER_S = 0.02
 """Under load, answers that arrive within this time share one fsync."""
 SEGMENT_BYTES = 8 << 20
-"""A segment lands whole, so its size decides how much memory landing takes."""
+"""A segment is loaded into the lake whole, so its size decides how much memory that takes."""
 MOST_PENDING = 4_000
 WATCH_S = 0.1
 DISK_TRIES = 10
@@ -45,12 +45,13 @@ class Ledger:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         adopt_orphans(self.folder)
+        adopt_old_shelf(self.folder)
         self._lookup = lookup
         self._writer = JournalWriter(self.folder, max_bytes=SEGMENT_BYTES)
         self.on_line: Callable[[Mapping[str, Any]], None] = lambda line: None
         """Sees every journalled line of any process once, failures included."""
         self._index = CallIndex(self.folder, lambda line: self.on_line(line))
-        self._claims = Claims(self.folder)
+        self._locks = CallLocks(self.folder)
         self._in_lake: dict[str, CallResult] = {}
         self._not_in_lake: set[str] = set()
         self._asked: dict[str, asyncio.Future[CallResult | None]] = {}
@@ -102,10 +103,10 @@ class Ledger:
 
     def claim(self, key: str) -> bool:
         """True where the caller shall pay. Look `journalled` once more afterwards: the last payer may just be done."""
-        return self._claims.take(key)
+        return self._locks.try_lock(key)
 
     def release(self, key: str) -> None:
-        self._claims.release(key)
+        self._locks.release(key)
 
     async def changed(self) -> None:
         """Wait a moment, until another process may have answered or let go of what it claims."""
@@ -121,7 +122,7 @@ class Ledger:
         await asyncio.shield(done)
 
     async def close(self) -> None:
-        """Finish what is being written and close the segment, so that it can land."""
+        """Finish what is being written and close the segment, so that it can be loaded."""
         while self._working:
             await asyncio.wait(self._working)
         try:

@@ -8,11 +8,11 @@ answer to the same call.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qbawa.engine.offline_models.judge import judge, judge_hasty, judge_strict
+from qbawa.engine.offline_models.prompt import read_prompt
+from qbawa.engine.offline_models.summaries import SUMMARISERS
+from qbawa.engine.offline_models.triage import TRIAGERS
 from qbawa.errors import FinalError
-from qbawa.offline.judge import judge, judge_hasty, judge_strict
-from qbawa.offline.prompt import read_prompt
-from qbawa.offline.summaries import SUMMARISERS
-from qbawa.offline.triage import TRIAGERS
 
 PREFIX = "offline/"
 

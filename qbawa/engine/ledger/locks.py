@@ -1,4 +1,4 @@
-"""Who is paying for which call at this moment, across processes; a process that dies lets go of everything.
+"""Who is open_engine for which call at this moment, across processes; a process that dies lets go of everything.
 
 A claim is a lock on one byte of a file that has no bytes: the byte's place is the call's key. The kernel drops the
 locks of a process that dies, however it dies, so there is nothing to expire and nothing to clean up.
@@ -17,28 +17,28 @@ FILES = 32
 """The kernel walks through all locks of a file to find one; spread over so many files thousands cost little."""
 
 
-class Claims:
-    """Claims on calls in one folder. All `Claims` of a folder within a process are one and the same."""
+class CallLocks:
+    """CallLocks on calls in one folder. All `CallLocks` of a folder within a process are one and the same."""
 
     def __init__(self, folder: Path) -> None:
         self._held = _open(folder)
 
-    def take(self, key: str) -> bool:
+    def try_lock(self, key: str) -> bool:
         """True where this caller now holds the claim; False where someone else does, here or in another process."""
-        return self._held.take(key)
+        return self._held.try_lock(key)
 
     def release(self, key: str) -> None:
         self._held.release(key)
 
 
-class _ClaimFiles:
+class _LockFiles:
     """POSIX locks belong to the process and vanish when *any* descriptor of the file closes: one for each process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._start()
 
-    def take(self, key: str) -> bool:
+    def try_lock(self, key: str) -> bool:
         with self._turn:
             if key in self._keys:
                 return False
@@ -77,16 +77,16 @@ class _ClaimFiles:
         self._start()
 
 
-_open_folders: dict[str, _ClaimFiles] = {}
+_open_folders: dict[str, _LockFiles] = {}
 _opening = threading.Lock()
 
 
-def _open(folder: Path) -> _ClaimFiles:
+def _open(folder: Path) -> _LockFiles:
     path = folder.resolve() / FOLDER
     path.mkdir(parents=True, exist_ok=True)
     with _opening:
         if str(path) not in _open_folders:
-            _open_folders[str(path)] = _ClaimFiles(path)
+            _open_folders[str(path)] = _LockFiles(path)
         return _open_folders[str(path)]
 
 

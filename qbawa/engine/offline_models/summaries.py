@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from qbawa.offline.prompt import Brief
-from qbawa.offline.text import MAX_CHARACTERS, STOP_WORDS, sentences, stem, stems, word_set, words
+from qbawa.engine.offline_models.prompt import Brief
+from qbawa.engine.offline_models.text import MAX_CHARACTERS, STOP_WORDS, sentences, stem, stems, word_set, words
 
 NOTHING = "There is no text to sum up."
 _DEFAULT_WORDS = 28  # what the models that mind their length take for "one sentence" when the prompt names no number
@@ -161,7 +161,7 @@ def _fitting(text: Text, max_words: int) -> list[tuple[int, str]]:
 
 
 def _stands_alone(sentence: str) -> bool:
-    first = sentence.split(None, 1)[0].strip("\"“‘'«(").lower()
+    first = (sentence.split(None, 1) or [""])[0].strip("\"“‘'«(").lower()
     return first not in _POINTS_BACK and "?" not in sentence and sum(sentence.count(mark) for mark in '"“”«»') == 0
 
 

@@ -1,0 +1,1 @@
+"""Deterministic models and judges that need no key and no network."""

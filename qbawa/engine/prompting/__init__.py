@@ -1,0 +1,1 @@
+"""What strategies and judges both write prompts with: the question that was asked, and templates that cannot do harm."""

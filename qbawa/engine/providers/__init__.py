@@ -1,0 +1,1 @@
+"""Ways to reach a model: OpenAI-compatible servers over HTTP, whatever litellm knows, and the offline models."""
