@@ -1,7 +1,7 @@
 # make demo   the whole flywheel on sample articles: no key, no network after the install
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
 # make test   every test
-# make check  format, lint, types
+# make check  format, lint, types, which room may import which
 # make lock   resolve the locked requirements anew
 .PHONY: demo up test check format lock clean install
 
@@ -21,6 +21,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

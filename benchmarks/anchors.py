@@ -23,11 +23,10 @@ from pathlib import Path
 import polars as pl
 from scipy.stats import spearmanr
 
-from qbawa.home import Home
-from qbawa.imports.answers import import_answers
-from qbawa.imports.verdicts import import_verdicts
-from qbawa.launch.dagster import dagster_environment
-from qbawa.project import Project, open_project
+from qbawa.cli.launch.dagster import dagster_environment
+from qbawa.project import Home, Project, open_project
+from qbawa.replay.import_answers import import_answers
+from qbawa.tournaments.import_verdicts import import_verdicts
 
 STEP = "instruct"
 CONFIG = """

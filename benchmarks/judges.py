@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from qbawa.calibration import Calibration, combine, fit
-from qbawa.ratings import fit_ratings
+from qbawa.tournaments.agreement.calibration import Calibration, combine, fit
+from qbawa.tournaments.ratings import fit_ratings
 
 FOLDS = 10
 SCORE = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.0, "b": -1.0}, default=None, return_dtype=pl.Float64)

@@ -2,7 +2,7 @@
 
     python benchmarks/pairs.py --data ../shared/data/anchors --json [--quick]
 
-All pairs below come out of `qbawa.pairs.build_pairs`. Three measurements:
+All pairs below come out of `qbawa.datasets.pairs.build_pairs`. Three measurements:
 
 - Labelled pairs (pairs.parquet, pair_verdicts.parquet; labels of people and experts, so not `objective`), source by
   source: the jury is calibrated on four fifths of the questions and pairs are emitted for the rest, in turn, for several
@@ -48,12 +48,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from _anchors_sim import Field, LogOdds, SimulatedJudge, draw_field, load_log_odds  # noqa: E402
 from judges import read_pairs  # noqa: E402
 
-from qbawa.calibration import fit  # noqa: E402
 from qbawa.config import DatasetConfig, PairsConfig  # noqa: E402
-from qbawa.exports.dataset import export_dataset  # noqa: E402
-from qbawa.pairs.build import build_pairs  # noqa: E402
-from qbawa.tournaments import Field as Board  # noqa: E402
-from qbawa.tournaments import make_tournament  # noqa: E402
+from qbawa.datasets.exports.export import export_dataset  # noqa: E402
+from qbawa.datasets.pairs.build import build_pairs  # noqa: E402
+from qbawa.tournaments.agreement.calibration import fit  # noqa: E402
+from qbawa.tournaments.formats import Field as Board  # noqa: E402
+from qbawa.tournaments.formats import make_tournament  # noqa: E402
 
 SURE = 0.9
 FOLDS = 5

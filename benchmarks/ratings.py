@@ -13,7 +13,7 @@ import evalica
 import numpy as np
 import polars as pl
 
-from qbawa.ratings import bradley_terry, fit_ratings
+from qbawa.tournaments.ratings import bradley_terry, fit_ratings
 
 SIDES = np.array(["a", "b"])
 

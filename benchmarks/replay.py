@@ -2,7 +2,7 @@
 
     python benchmarks/replay.py [--json] [--quick] [--peers] [--only limits,cells,…]
 
-Every phase runs the product's own `qbawa.replay.run.replay` in a fresh process on a fresh home: render, call, journal,
+Every phase runs the product's own `qbawa.replay.runner.replay` in a fresh process on a fresh home: render, call, journal,
 ledger, lake. CPU is all of that process's, imports included. What the provider saw is counted by the provider.
 """
 
@@ -282,11 +282,10 @@ def make_home(
     folder: Path, provider: MockProvider, cells: int, *, model: dict[str, Any], budget: dict[str, Any] | None = None
 ) -> Path:
     """A home whose replay set × strategies are at least `cells` cells; `work` takes exactly the first so many."""
-    from qbawa.home import Home
-    from qbawa.project import open_project
+    from qbawa.project import Home, open_project
+    from qbawa.replay.strategies.grid import expand
+    from qbawa.replay.strategies.repository import write_strategies
     from qbawa.storage.lake import frame
-    from qbawa.strategies.expand import expand
-    from qbawa.strategies.store import write_strategies
 
     strategies = 200 if cells >= 10_000 else 50
     requests = -(-cells // strategies)
@@ -365,9 +364,8 @@ def _work(arguments: Sequence[str]) -> None:
 
     import polars as pl
 
-    from qbawa.home import Home
-    from qbawa.project import open_project
-    from qbawa.replay import run
+    from qbawa.project import Home, open_project
+    from qbawa.replay import runner as run
     from qbawa.replay.cells import wanted_cells
 
     if options.portion_s is not None:
@@ -407,13 +405,13 @@ def _work(arguments: Sequence[str]) -> None:
 
 def _in_dagster(home: Any, replay: Callable[..., Any]) -> tuple[Any, int, float]:
     """Replay in a run of a Dagster instance on the embedded PostgreSQL: the report, the events, CPU before the run."""
-    from qbawa.launch.dagster import dagster_environment
+    from qbawa.cli.launch.dagster import dagster_environment
 
     with dagster_environment(home) as environment:
         os.environ.update(environment)
         from dagster import AssetKey, DagsterInstance, job, op
 
-        from qbawa_assets.cells import report_cells
+        from qbawa_assets.partition_reports import report_cells
 
         reports = []
 

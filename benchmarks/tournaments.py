@@ -49,10 +49,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from _anchors_sim import LogOdds, SimulatedJudge, draw_field, load_log_odds  # noqa: E402
 
-from qbawa.tournaments import FORMATS, Field, FormatName, GoalName, make_tournament  # noqa: E402
-from qbawa.tournaments.board import Board  # noqa: E402
-from qbawa.tournaments.information import place  # noqa: E402
-from qbawa.tournaments.posterior import believe  # noqa: E402
+from qbawa.tournaments.formats import FORMATS, Field, FormatName, GoalName, make_tournament  # noqa: E402
+from qbawa.tournaments.formats.information_gain import place  # noqa: E402
+from qbawa.tournaments.formats.posterior import fit_posterior  # noqa: E402
+from qbawa.tournaments.formats.results_table import Results  # noqa: E402
 
 SPREADS = {"wide": 1.0, "close": 0.25}
 MARGIN = 0.01
@@ -137,17 +137,17 @@ def simulate_told(task: tuple[Setting, int]) -> Run:
     setting, seed = task
     field = draw_field(_log_odds, setting.strategies, SPREADS[setting.field], seed)
     judge = SimulatedJudge(field, seed, setting.decisive)
-    board = Board(Field.full(field.names, field.requests))
+    table = Results(Field.full(field.names, field.requests))
     four = np.sort(np.argsort(-field.win_rate)[:4])
     each = np.zeros((setting.strategies, setting.strategies), dtype=np.int64)
     each[np.ix_(four, four)] = np.triu(np.full((4, 4), 5), 1)
     rows = []
-    while board.verdicts < setting.budget:
-        batch = place(board, each, orders=2)
-        board.add(batch, judge.verdicts(batch), len(batch))
+    while table.verdicts < setting.budget:
+        batch = place(table, each, orders=2)
+        table.add(batch, judge.verdicts(batch), len(batch))
         strength = np.full(setting.strategies, -np.inf)
-        strength[four] = believe(board).mean[four]
-        rows.append((board.verdicts, *_score(field.win_rate, strength)))
+        strength[four] = fit_posterior(table).mean[four]
+        rows.append((table.verdicts, *_score(field.win_rate, strength)))
     return Run(*np.array(rows).T, "told", np.nan)
 
 

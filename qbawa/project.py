@@ -1,17 +1,41 @@
-"""A home opened for work: its configuration and its lake."""
+"""The user's home, one folder, and the project in it: its configuration and its lake."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qbawa.config import Config
 from qbawa.config_file import load_config
 from qbawa.errors import ConfigError
-from qbawa.home import Home
+from qbawa.storage.catalog import publish
+from qbawa.storage.lake import Lake
 
-if TYPE_CHECKING:
-    from qbawa.storage.lake import Lake
+DEFAULT_FOLDER = ".qbawa"
+
+
+class Home:
+    """Where everything that a user owns lies: configuration, journals, lake, catalog, exports, Dagster's own storage.
+
+    The code can be upgraded without touching it, and a back-up is a copy of it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "qbawa.yaml"
+        self.journal = root / "journal"
+        """Segments of recordings; applications write here, `new_recordings` reads."""
+        self.calls = root / "calls"
+        """Segments of paid model calls; the engine writes here before anything reads an answer."""
+        self.lake = root / "lake"
+        self.catalog = root / "catalog.duckdb"
+        self.exports = root / "exports"
+        self.dagster = root / "dagster"
+        self.postgres = root / "postgres"
+
+    @classmethod
+    def find(cls) -> "Home":
+        """The home named by the environment variable QBAWA_HOME, else `.qbawa/` in the current folder."""
+        return cls(Path(os.environ.get("QBAWA_HOME") or DEFAULT_FOLDER).expanduser().resolve())
 
 
 @dataclass(frozen=True)
@@ -20,7 +44,7 @@ class Project:
 
     home: Home
     config: Config
-    lake: "Lake"
+    lake: Lake
 
     @property
     def journals(self) -> list[Path]:
@@ -29,17 +53,19 @@ class Project:
 
     def publish(self) -> None:
         """Bring catalog.duckdb up to the lake's present state."""
-        from qbawa.storage.catalog import publish
-
         publish(self.lake, self.home.catalog)
+
+    def maintain(self) -> dict[str, dict[str, int]]:
+        """Compact the lake and publish the catalog; says what was done, by table."""
+        done = self.lake.maintain()
+        self.publish()
+        return done
 
 
 def open_project(home: Home | None = None) -> Project:
     """The project in a home (default: the one in force). Raises ConfigError where qbawa.yaml is absent or wrong."""
     home = home or Home.find()
     config = load_config(home.config)
-    from qbawa.storage.lake import Lake
-
     options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
     return Project(home, config, Lake(_lake_uri(home, config), options))
 

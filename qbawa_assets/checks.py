@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec
 
-from qbawa.flywheel import Rated
-from qbawa.position import PositionBias
-from qbawa.ratings import Effect
+from qbawa.tournaments.agreement.position_bias import PositionBias
+from qbawa.tournaments.ratings import Effect
+from qbawa.tournaments.stage import Rated
 
 MOST_ORDER_POINTS = 1.0
 # A judge that names the first place in ½ + b of its verdicts gives, asked in both orders, its verdict to the place in at

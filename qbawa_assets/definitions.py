@@ -3,8 +3,9 @@
 from dagster import Definitions, in_process_executor
 
 from qbawa_assets import jobs
-from qbawa_assets.console import console
-from qbawa_assets.pairs import champions, qbawa, qbawa_datasets
+from qbawa_assets.console_logger import console
+from qbawa_assets.datasets import qbawa, qbawa_datasets
+from qbawa_assets.improvement import champions
 from qbawa_assets.recordings import recordings, replay_set
 from qbawa_assets.replay import replay_matrix, strategies
 from qbawa_assets.tournaments import human_verdicts, judge_reliability, ratings, tournament_brackets

@@ -26,27 +26,29 @@ from dagster import (
 )
 from pydantic import Field
 
-from qbawa import flywheel
-from qbawa.answers import newest_answers, note_judged
-from qbawa.brackets.run import play
+from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
+from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.run import replay
-from qbawa.unchanged import Unchanged
-from qbawa_assets.cells import (
+from qbawa.replay.runner import replay
+from qbawa.tournaments import stage as tournaments_stage
+from qbawa.tournaments.play import play
+from qbawa_assets.datasets import export, pair
+from qbawa_assets.improvement import promote
+from qbawa_assets.metadata import picture
+from qbawa_assets.partition_events import PartitionEvents
+from qbawa_assets.partition_reports import (
     fail_for_failed_cells,
     fail_for_judging,
     report_brackets,
     report_cells,
     report_unreported_cells,
 )
-from qbawa_assets.events import PartitionEvents
-from qbawa_assets.pairs import export, pair, promote
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
-from qbawa_assets.shown import picture
-from qbawa_assets.tournaments import judge_judges, rate, take_human
+from qbawa_assets.staleness import Unchanged, newest_answers, note_judged
+from qbawa_assets.tournaments import rate, rate_jury, take_human
 from resources import ProjectResource
 
 AFTER = {"after": In(Nothing)}
@@ -106,9 +108,11 @@ def _stage(
 def take_recordings(context: OpExecutionContext, project: ProjectResource) -> None:
     """Take in every batch of recordings that the lake does not hold yet."""
     opened = project.open()
-    batches = flywheel.new_batches(opened)
+    batches = ingest_stage.new_batches(opened)
     # What was imported by hand, or by a run that was killed before it could say so.
-    unreported = flywheel.held_batches(opened) - context.instance.get_materialized_partitions(AssetKey("recordings"))
+    unreported = ingest_stage.held_batches(opened) - context.instance.get_materialized_partitions(
+        AssetKey("recordings")
+    )
     context.instance.add_dynamic_partitions(str(recording_batches.name), sorted({*batches, *unreported}))
     PartitionEvents.of(context, "recordings").materialized((name, {}) for name in sorted(unreported))
     for batch in batches:
@@ -124,7 +128,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         wanted,
         states=config.states,
         requests=config.requests,
-        strategies=flywheel.matching_strategies(opened, config.strategies),
+        strategies=replay_stage.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
     # Imported cells, and what a killed run had answered but not yet said: the lake is right, Dagster is made to agree.
@@ -139,7 +143,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     )
     opened.publish()
     context.log.info(report.summary())
-    drawn = {"matrix": picture(flywheel.matrix_picture(opened))} if report.cells else {}
+    drawn = {"matrix": picture(replay_stage.matrix_picture(opened))} if report.cells else {}
     context.add_output_metadata(report.metadata() | drawn)
 
 
@@ -181,14 +185,14 @@ def check_brackets(failure: str) -> None:
 @op(ins=AFTER, out=Out(Nothing))
 def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
     """Compact the lake's small files, delete old ones, and publish the catalog anew."""
-    done: dict[str, Any] = flywheel.maintain(project.open())
+    done: dict[str, Any] = project.open().maintain()
     context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
 
 
 JUDGED = ("matches", "verdicts", "replay_matrix", "strategies")
 choose_requests = _stage("choose_requests", choose, reads=("recordings", "feedback"), writes="replay_set")
 rate_strategies = _stage("rate_strategies", rate, reads=JUDGED, writes="ratings")
-rate_judges = _stage("rate_judges", judge_judges, reads=JUDGED, writes="judge_reliability")
+rate_judges = _stage("rate_judges", rate_jury, reads=JUDGED, writes="judge_reliability")
 build_pairs = _stage("build_pairs", pair, reads=(*JUDGED, "recordings", "replay_set"), writes="qbawa")
 export_datasets = _stage(
     "export_datasets", export, reads=("qbawa", "recordings", "judge_reliability"), writes="datasets"
@@ -209,9 +213,9 @@ def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -
 
 
 @op(ins=AFTER, out=Out(Nothing))
-def read_verdicts_anew(context: OpExecutionContext, project: ProjectResource) -> None:
+def reread_verdicts(context: OpExecutionContext, project: ProjectResource) -> None:
     """Read every raw reply of a judge anew, in case the parser has improved."""
-    context.log.info(f"{flywheel.read_verdicts_anew(project.open()):,} verdicts are read otherwise than before.")
+    context.log.info(f"{tournaments_stage.reread_verdicts(project.open()):,} verdicts are read otherwise than before.")
 
 
 @job(description="Take in new recordings and choose the requests that stand for all traffic.")
@@ -228,7 +232,7 @@ def replay_sweep() -> None:
     description="Take in people's verdicts, read judges' replies anew, and decide, rate, pair and promote anew. Asks no model."
 )
 def judge_anew() -> None:
-    judged = rate_judges(rate_strategies(take_human_verdicts(read_verdicts_anew())))
+    judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))
     promote_champions(export_datasets(build_pairs(judged)))
 
 

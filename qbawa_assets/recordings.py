@@ -10,17 +10,18 @@ from dagster import (
     asset,
 )
 
-from qbawa import flywheel
+from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
+from qbawa.replay import stage as replay_stage
+from qbawa_assets.metadata import columns_of, counts, picture, preview
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.partitions import requests as request_partitions
-from qbawa_assets.shown import columns_of, counts, picture, preview
 from resources import ProjectResource
 
 
 def ingest(project: Project, batches: list[str]) -> MaterializeResult:
     """Take these batches in."""
-    report = flywheel.ingest(project, batches)
+    report = ingest_stage.ingest(project, batches)
     return MaterializeResult(
         asset_key="recordings",
         metadata={
@@ -57,7 +58,7 @@ def recordings(context: AssetExecutionContext, project: ProjectResource) -> Mate
 
 def choose(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Choose the requests that stand for all traffic; they become the matrix's request partitions."""
-    chosen = flywheel.choose_requests(project)
+    chosen = replay_stage.choose_requests(project)
     instance.add_dynamic_partitions(str(request_partitions.name), chosen.request_ids)
     return MaterializeResult(
         asset_key="replay_set",

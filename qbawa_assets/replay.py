@@ -10,21 +10,21 @@ from dagster import (
     asset,
 )
 
-from qbawa import flywheel
 from qbawa.project import Project
+from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import named_cells
-from qbawa.replay.run import replay
-from qbawa_assets.cells import fail_for_failed_cells, report_cells
+from qbawa.replay.runner import replay
+from qbawa_assets.metadata import columns_of, counts, preview
+from qbawa_assets.partition_reports import fail_for_failed_cells, report_cells
 from qbawa_assets.partitions import cells, dimensions
 from qbawa_assets.partitions import strategies as strategy_partitions
 from qbawa_assets.recordings import recordings, replay_set
-from qbawa_assets.shown import columns_of, counts, preview
 from resources import ProjectResource
 
 
 def declare(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Expand what qbawa.yaml declares into strategies; they become the matrix's strategy partitions."""
-    declared = flywheel.declare_strategies(project)
+    declared = replay_stage.declare_strategies(project)
     instance.add_dynamic_partitions(str(strategy_partitions.name), declared["strategy_id"].to_list())
     return MaterializeResult(
         asset_key="strategies",

@@ -12,14 +12,15 @@ from dagster import (
     asset,
 )
 
-from qbawa import flywheel, pictures
-from qbawa.brackets.run import play
 from qbawa.project import Project
-from qbawa_assets.cells import fail_for_judging, report_brackets
+from qbawa.tournaments import plots
+from qbawa.tournaments import stage as tournaments_stage
+from qbawa.tournaments.play import play
 from qbawa_assets.checks import rating_checks, rating_specs
+from qbawa_assets.metadata import columns_of, counts, picture, preview
+from qbawa_assets.partition_reports import fail_for_judging, report_brackets
 from qbawa_assets.partitions import requests
 from qbawa_assets.replay import replay_matrix, strategies
-from qbawa_assets.shown import columns_of, counts, picture, preview
 from resources import ProjectResource
 
 
@@ -48,7 +49,7 @@ def tournament_brackets(context: AssetExecutionContext, project: ProjectResource
 
 def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Take in what people have judged."""
-    report = flywheel.take_human_verdicts(project)
+    report = tournaments_stage.take_human_verdicts(project)
     return MaterializeResult(
         asset_key="human_verdicts",
         metadata={"dagster/row_count": report.verdicts, "new_by_file": counts(report.by_file)},
@@ -80,7 +81,7 @@ def human_verdicts(context: AssetExecutionContext, project: ProjectResource) -> 
 
 def rate(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Rate every strategy of every step."""
-    rated = flywheel.rate_strategies(project)
+    rated = tournaments_stage.rate_strategies(project)
     shown = ["step", "rank", "name", "strength", "low", "high", "win_rate", "matches", "mean_cost_usd"]
     return MaterializeResult(
         asset_key="ratings",
@@ -106,15 +107,15 @@ def ratings(context: AssetExecutionContext, project: ProjectResource) -> Materia
     return rate(context.instance, project.open())
 
 
-def judge_judges(instance: DagsterInstance, project: Project) -> MaterializeResult:
+def rate_jury(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Judge the judges."""
-    rows = flywheel.judge_judges(project)
+    rows = tournaments_stage.rate_judges(project)
     shown = ["step", "judge", "verdicts", "agreement_human", "agreement_low", "agreement_jury", "position_bias", "gate"]
     return MaterializeResult(
         asset_key="judge_reliability",
         metadata={
             "dagster/row_count": rows.height,
-            "judges": picture(pictures.judges(rows, "How far judges can be trusted")),
+            "judges": picture(plots.judges(rows, "How far judges can be trusted")),
             "preview": preview(rows, shown, 40),
         },
     )
@@ -128,4 +129,4 @@ def judge_judges(instance: DagsterInstance, project: Project) -> MaterializeResu
 )
 def judge_reliability(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per step and judge: agreement with people and jury, biases, unscored share, and whether people are needed."""
-    return judge_judges(context.instance, project.open())
+    return rate_jury(context.instance, project.open())

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from dagster import ConfigurableResource
 
-from qbawa.home import Home
-from qbawa.project import Project, open_project
+from qbawa.project import Home, Project, open_project
 
 
 class ProjectResource(ConfigurableResource):

@@ -13,13 +13,14 @@ from dagster import (
     sensor,
 )
 
-from qbawa import flywheel
-from qbawa.answers import judged_answers, newest_answers, unbudgeted_judges
 from qbawa.errors import ConfigError
 from qbawa.ids import content_id
-from qbawa_assets.abandoned import end_abandoned_runs
+from qbawa.ingest import stage as ingest_stage
+from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.jobs import flywheel_job, judge_anew, replay_sweep, take_new_recordings, tournament_sweep
+from qbawa_assets.orphaned_runs import end_abandoned_runs
 from qbawa_assets.partitions import recording_batches
+from qbawa_assets.staleness import judged_answers, newest_answers, unbudgeted_judges
 from resources import ProjectResource
 
 # Jobs that answer or judge; Dagster runs assets that a person materializes as the job `__ASSET_JOB`.
@@ -38,11 +39,13 @@ def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -
     """Closed journal segments, late ones too, become batches; each new batch is taken in and may join the matrix."""
     try:
         opened = project.open()
-        batches = set(flywheel.new_batches(opened))
+        batches = set(ingest_stage.new_batches(opened))
     except ConfigError as error:
         return SkipReason(str(error))
     # Imported by hand: the lake holds it, but no partition says so yet.
-    batches |= flywheel.held_batches(opened) - set(context.instance.get_dynamic_partitions(str(recording_batches.name)))
+    batches |= ingest_stage.held_batches(opened) - set(
+        context.instance.get_dynamic_partitions(str(recording_batches.name))
+    )
     if not batches:
         return SkipReason("Nothing new: every closed segment is in the lake.")
     # What a run could not take in is tried again every hour; the lake knows what is done, so twice does no harm.
@@ -58,7 +61,7 @@ def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -
 def new_human_verdicts(context: SensorEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
     """Tables of verdicts in `human_verdicts/` of the home decide matches anew."""
     try:
-        files = flywheel.human_verdict_files(project.open())
+        files = tournaments_stage.human_verdict_files(project.open())
     except ConfigError as error:
         return SkipReason(str(error))
     if not files:

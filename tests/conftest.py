@@ -1,6 +1,5 @@
-"""What tests of several files start from: a provider whose words are scripted, and a journal that is recorded into."""
+"""What tests of several rooms start from: a provider whose words are scripted, and a journal that is recorded into."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +8,6 @@ import pytest
 from scripted_provider import ScriptedProvider, scripted_provider
 
 import qbawa
-
-# Some tests use what the benchmarks are made of: a provider that refuses as real ones do, simulated judges.
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 if TYPE_CHECKING:
     from _mock_provider import MockProvider

@@ -11,13 +11,15 @@ import polars as pl
 import pytest
 from anchor_data import ANCHORS, needs_anchors
 
-from qbawa import flywheel
-from qbawa.brackets.run import play
-from qbawa.home import Home
-from qbawa.project import Project, open_project
+from qbawa.cli.status_report import leaderboard
+from qbawa.datasets import stage as datasets_stage
+from qbawa.optimize import stage as optimize_stage
+from qbawa.project import Home, Project, open_project
+from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import wanted_cells
-from qbawa.replay.run import replay
-from qbawa.status import leaderboard
+from qbawa.replay.runner import replay
+from qbawa.tournaments import stage as tournaments_stage
+from qbawa.tournaments.play import play
 
 pytestmark = needs_anchors
 MODELS, REQUESTS = 6, 40
@@ -53,16 +55,16 @@ def turned(tables: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> Iterator[
 
 
 def turn(project: Project) -> None:
-    flywheel.choose_requests(project)
-    flywheel.declare_strategies(project)
+    replay_stage.choose_requests(project)
+    replay_stage.declare_strategies(project)
     report = replay(project, wanted_cells(project.lake), run_id="turn")
     assert report.calls_paid == report.failed == report.missing == 0
     play(project, run_id="turn")
-    flywheel.rate_strategies(project)
-    flywheel.judge_judges(project)
-    flywheel.build_qbawa(project)
-    flywheel.export_datasets(project)
-    flywheel.promote(project)
+    tournaments_stage.rate_strategies(project)
+    tournaments_stage.rate_judges(project)
+    datasets_stage.build_qbawa(project)
+    datasets_stage.export_datasets(project)
+    optimize_stage.promote(project)
 
 
 def test_every_answer_becomes_a_cell_and_every_preference_a_verdict(

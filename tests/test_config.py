@@ -16,13 +16,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from qbawa import config as config_module
+from qbawa.cli.sample import write_sample
 from qbawa.config import Config
 from qbawa.config_file import load_config, parse_config
 from qbawa.errors import ConfigError, InputError
-from qbawa.home import Home
-from qbawa.project import open_project
-from qbawa.sample import write_sample
-from qbawa.strategies import expand
+from qbawa.project import Home, open_project
+from qbawa.replay.strategies.grid import expand
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,14 +19,13 @@ def command() -> None:
     """
     from rich.console import Console
 
+    from qbawa.cli.demo_app.pipeline import record_demo
+    from qbawa.cli.launch.dagster import run_module
+    from qbawa.cli.sample import write_sample
+    from qbawa.cli.status_report import read_status, surest_close_pair
     from qbawa.cli.tables import leaderboard_tables, pair_panel
-    from qbawa.demo.pipeline import record_demo
-    from qbawa.home import Home
     from qbawa.ingest.batches import all_batches
-    from qbawa.launch.dagster import run_module
-    from qbawa.project import open_project
-    from qbawa.sample import write_sample
-    from qbawa.status import read_status, surest_close_pair
+    from qbawa.project import Home, open_project
 
     began = time.monotonic()
     console = Console(highlight=False)
@@ -42,7 +41,7 @@ def command() -> None:
         requests = record_demo(home.journal)
         console.print(f"Recorded {len(requests)} requests of the sample newsdesk into {home.journal}")
     console.print("Running the job `flywheel` on the Dagster instance that `make up` shows:")
-    code = run_module(home, "qbawa_assets.run", ["flywheel"])
+    code = run_module(home, "qbawa_assets.run_job", ["flywheel"])
     if code:
         sys.exit(code)
 

@@ -17,8 +17,8 @@ def command(as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from qbawa.doctor import examine
-    from qbawa.home import Home
+    from qbawa.cli.checks import examine
+    from qbawa.project import Home
     from qbawa.text import printable
 
     amiss = False

@@ -26,8 +26,8 @@ def command(name: str | None, as_json: bool, with_diff: bool) -> None:
     import json
     import sys
 
+    from qbawa.datasets.stage import export_datasets
     from qbawa.errors import InputError
-    from qbawa.flywheel import export_datasets
     from qbawa.project import open_project
     from qbawa.text import printable
 
@@ -56,7 +56,7 @@ def _show_diff(lake: "Lake", name: str | None, names: list[str], as_json: bool) 
     import json
     from pathlib import Path
 
-    from qbawa.exports.manifest import diff
+    from qbawa.datasets.exports.manifest import diff
     from qbawa.text import printable
 
     for dataset in [name] if name else names:

@@ -20,10 +20,11 @@ def command(request_id: str, yes: bool, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from qbawa.flywheel import build_qbawa, judge_judges, rate_strategies
-    from qbawa.forget import forget
+    from qbawa.datasets.stage import build_qbawa
+    from qbawa.erasure import forget
     from qbawa.project import open_project
     from qbawa.text import printable
+    from qbawa.tournaments.stage import rate_judges, rate_strategies
 
     project = open_project()
     if not (yes or as_json):
@@ -31,7 +32,7 @@ def command(request_id: str, yes: bool, as_json: bool) -> None:
 
     def rebuild(steps: list[str]) -> None:
         rate_strategies(project)
-        judge_judges(project)
+        rate_judges(project)
         build_qbawa(project)
 
     report = forget(project.lake, project.home, request_id, journals=project.journals, rebuild=rebuild)

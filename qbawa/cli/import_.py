@@ -78,8 +78,8 @@ def command(
 
 
 def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
-    from qbawa.ingest import ingest_batch
     from qbawa.ingest.batches import pending_batches
+    from qbawa.ingest.stage import ingest_batch
 
     for batch in pending_batches(lake, journals, dry_run=dry_run):
         yield batch if dry_run else ingest_batch(lake, batch)
@@ -96,13 +96,12 @@ def _import(
     quiet: bool,
 ) -> Iterator[Any]:
     from qbawa.errors import InputError
-    from qbawa.imports.answers import import_answers
-    from qbawa.imports.files import detect_or_none, import_file
-    from qbawa.imports.tables import table_kind
-    from qbawa.imports.verdicts import import_verdicts
+    from qbawa.importing import import_file, table_kind
+    from qbawa.replay.import_answers import import_answers
+    from qbawa.tournaments.import_verdicts import import_verdicts
 
     if kind == "auto" and format_ is None:
-        kind = table_kind(path, columns, logs=detect_or_none)
+        kind = table_kind(path, columns)
     if kind == "auto":
         with _progress(path, quiet) as progress:
             yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress)

@@ -12,9 +12,9 @@ def command(force: bool) -> None:
     Example:
       qbawa init && $EDITOR .qbawa/qbawa.yaml
     """
+    from qbawa.cli.sample import write_sample
     from qbawa.errors import InputError
-    from qbawa.home import Home
-    from qbawa.sample import write_sample
+    from qbawa.project import Home
 
     home = Home.find()
     if home.config.exists():

@@ -26,16 +26,16 @@ def command(step: str, judge: str | None, count: int) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    from qbawa.people import Ballot, open_matches
     from qbawa.project import open_project
     from qbawa.text import printable
+    from qbawa.tournaments.humans import VerdictFile, open_tasks
 
     project = open_project()
-    ballot = Ballot(project, step, judge)
+    ballot = VerdictFile(project, step, judge)
     taken = ballot.taken()
     console = Console(highlight=False)
     done = 0
-    for match in open_matches(project, step, ballot.judge):
+    for match in open_tasks(project, step, ballot.judge):
         if done >= count:
             break
         if (match.question.request_id, match.strategy_a, match.strategy_b) in taken:
@@ -55,6 +55,6 @@ def command(step: str, judge: str | None, count: int) -> None:
         if answer == "quit":
             break
         if answer != "skip":
-            ballot.cast(match, answer)
+            ballot.append(match, answer)
             done += 1
     click.echo(f"{done} verdicts noted in {ballot.path}. `qbawa run judge_anew` takes them in, or the sensor does.")

@@ -8,8 +8,8 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qbawa.brackets.plan import JudgePlan
     from qbawa.config import BudgetConfig
+    from qbawa.tournaments.estimate import JudgePlan
 
 COUNTS = ("verdicts_at_most", "asked_anew_at_most", "calls_at_most")
 
@@ -32,17 +32,18 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from qbawa import flywheel
-    from qbawa.brackets.plan import judging_minutes, plan_judging
+    from qbawa.ingest import stage as ingest_stage
     from qbawa.project import open_project
+    from qbawa.replay import stage as replay_stage
     from qbawa.replay.cells import choose_cells, wanted_cells
-    from qbawa.replay.plan import plan
+    from qbawa.replay.estimate import plan
+    from qbawa.tournaments.estimate import judging_minutes, plan_judging
 
     project = open_project()
-    flywheel.ingest(project, flywheel.new_batches(project))
-    flywheel.choose_requests(project)
-    flywheel.declare_strategies(project)
-    chosen = flywheel.matching_strategies(project, strategies)
+    ingest_stage.ingest(project, ingest_stage.new_batches(project))
+    replay_stage.choose_requests(project)
+    replay_stage.declare_strategies(project)
+    chosen = replay_stage.matching_strategies(project, strategies)
     cells = choose_cells(wanted_cells(project.lake), requests=requests, strategies=chosen)
     estimate = plan(project, cells)
     judging = plan_judging(project, cells)
@@ -82,8 +83,8 @@ def _table(judging: Sequence["JudgePlan"]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from qbawa.brackets.plan import judging_minutes
     from qbawa.text import shorten
+    from qbawa.tournaments.estimate import judging_minutes
 
     table = Table(title="Judging, at most", title_justify="left", box=SIMPLE, pad_edge=False)
     for heading in ("step", "judge", "verdicts", "asked anew", "calls to pay", "$", "minutes"):
@@ -105,8 +106,8 @@ def _table(judging: Sequence["JudgePlan"]) -> "Table":
 
 
 def _notes(judging: Sequence["JudgePlan"]) -> Iterable[str]:
-    from qbawa.brackets.plan import VERDICT_OUTPUT
     from qbawa.text import printable
+    from qbawa.tournaments.estimate import VERDICT_OUTPUT
 
     if any(row.asked_anew_at_most for row in judging):
         yield "Asked anew: judged before, but with another rubric, model or answer; such a verdict no longer counts."

@@ -23,11 +23,10 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
     """
     import json
 
+    from qbawa.cli.launch.dagster import run_module
     from qbawa.errors import InputError
-    from qbawa.flywheel import matching_strategies
-    from qbawa.home import Home
-    from qbawa.launch.dagster import run_module
-    from qbawa.project import open_project
+    from qbawa.project import Home, open_project
+    from qbawa.replay.stage import matching_strategies
 
     home = Home.find()
     project = open_project(home)
@@ -43,4 +42,4 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
     if plays and usd is not None:
         ops["sweep_brackets"] = {"config": {"usd": usd}}
     arguments = [job, "--config", json.dumps({"ops": ops} if ops else {})]
-    sys.exit(run_module(home, "qbawa_assets.run", arguments))
+    sys.exit(run_module(home, "qbawa_assets.run_job", arguments))

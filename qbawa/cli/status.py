@@ -14,8 +14,8 @@ def command(as_json: bool) -> None:
     """
     import json
 
+    from qbawa.cli.status_report import read_status
     from qbawa.project import open_project
-    from qbawa.status import read_status
 
     status = read_status(open_project())
     if as_json:

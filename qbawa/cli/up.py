@@ -15,10 +15,9 @@ def command(host: str, port: int) -> None:
     Example:
       qbawa up --port 3001
     """
-    from qbawa.home import Home
-    from qbawa.launch.dagster import serve
-    from qbawa.project import open_project
-    from qbawa.sample import write_sample
+    from qbawa.cli.launch.dagster import serve
+    from qbawa.cli.sample import write_sample
+    from qbawa.project import Home, open_project
 
     home = Home.find()
     if write_sample(home):

@@ -1,7 +1,7 @@
 """Batches: groups of journal segments that are ingested together and are one partition of `recordings`.
 
 Which segments a batch holds stands in a small manifest, `<journal>/batches/<name>.json`, written once and atomically.
-Whether it has been ingested is not written there: the lake knows (`qbawa.ingest.blocks.is_complete`).
+Whether it has been ingested is not written there: the lake knows (`qbawa.ingest.block_writer.is_complete`).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qbawa.errors import InputError
-from qbawa.ingest.blocks import complete_among
+from qbawa.ingest.block_writer import complete_among
 from qbawa.storage.journal import adopt_orphans, closed_segments
 from qbawa.storage.lake import Lake
 
@@ -43,7 +43,7 @@ class Batch:
     segments: tuple[Segment, ...]
     journal: Path
     """The folder whose `batches/` holds the manifest."""
-    barren: bool = False
+    empty: bool = False
     """True once it was read and made no row at all, as when requests only ended in it."""
 
 
@@ -67,9 +67,9 @@ def pending_batches(
             for batch in _form(_new_segments(batches, folders), folders[0], batch_bytes):
                 _write_manifest(batch)
                 batches.append(batch)
-    fertile = [batch for batch in batches if not batch.barren]
-    done = complete_among(lake, [batch.name for batch in fertile])
-    return [batch for batch in fertile if batch.name not in done]
+    non_empty = [batch for batch in batches if not batch.empty]
+    done = complete_among(lake, [batch.name for batch in non_empty])
+    return [batch for batch in non_empty if batch.name not in done]
 
 
 def load_batch(name: str, folders: Sequence[Path]) -> Batch:
@@ -87,9 +87,9 @@ def all_batches(folders: Sequence[Path]) -> list[Batch]:
     return [_read_manifest(path) for path in sorted((folders[0] / MANIFESTS).glob("b_*.json"))]
 
 
-def mark_barren(batch: Batch) -> None:
+def mark_empty(batch: Batch) -> None:
     """Remember that a batch makes no row: the lake, which has nothing of it, cannot know that it was read."""
-    _write_manifest(replace(batch, barren=True))
+    _write_manifest(replace(batch, empty=True))
 
 
 def _new_segments(batches: Sequence[Batch], folders: Sequence[Path]) -> list[Segment]:
@@ -136,7 +136,7 @@ def _write_manifest(batch: Batch) -> None:
     segments = [asdict(s) | {"path": str(_relative(s.path, root))} for s in batch.segments]
     draft = root / MANIFESTS / f".{uuid.uuid4().hex}"
     with draft.open("w", encoding="utf-8") as file:
-        json.dump({"name": batch.name, "barren": batch.barren, "segments": segments}, file, indent=1)
+        json.dump({"name": batch.name, "empty": batch.empty, "segments": segments}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, root / MANIFESTS / f"{batch.name}.json")
@@ -147,7 +147,8 @@ def _read_manifest(path: Path) -> Batch:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         root = path.resolve().parent.parent
         segments = tuple(Segment(**s | {"path": root / s["path"]}) for s in content["segments"])
-        return Batch(content["name"], segments, root, content["barren"])
+        # 0.1.0 called it barren.
+        return Batch(content["name"], segments, root, content["empty"] if "empty" in content else content["barren"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a batch manifest ({error}). Remove it: its segments then form a new batch, and recordings "

@@ -1,1 +1,1 @@
-"""The replay matrix: which cells there are, and how they get their answers."""
+"""Stages 1 and 2: the replay set, strategies, and the matrix of their answers. Door: `stage.py`."""

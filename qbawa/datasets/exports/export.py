@@ -1,0 +1,146 @@
+"""A dataset version: selected, checked for leaks, written, described, put in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from qbawa import __version__
+from qbawa.config import DatasetConfig
+from qbawa.datasets.exports.card import Facts, write_card
+from qbawa.datasets.exports.formats import FORMATS
+from qbawa.datasets.exports.loaders import write_loaders
+from qbawa.datasets.exports.manifest import LINEAGE, NAME, canonical, file_hashes, version_of
+from qbawa.datasets.exports.select import select_rows
+from qbawa.datasets.exports.write import to_rows, write_lineage, write_split
+from qbawa.datasets.splits import leak_check
+from qbawa.errors import InputError
+
+Json = Any
+_ORDER = {"train": 0, "validation": 1, "test": 2}
+_LINEAGE = (
+    "pair_id", "step", "request_id", "best_strategy", "worse_strategy", "best_cell", "worse_cell", "p_best", "margin",
+    "basis", "judges", "dissent", "cluster", "match_ids",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What `export_dataset` returns."""
+
+    dataset: str
+    version: str
+    path: Path
+    format: str
+    rows: dict[str, int]
+    """Rows of each split."""
+    removed: dict[str, int]
+    """Pairs that were left out, by reason."""
+    sha256: str
+    """Of the manifest."""
+    lake_versions: dict[str, int]
+    pair_ids: list[str]
+    request_ids: list[str]
+    new: bool
+    """False where this very version was there already."""
+
+
+def export_dataset(
+    pairs: pl.DataFrame,
+    name: str,
+    config: DatasetConfig,
+    folder: Path,
+    lake_versions: Mapping[str, int] | None = None,
+    *,
+    requests: pl.DataFrame | None = None,
+    facts: Facts | None = None,
+) -> ExportReport:
+    """Write the dataset to `folder`/`name`/VERSION and say what is in it.
+
+    `pairs`: rows of the view `qbawa`. `requests`: one row per request with request_id, consent, license and inputs (JSON
+    object), as far as the dataset needs them. `facts`: what the card tells of judges and money. The version is a hash
+    of content and declaration, so the same inputs give the same bytes in the same place; files appear there at once or not
+    at all. Raises LeakError where one question would stand in two splits, InputError where no pair is left.
+    """
+    removed: Counter[str] = Counter()
+    rows = select_rows(pairs, name, config, requests, removed)
+    if rows.is_empty():
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in removed.most_common() if n)
+        raise InputError(f"Dataset '{name}' would be empty. Left out: {reasons or 'there were no pairs at all'}.")
+    leak_check(rows)
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target))
+    try:
+        counts = _write(rows, name, config, staging, requests, removed)
+        left_out = {reason: n for reason, n in sorted(removed.items()) if n}
+        write_card(staging, name, config, rows, counts, left_out, facts or Facts())
+        declaration = orjson.loads(config.model_dump_json())
+        files = file_hashes(staging)
+        version = version_of(files, declaration)
+        manifest = {
+            "dataset": name,
+            "version": version,
+            "format": config.format,
+            "rows": counts,
+            "pairs": rows.height,
+            "removed": left_out,
+            "declaration": declaration,
+            "files": files,
+            "lake_versions": dict(lake_versions or {}),
+            "code_version": __version__,
+        }
+        (staging / NAME).write_bytes(canonical(manifest))
+        path = target / version
+        new = not path.exists()
+        if new:
+            staging.chmod(0o755)
+            staging.rename(path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    stored = (path / NAME).read_bytes()
+    return ExportReport(
+        name,
+        version,
+        path,
+        config.format,
+        counts,
+        left_out,
+        hashlib.sha256(stored).hexdigest(),
+        orjson.loads(stored)["lake_versions"],
+        rows["pair_id"].to_list(),
+        rows["request_id"].unique().sort().to_list(),
+        new,
+    )
+
+
+def _write(
+    pairs: pl.DataFrame,
+    name: str,
+    config: DatasetConfig,
+    folder: Path,
+    requests: pl.DataFrame | None,
+    removed: Counter[str],
+) -> dict[str, int]:
+    inputs = {}
+    if config.format == "dspy" and requests is not None and "inputs" in requests.columns:
+        wanted = requests.join(pairs.select("request_id").unique(), on="request_id", how="semi").sort("request_id")
+        loaded = {r: orjson.loads(text) for r, text in wanted.select("request_id", "inputs").drop_nulls().rows()}
+        inputs = {r: value for r, value in loaded.items() if isinstance(value, dict) and value}
+    rows, even = to_rows(pairs, config.format)
+    removed["answer as often worse as best"] += even
+    counts = {}
+    for split in sorted(pairs["split"].unique(), key=lambda s: (_ORDER.get(s, 9), s)):
+        counts[split] = write_split(rows, config.format, folder / split, inputs)
+    write_lineage(pairs.select("split", *_LINEAGE), folder / LINEAGE)
+    write_loaders(folder, name, config.format, list(counts), FORMATS[config.format].holds)
+    return counts

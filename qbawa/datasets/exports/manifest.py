@@ -1,0 +1,86 @@
+"""What a dataset version is made of, and how two versions differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from qbawa.datasets.exports.write import sha256_of
+from qbawa.errors import InputError
+
+Json = Any
+NAME = "manifest.json"
+LINEAGE = "lineage.parquet"
+
+
+def canonical(value: Json) -> bytes:
+    """JSON with sorted keys: equal values, equal bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def file_hashes(folder: Path) -> dict[str, dict[str, Json]]:
+    """sha256 and bytes of every file in a folder but the manifest, by its path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
+    return {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in files}
+
+
+def version_of(files: Mapping[str, Mapping[str, Json]], declaration: Json) -> str:
+    """12 hex digits over content and declaration: the same dataset has the same version wherever it is made."""
+    return hashlib.sha256(canonical([files, declaration])).hexdigest()[:12]
+
+
+def read_manifest(folder: Path) -> dict[str, Json]:
+    """A version's manifest. Raises InputError where the folder holds no dataset."""
+    try:
+        manifest: dict[str, Json] = orjson.loads((folder / NAME).read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no dataset: it has no {NAME}.") from None
+    return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """How a dataset version differs from an older one; pairs are named by pair_id."""
+
+    old: str
+    new: str
+    added: list[str]
+    removed: list[str]
+    moved: list[str]
+    """In another split than before: must be empty, a request never moves."""
+    p_changed: list[str]
+    """Pairs whose p_best moved by 0.01 or more."""
+    settings: dict[str, tuple[Json, Json]]
+    """Declarations that changed: old and new value."""
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{self.old} → {self.new}: {len(self.added)} pairs added, {len(self.removed)} removed, "
+            f"{len(self.p_changed)} with another p_best, {len(self.moved)} moved between splits, "
+            f"settings changed: {', '.join(self.settings) or 'none'}"
+        )
+
+
+def diff(old: Path, new: Path) -> Diff:
+    """How the dataset version in folder `new` differs from that in folder `old`."""
+    before, after = read_manifest(old), read_manifest(new)
+    columns = ["pair_id", "split", "p_best"]
+    a, b = (pl.read_parquet(folder / LINEAGE, columns=columns).unique("pair_id") for folder in (old, new))
+    both = a.join(b, on="pair_id", suffix="_new").sort("pair_id")
+    was, now = before["declaration"], after["declaration"]
+    return Diff(
+        before["version"],
+        after["version"],
+        b.join(a, on="pair_id", how="anti")["pair_id"].sort().to_list(),
+        a.join(b, on="pair_id", how="anti")["pair_id"].sort().to_list(),
+        both.filter(pl.col("split") != pl.col("split_new"))["pair_id"].to_list(),
+        both.filter((pl.col("p_best") - pl.col("p_best_new")).abs() >= 0.01)["pair_id"].to_list(),
+        {k: (was.get(k), now.get(k)) for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k)},
+    )

@@ -1,0 +1,178 @@
+"""Stage 4: pairs out of matches, datasets out of pairs. Door of the package to the lake."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from qbawa.datasets.exports.card import Facts
+from qbawa.datasets.exports.export import export_dataset
+from qbawa.datasets.pairs.build import PairsReport, build_pairs
+from qbawa.errors import InputError, LeakError
+from qbawa.project import Project
+from qbawa.replay.strategies.repository import strategy_names
+from qbawa.storage.lake import frame, now
+from qbawa.tournaments.agreement.calibration import calibrate
+from qbawa.tournaments.stage import rows_in_order
+
+
+def build_qbawa(project: Project) -> PairsReport:
+    """Build every step's pairs anew; splits that were given stay."""
+    lake = project.lake
+    matches, verdicts, cells = (
+        rows_in_order(lake, "matches"),
+        rows_in_order(lake, "verdicts"),
+        rows_in_order(lake, "replay_matrix"),
+    )
+    asked = questions(project, cells.select("step", "request_id").unique())
+    splits = lake.read("qbawa", ["request_id", "split"])
+    removed: Counter[str] = Counter()
+    frames = [lake.read("qbawa").clear()]
+    effects: dict[str, float] = {}
+    at = now()
+    for step in cells["step"].unique().sort():
+        here = pl.col("step") == step
+        report = build_pairs(
+            matches.filter(here),
+            verdicts.filter(here),
+            cells.filter(here),
+            asked.filter(here),
+            project.config.pairs,
+            calibrate(verdicts.filter(here)),
+            previous=splits,
+            built_at=at,
+        )
+        # A request has one split, whichever of its steps is asked first.
+        splits = pl.concat([splits, report.pairs.select("request_id", "split")]).unique(
+            "request_id", keep="first", maintain_order=True
+        )
+        frames.append(report.pairs.select(frames[0].columns))
+        removed.update(report.removed)
+        effects |= report.effect
+    pairs, known = pl.concat(frames), lake.read("qbawa")
+    # The same pairs built again are the pairs that were built before, and no new version of the table.
+    if pairs.drop("built_at").sort("pair_id").equals(known.drop("built_at").sort("pair_id")):
+        pairs = known
+    lake.replace("qbawa", sorted({*pairs["block_id"], *known["block_id"]}), pairs)
+    project.publish()
+    return PairsReport(pairs, dict(removed), effects)
+
+
+def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
+    """What was asked: one row per (step, request_id) of `asked`, with question (JSON messages) and cluster.
+
+    The question is the recorded messages or, where there are none, one user message that holds the inputs.
+    """
+    lake = project.lake
+    recorded = (
+        lake.read("recordings", ["step", "request_id", "recorded_at", "messages", "inputs"])
+        .join(asked, on=["step", "request_id"], how="semi")
+        .sort("recorded_at")
+        .unique(["step", "request_id"], keep="first", maintain_order=True)
+    )
+    clusters = lake.read("replay_set", ["step", "request_id", "cluster"])
+    shown = [
+        m or json.dumps([{"role": "user", "content": i or ""}])
+        for m, i in recorded.select("messages", "inputs").iter_rows()
+    ]
+    return (
+        asked.join(
+            recorded.select("step", "request_id", pl.Series("question", shown, pl.String)),
+            on=["step", "request_id"],
+            how="left",
+        )
+        .join(clusters, on=["step", "request_id"], how="left")
+        .with_columns(pl.col("question").fill_null(json.dumps([{"role": "user", "content": ""}])))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Rows of the table `datasets` for what was declared, and why a dataset could not be written, by name."""
+
+    rows: pl.DataFrame
+    refused: dict[str, str]
+
+
+def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exported:
+    """Write the datasets that qbawa.yaml declares, or those of `names`; a version that is there already stays as it is.
+
+    Raises InputError for a name that is not declared. A dataset that is empty or leaks is refused; the others are written.
+    """
+    lake, declared = project.lake, project.config.datasets
+    for name in names or ():
+        if name not in declared:
+            raise InputError(f"qbawa.yaml declares no dataset '{name}'. Declared: {', '.join(declared) or 'none'}.")
+    pairs, versions = lake.read("qbawa").drop("block_id"), lake.versions()
+    requests = _requests(project)
+    rows, refused = [], {}
+    for name in names or declared:
+        try:
+            report = export_dataset(
+                pairs,
+                name,
+                declared[name],
+                project.home.exports,
+                versions,
+                requests=requests,
+                facts=_facts(project, declared[name].steps),
+            )
+        except (LeakError, InputError) as error:
+            refused[name] = str(error)
+            continue
+        rows.append(
+            {
+                "dataset": name,
+                "version": report.version,
+                "format": report.format,
+                "path": str(report.path),
+                "rows": sum(report.rows.values()),
+                "sha256": report.sha256,
+                "lake_versions": json.dumps(report.lake_versions, sort_keys=True),
+                "pair_ids": report.pair_ids,
+                "request_ids": report.request_ids,
+                "created_at": now(),
+                "block_id": name,
+            }
+        )
+    exported = frame("datasets", rows)
+    known = lake.read("datasets", ["dataset", "version"])
+    lake.merge("datasets", exported.join(known, on=["dataset", "version"], how="anti"))
+    project.publish()
+    return Exported(exported, refused)
+
+
+def _requests(project: Project) -> pl.DataFrame:
+    """One row per request: request_id, consent, license (from its tags) and inputs."""
+    recorded = project.lake.read("recordings", ["request_id", "tags", "inputs", "recorded_at"]).sort("recorded_at")
+    first = recorded.unique("request_id", keep="first", maintain_order=True)
+    tags = [_object(text) for text in first["tags"]]
+    return first.select("request_id", "inputs").with_columns(
+        pl.Series("consent", [tag.get("consent") is True for tag in tags], pl.Boolean),
+        pl.Series(
+            "license", [tag["license"] if isinstance(tag.get("license"), str) else None for tag in tags], pl.String
+        ),
+    )
+
+
+def _facts(project: Project, steps: Sequence[str]) -> Facts:
+    """What a dataset card tells of these steps (none: all). Sources are counted by format: `journal`, `langfuse`, …"""
+    lake = project.lake
+    here = pl.col("step").is_in(list(steps)) if steps else pl.lit(True)
+    # A source reads `20261120T231507Z-7232.jsonl (journal)`.
+    source = pl.col("source").str.extract(r"\((\w+)\)$").fill_null("unknown")
+    recorded = lake.read("recordings", ["request_id", "step", "source"], keep=here)
+    sources = recorded.select("request_id", source).unique().group_by("source").len().sort("source")
+    return Facts(
+        reliability=lake.read("judge_reliability", keep=here).drop("block_id"),
+        cost_usd=float(lake.read("calls", ["step", "cost_usd"], keep=here)["cost_usd"].sum()),
+        sources=dict(sources.iter_rows()),
+        strategies=dict(strategy_names(lake).iter_rows()),
+    )
+
+
+def _object(text: str | None) -> dict[str, object]:
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,268 @@
+"""One file of someone else's log, brought into the lake."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qbawa.errors import InputError
+from qbawa.ingest.block_writer import BlockWriter, is_complete
+from qbawa.ingest.formats import chat, langfuse, llmonpy, otlp
+from qbawa.ingest.formats.records import Record, file_digest, records
+from qbawa.ingest.formats.step_rows import BadRecordError, Origin
+from qbawa.ingest.journal_lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
+from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.tables import load_table
+from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
+from qbawa.replay.import_answers import import_answers
+from qbawa.storage.lake import Lake
+from qbawa.tournaments.import_verdicts import FIELDS as VERDICT_FIELDS
+from qbawa.tournaments.import_verdicts import import_verdicts
+
+BLOCK_BYTES = 16 << 20
+"""Half of the journal's: a foreign record stands in memory twice, as it was and as our row."""
+Reader = Callable[[dict[str, Any], Origin], Iterator[Step | Feedback | BadRecordError]]
+SAMPLE = 20
+"""Records by which a format is detected, and how many a dry run shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    what: str
+    recognises: Callable[[dict[str, Any]], bool]
+    read: Reader | None
+    """None: the records are not steps (LLMonPy), or are read as they stand (our journal)."""
+
+
+FORMATS: dict[str, Format] = {
+    "journal": Format("qbawa's own journal (docs/recording.md)", lambda r: "v" in r and "kind" in r, None),
+    "nvidia": Format(
+        "NVIDIA flywheel: timestamp, workload_id, client_id, request, response", chat.is_nvidia, chat.read_nvidia
+    ),
+    "openai": Format("pairs of an OpenAI request and its response", chat.is_openai, chat.read_openai),
+    "chat": Format("chat logs: messages and response", chat.is_chat, chat.read_chat),
+    "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, otlp.read_otlp),
+    "langfuse": Format("Langfuse export: observations, traces, scores", langfuse.is_langfuse, langfuse.read_langfuse),
+    "llmonpy": Format("LLMonPy tournaments (TourneyResult)", llmonpy.is_llmonpy, None),
+}
+
+
+@dataclass
+class ImportReport:
+    """What a file was understood as. `examples` are the first rows, filled by a dry run."""
+
+    file: str
+    format: str
+    records: int = 0
+    rows: int = 0
+    feedback: int = 0
+    known: int = 0
+    """Recordings that an earlier import had brought already."""
+    quarantined: int = 0
+    by_reason: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    """Cells, matches, verdicts and strategies, of tournaments."""
+    changed: bool = False
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def import_file(
+    lake: Lake,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    step: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> ImportReport:
+    """Write a file's recordings, feedback and bad lines; importing the same file again changes nothing.
+
+    `step` replaces the step that the records name. `progress` is told the bytes read so far. Raises InputError where
+    the file is absent or of no known format. Memory stays bounded but for single JSON objects and tournaments.
+    """
+    path = Path(path)
+    digest = file_digest(path)
+    format = format or detect(path)
+    if format not in FORMATS:
+        raise InputError(f"There is no format '{format}'. Formats: {', '.join(FORMATS)}.")
+    if format == "llmonpy":
+        return _import_tournaments(lake, path, digest, step, dry_run)
+    name = f"import/file-{hashlib.sha256(f'{digest} {format} {step}'.encode()).hexdigest()[:16]}"
+    report = ImportReport(str(path), format)
+    if not dry_run and is_complete(lake, name):
+        return report
+    writer = None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES)
+    steps: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for record in _lines(path) if format == "journal" else records(path, progress):
+        report.records += 1
+        items = list(_items(record, format, path, step))
+        for item in items:
+            if isinstance(item, BadLine):
+                reasons[item.reason] += 1
+            elif isinstance(item, Step):
+                report.rows += 1
+                steps[item.step] += 1
+                if dry_run and len(report.examples) < SAMPLE:
+                    report.examples.append(_example(item))
+            elif isinstance(item, Feedback):
+                report.feedback += 1
+            if writer:
+                writer.add(path.name, record.number, record.raw, item, size=len(record.raw) // len(items))
+    report.steps, report.by_reason = dict(steps.most_common()), dict(reasons)
+    if writer:
+        counts = writer.close()
+        report.rows, report.feedback, report.known = counts.rows, counts.feedback, counts.known
+        report.by_reason, report.changed = dict(counts.by_reason), counts.changed
+    report.quarantined = sum(report.by_reason.values())
+    return report
+
+
+def detect(path: Path) -> str:
+    """The format that most of the file's first records look like. Raises InputError where none does."""
+    found = detect_or_none(path)
+    if found is None:
+        seen = _sample(path)
+        keys = f"Its first record has the keys {', '.join(seen[0])[:200]}." if seen else "It holds no JSON object."
+        raise InputError(
+            f"{path} is of no known format. {keys} Formats: {', '.join(FORMATS)}; name one with --format. A table of "
+            "answers or verdicts needs --step."
+        )
+    return found
+
+
+def detect_or_none(path: Path) -> str | None:
+    """The format that most of the file's first records look like, if any."""
+    votes = Counter(name for value in _sample(path) for name in FORMATS if FORMATS[name].recognises(value))
+    # Formats are listed from the most to the least particular; of equally many votes the first wins.
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _sample(path: Path) -> list[dict[str, Any]]:
+    """The first readable records; a log may begin with many that are not."""
+    values = (record.value for record in islice(records(path), 100 * SAMPLE))
+    return list(islice((value for value in values if isinstance(value, dict)), SAMPLE))
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    """Every line as it stands, blank ones too: what our journal holds is judged as strictly as when it is ingested."""
+    for number, line in numbered_lines(path):
+        yield Record(number, line, {})
+
+
+def _items(record: Record, format: str, path: Path, step: str | None) -> Iterator[Line | BadLine]:
+    """What a record says: rows, or why it is none."""
+    if isinstance(record.value, BadLine):
+        yield record.value
+        return
+    if format == "journal":
+        item = read_line(record.raw)
+        yield _renamed(item, step) if isinstance(item, Step) and step else item
+        return
+    origin = Origin(hashlib.sha256(record.raw).hexdigest(), step, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    read = FORMATS[format].read
+    assert read is not None
+    if not FORMATS[format].recognises(record.value):
+        yield BadLine("unknown_kind", f"not of the format {format}; keys: {', '.join(record.value)[:120]}")
+        return
+    try:
+        for found in read(record.value, origin):
+            yield BadLine(found.reason, str(found)) if isinstance(found, BadRecordError) else found
+    except BadRecordError as error:
+        yield BadLine(error.reason, str(error))
+    except (RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # A shape that the format does not foresee: the record is kept, not the import lost.
+        yield BadLine("wrong_type", f"{type(error).__name__}: {error}")
+
+
+def _renamed(item: Step, step: str) -> Step:
+    import msgspec
+
+    return msgspec.structs.replace(item, step=step)
+
+
+def _example(item: Step) -> dict[str, Any]:
+    return {
+        "request_id": item.request_id,
+        "step": item.step,
+        "started_at": when(item.started_at).isoformat(),
+        "model": item.model,
+        "inputs": text(item.inputs),
+        "messages": text(item.messages),
+        "output": plain(item.output),
+        "error": text(item.error),
+        "input_tokens": item.input_tokens,
+        "output_tokens": item.output_tokens,
+        "cost_usd": item.cost_usd,
+    }
+
+
+def _import_tournaments(lake: Lake, path: Path, digest: str, step: str | None, dry_run: bool) -> ImportReport:
+    report = ImportReport(str(path), "llmonpy")
+    tournaments = llmonpy.Tournaments()
+    writer = BlockWriter(lake, f"import/file-{digest[:16]}", "llmonpy", skip_known=True)
+    for record in records(path):
+        report.records += 1
+        try:
+            if isinstance(record.value, BadLine):
+                bad: list[BadLine] = [record.value]
+            else:
+                bad = [BadLine(e.reason, str(e)) for e in tournaments.add(record.value, step)]
+        except BadRecordError as error:
+            bad = [BadLine(error.reason, str(error))]
+        except (KeyError, TypeError, AttributeError) as error:
+            bad = [BadLine("wrong_type", f"{type(error).__name__}: {error}")]
+        for item in bad:
+            writer.add(path.name, record.number, record.raw, item)
+    written: Counter[str] = Counter()
+    for name, answers, verdicts in tournaments.tables():
+        for result in (
+            import_answers(lake, answers, name, dry_run=dry_run),
+            *([import_verdicts(lake, verdicts, name, dry_run=dry_run)] if verdicts.height else []),
+        ):
+            written.update(result.written)
+            report.changed |= result.changed
+        report.steps[name] = answers["request"].n_unique()
+    report.by_reason = dict(writer.counts.by_reason)
+    report.quarantined = writer.counts.quarantined
+    if not dry_run and report.quarantined:
+        report.changed |= writer.close().changed
+    report.written = dict(written)
+    return report
+
+
+def table_kind(path: Path, columns: Mapping[str, str]) -> str:
+    """`answers` or `verdicts` by the columns; `auto` for a log of a known format.
+
+    Raises InputError that says what either would need where it is none of these.
+    """
+    if not _is_table(path) and not columns and detect_or_none(path):
+        return "auto"
+    present = set(load_table(path).columns)
+    for kind, fields in (("verdicts", VERDICT_FIELDS), ("answers", ANSWER_FIELDS)):
+        if all(present & {columns.get(f.name, f.name), *f.names} for f in fields if f.required):
+            return kind
+    needed = "; ".join(
+        f"{kind}: {', '.join(field.name for field in fields if field.required)}"
+        for kind, fields in (("answers", ANSWER_FIELDS), ("verdicts", VERDICT_FIELDS))
+    )
+    raise InputError(
+        f"{path} is neither a log of a known format nor a table of answers or verdicts. "
+        f"Present: {', '.join(sorted(present)) or 'none'}. Required for {needed}. "
+        "Where one is called otherwise, say --map strategy=COLUMN; name the format of a log with --format."
+    )
+
+
+def _is_table(path: Path) -> bool:
+    """Whether the file is Parquet or CSV rather than JSON. Raises InputError where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    # .gz: JSON, for tables are not read packed
+    return not head.startswith(b"\x1f\x8b") and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"[", b"")

@@ -1,0 +1,138 @@
+"""Spans by OpenTelemetry's semantic conventions for generative AI, the present ones and those before 1.37."""
+
+import json
+from typing import Any
+
+from qbawa.ingest.formats.openai import message_output
+from qbawa.ingest.formats.otlp_spans import Span, json_of, step_ids
+from qbawa.ingest.formats.step_rows import BadRecordError, Origin, step_row
+from qbawa.ingest.journal_lines import Step
+
+_ROLES = {"gen_ai.system.message": "system", "gen_ai.user.message": "user", "gen_ai.assistant.message": "assistant"}
+_DETAILS = "gen_ai.client.inference.operation.details"
+
+
+def step_of(span: Span, origin: Origin) -> Step:
+    """The step that a GenAI span describes: a model call, or an agent's or a tool's work around it."""
+    details = next((attributes for name, attributes in span.events if name == _DETAILS), {})
+    told = {**details, **span.attributes}
+    operation = str(told.get("gen_ai.operation.name") or "")
+    asked, answered = _messages(told, span)
+    calls_model = operation not in ("execute_tool", "invoke_agent", "create_agent", "invoke_workflow")
+    inputs, output = None, message_output(answered[0]) if answered else None
+    if operation == "execute_tool":
+        inputs = {"arguments": json_of(told.get("gen_ai.tool.call.arguments"))}
+        output = json_of(told.get("gen_ai.tool.call.result"))
+    model = told.get("gen_ai.request.model") or told.get("gen_ai.response.model")
+    prefix = "gen_ai.request."
+    return step_row(
+        origin,
+        **step_ids(span),
+        step=_name(span, operation, model, told),
+        pipeline=span.service,
+        started_at=span.started_at,
+        ended_at=span.ended_at,
+        inputs=inputs,
+        messages=asked or None,
+        output=output,
+        model=model if calls_model else None,
+        parameters={
+            k.removeprefix(prefix): v for k, v in told.items() if k.startswith(prefix) and k != f"{prefix}model"
+        },
+        input_tokens=_either(told, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens") if calls_model else None,
+        output_tokens=_either(told, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+        if calls_model
+        else None,
+        error=span.error(),
+        tags={
+            "provider": told.get("gen_ai.provider.name") or told.get("gen_ai.system"),
+            "conversation": told.get("gen_ai.conversation.id"),
+        },
+        user=span.first("user.id", "enduser.id"),
+    )
+
+
+def chat_message(message: Any) -> dict[str, Any]:
+    """A message with `parts` as the chat API writes it: text as content, tool calls and results in their fields."""
+    if not isinstance(message, dict):
+        raise BadRecordError("wrong_type", f"a message is {message!r:.60}, not an object")
+    if "parts" not in message:
+        return message
+    parts = [
+        part if isinstance(part, dict) else {"type": "text", "content": str(part)} for part in message["parts"] or []
+    ]
+    plain: dict[str, Any] = {"role": message.get("role")}
+    if message.get("name"):
+        plain["name"] = message["name"]
+    texts = [part.get("content") for part in parts if part.get("type") == "text"]
+    other = [part for part in parts if part.get("type") not in ("text", "tool_call", "tool_call_response", "reasoning")]
+    plain["content"] = "\n".join(str(text) for text in texts) if texts and not other else None
+    if other:
+        plain["content"] = [{"type": "text", "text": str(text)} for text in texts] + other
+    calls = [part for part in parts if part.get("type") == "tool_call"]
+    if calls:
+        plain["tool_calls"] = [_tool_call(call) for call in calls]
+    results = [part for part in parts if part.get("type") == "tool_call_response"]
+    if results:
+        plain["tool_call_id"] = results[0].get("id")
+        said = results[0].get("response", results[0].get("result"))
+        plain["content"] = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+    return plain
+
+
+def _tool_call(part: dict[str, Any]) -> dict[str, Any]:
+    arguments = part.get("arguments")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {"id": part.get("id"), "type": "function", "function": {"name": part.get("name"), "arguments": text}}
+
+
+def _messages(told: dict[str, Any], span: Span) -> tuple[list[Any], list[Any]]:
+    """Messages asked and answered, wherever this version of the conventions keeps them."""
+    asked, answered = _list(told, "gen_ai.input.messages"), _list(told, "gen_ai.output.messages")
+    instructions = _list(told, "gen_ai.system_instructions")
+    if instructions:
+        asked = [chat_message({"role": "system", "parts": instructions}), *asked]
+    if asked or answered:
+        return asked, answered
+    # Before 1.37 messages were events; OpenLLMetry flattens them into attributes.
+    for name, event in span.events:
+        if name in _ROLES:
+            asked.append({"role": _ROLES[name], **_json_object(event)})
+        elif name == "gen_ai.tool.message":
+            asked.append({"role": "tool", "content": event.get("content"), "tool_call_id": event.get("id")})
+        elif name == "gen_ai.choice":
+            message = json_of(event.get("message"))
+            answered.append(message if isinstance(message, dict) else {"role": "assistant", **_json_object(event)})
+    return asked or _flat(told, "gen_ai.prompt"), answered or _flat(told, "gen_ai.completion")
+
+
+def _flat(told: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """Messages of attributes such as `gen_ai.prompt.0.content`."""
+    found: list[dict[str, Any]] = []
+    while (role := told.get(f"{prefix}.{len(found)}.role")) or f"{prefix}.{len(found)}.content" in told:
+        found.append({"role": role or "assistant", "content": told.get(f"{prefix}.{len(found)}.content")})
+    return found
+
+
+def _list(told: dict[str, Any], name: str) -> list[Any]:
+    value = json_of(told.get(name))
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadRecordError("wrong_type", f"{name} is {value!r:.60}, not a list")
+    return value if name == "gen_ai.system_instructions" else [chat_message(message) for message in value]
+
+
+def _name(span: Span, operation: str, model: Any, told: dict[str, Any]) -> str:
+    """Span names are `{operation} {model}` by convention; the model is no part of the step."""
+    if operation and model and span.name == f"{operation} {model}":
+        return str(told.get("gen_ai.agent.name") or operation)
+    return span.name
+
+
+def _either(told: dict[str, Any], new: str, old: str) -> Any:
+    return told[new] if new in told else told.get(old)
+
+
+def _json_object(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key in ("content", "role", "tool_calls", "name")}

@@ -1,0 +1,87 @@
+"""Stage 0: journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from qbawa.errors import InputError
+from qbawa.ingest.batches import Batch, load_batch, mark_empty, pending_batches
+from qbawa.ingest.block_writer import TABLES as SOURCES
+from qbawa.ingest.block_writer import BlockWriter
+from qbawa.ingest.journal_lines import read_line
+from qbawa.ingest.line_reader import numbered_lines
+from qbawa.project import Project
+from qbawa.storage.lake import Lake
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What became of a batch's lines: lines = rows + feedback + requests + quarantined."""
+
+    batch: str
+    lines: int
+    rows: int
+    feedback: int
+    requests: int
+    quarantined: int
+    by_reason: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    seconds: float = 0.0
+    changed: bool = True
+
+
+def new_batches(project: Project) -> list[str]:
+    """Names of the batches that the lake does not hold yet, oldest first."""
+    return [batch.name for batch in pending_batches(project.lake, project.journals)]
+
+
+def held_batches(project: Project) -> set[str]:
+    """Names of everything that the lake holds whole: batches of segments and imported files."""
+    return {block for table in SOURCES for block in project.lake.blocks(table) if not re.search(r"/\d+$", block)}
+
+
+def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
+    """Take batches in, one after the other; the report is their sum."""
+    reports = [ingest_batch(project.lake, load_batch(name, project.journals)) for name in batches]
+    project.publish()
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report.by_reason)
+    sums = {
+        n: sum(getattr(r, n) for r in reports)
+        for n in ("lines", "rows", "feedback", "requests", "quarantined", "bytes")
+    }
+    seconds = sum(report.seconds for report in reports)
+    return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
+
+
+def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | None = None) -> IngestReport:
+    """Write a batch's recordings, feedback and bad lines; doing it again changes nothing.
+
+    `progress` is told the bytes read so far. Raises InputError where a segment of the batch is gone.
+    """
+    began = time.perf_counter()
+    writer = BlockWriter(lake, batch.name, "journal")
+    lines = size = 0
+    for segment in batch.segments:
+        if not segment.path.is_file():
+            raise InputError(
+                f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. Put it back from a back-up, or "
+                f"remove {batch.journal / 'batches' / batch.name}.json to give its lines up."
+            )
+        for number, line in numbered_lines(segment.path):
+            lines += 1
+            writer.add(segment.path.name, number, line, read_line(line))
+        size += segment.bytes
+        if progress:
+            progress(size)
+    counts = writer.close()
+    if not (counts.rows or counts.feedback or counts.quarantined):
+        mark_empty(batch)
+    seconds = time.perf_counter() - began
+    return IngestReport(
+        batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason),
+        size, seconds, counts.changed,
+    )  # fmt: skip

@@ -1,0 +1,190 @@
+"""Stage 3: verdicts decided, strategies rated, judges held against people. Door of the package to the lake."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from qbawa.errors import InputError
+from qbawa.project import Project
+from qbawa.replay.strategies.repository import strategy_names
+from qbawa.storage.lake import Lake
+from qbawa.storage.tables import TABLES
+from qbawa.tournaments import plots
+from qbawa.tournaments.agreement.position_bias import PositionBias, order_of_matches, position_biases
+from qbawa.tournaments.agreement.reliability import judge_reliability
+from qbawa.tournaments.import_verdicts import import_verdicts
+from qbawa.tournaments.ratings import Effect, RatingFit, fit_ratings
+from qbawa.tournaments.reread import reread
+from qbawa.tournaments.step_state import StepState
+
+
+def bracket_picture(project: Project, request_id: str) -> bytes | None:
+    """The matches of one request, drawn."""
+    matches = project.lake.read("matches", blocks=[request_id])
+    if matches.is_empty():
+        return None
+    return plots.bracket(matches, dict(strategy_names(project.lake).iter_rows()), f"Bracket of request {request_id}")
+
+
+def bracket_counts(project: Project) -> dict[str, dict[str, float]]:
+    """Matches, verdicts, unscored and cost_usd of each request's bracket."""
+    matches = project.lake.read("matches", ["request_id", "verdicts", "unscored", "cost_usd"])
+    sums = matches.group_by("request_id").agg(
+        pl.len().alias("matches"), pl.col("verdicts", "unscored", "cost_usd").sum()
+    )
+    return {row.pop("request_id"): row for row in sums.iter_rows(named=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class HumanReport:
+    verdicts: int
+    """Human verdicts that the lake holds now."""
+    by_file: dict[str, int]
+    """Verdicts taken in, by file that was new."""
+    refused: dict[str, str]
+    """Why a file could not be taken in, by file."""
+
+
+def human_verdict_files(project: Project) -> list[Path]:
+    """Tables of verdicts that people have left in the home."""
+    return sorted(
+        path
+        for path in (project.home.root / "human_verdicts").glob("*")
+        if path.suffix in (".csv", ".jsonl", ".parquet")
+    )
+
+
+def take_human_verdicts(project: Project) -> HumanReport:
+    """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
+
+    A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
+    matches are decided anew. A file that is wrong is refused whole; the others are taken.
+    """
+    taken, refused = {}, {}
+    for path in human_verdict_files(project):
+        try:
+            report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
+        except InputError as error:
+            refused[path.name] = str(error)
+            continue
+        if report.changed:
+            taken[path.name] = report.written.get("verdicts", 0)
+    held = project.lake.read("verdicts", ["step"], where="judge_kind = 'human'")
+    for step in held["step"].unique().sort():
+        StepState(project.lake, step, project.config.jury(step), project.config.tournament.seed).redecide()
+    project.publish()
+    return HumanReport(held.height, taken, refused)
+
+
+def reread_verdicts(project: Project) -> int:
+    """Read every raw reply of a judge by the present parser and decide anew what changed; how many verdicts did."""
+    lake = project.lake
+    changed = reread(lake, lake.read("verdicts"))
+    lake.merge("verdicts", changed)
+    for step in changed["step"].unique().sort():
+        StepState(lake, step, project.config.jury(step), project.config.tournament.seed).redecide()
+    project.publish()
+    return changed.height
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Ratings of all steps with the strategies' names, what the checks look at, and pictures by step."""
+
+    rows: pl.DataFrame
+    fits: dict[str, RatingFit] = field(default_factory=dict)
+    order_effects: dict[str, Effect | None] = field(default_factory=dict)
+    cancelled: dict[str, int] = field(default_factory=dict)
+    """Matches in which place cancels, since judges saw both orders alike."""
+    position_biases: dict[str, list[PositionBias]] = field(default_factory=dict)
+    """Of the judges that saw answers in an order, most biased first."""
+    unscored_shares: dict[str, float] = field(default_factory=dict)
+    """Share of the verdicts that count which could not be read; steps without verdicts are left out."""
+    separable: dict[str, bool] = field(default_factory=dict)
+    """Whether the best strategy can be told from the next."""
+    forests: dict[str, bytes] = field(default_factory=dict)
+    fronts: dict[str, bytes] = field(default_factory=dict)
+
+
+def rate_strategies(project: Project) -> Rated:
+    """Rate every step's strategies from its matches."""
+    lake = project.lake
+    fits = fit_steps(project)
+    costs = (
+        lake.read("replay_matrix", ["step", "strategy_id", "cost_usd", "latency_s"], where="status = 'ok'")
+        .group_by("step", "strategy_id")
+        .agg(mean_cost_usd=pl.col("cost_usd").mean(), mean_latency_s=pl.col("latency_s").mean())
+    )
+    tables = [fit.table.with_columns(step=pl.lit(step), block_id=pl.lit(step)) for step, fit in fits.items()]
+    rows = pl.concat(tables) if tables else lake.read("ratings").clear().drop("mean_cost_usd", "mean_latency_s")
+    rows = rows.join(costs, on=["step", "strategy_id"], how="left")
+    lake.replace("ratings", sorted({*rows["step"], *lake.blocks("ratings")}), rows)
+    project.publish()
+    named = rows.join(strategy_names(project.lake), on="strategy_id", how="left").with_columns(
+        pl.col("name").fill_null(pl.col("strategy_id"))
+    )
+    by_step = {str(step): table for (step,), table in named.group_by("step", maintain_order=True)}
+    jury, columns = project.config.jury, ["match_id", "judge", "judge_kind", "shown_first", "verdict", "preference"]
+    said = {step: lake.read("verdicts", columns, keep=pl.col("step") == step) for step in fits}
+    counted = lake.read("matches", ["step", "verdicts", "unscored"]).group_by("step").sum().sort("step")
+    return Rated(
+        rows=named,
+        fits=fits,
+        order_effects={step: fit.order_effect for step, fit in fits.items()},
+        cancelled={s: order_of_matches(v, jury(s)).filter(pl.col("order") == 0).height for s, v in said.items()},
+        position_biases={s: position_biases(v, jury(s)) for s, v in said.items()},
+        unscored_shares={step: lost / (read + lost) for step, read, lost in counted.iter_rows() if read + lost},
+        separable={s: t.filter(pl.col("separable_group") == 1).height == 1 for s, t in by_step.items()},
+        forests={s: plots.forest(t, f"Strategies of step '{s}'") for s, t in by_step.items()},
+        fronts={s: plots.cost_against_strength(t, f"Cost against strength, step '{s}'") for s, t in by_step.items()},
+    )
+
+
+def rate_judges(project: Project) -> pl.DataFrame:
+    """How far each judge of each step can be trusted."""
+    lake, config = project.lake, project.config
+    models = dict(lake.read("strategies", ["strategy_id", "model"]).drop_nulls().iter_rows())
+    rows = judge_reliability(
+        rows_in_order(lake, "verdicts"),
+        rated_matches(project),
+        strategy_families={strategy: config.family(model) for strategy, model in models.items()},
+        judge_families={name: config.family(judge.model) for name, judge in config.judges.items()},
+        threshold=config.tournament.gate,
+    )
+    lake.replace(
+        "judge_reliability",
+        sorted({*rows["step"], *lake.blocks("judge_reliability")}),
+        rows.with_columns(block_id="step"),
+    )
+    project.publish()
+    return rows
+
+
+def rated_matches(project: Project) -> pl.DataFrame:
+    """Matches with what the ratings fit beside strength: the order in which judges saw the answers (1 where all saw a
+    first, −1 where all saw b), and the lengths of both answers."""
+    lake = project.lake
+    said = lake.read("verdicts", ["step", "match_id", "judge", "judge_kind", "shown_first", "verdict"])
+    steps = said.partition_by("step", as_dict=True).items()
+    orders = [order_of_matches(of_step, project.config.jury(str(step))) for (step,), of_step in steps]
+    order = pl.concat(orders or [order_of_matches(said, ())])
+    lengths = lake.read("replay_matrix", ["cell_id", "answer"], where="sample = 0").select(
+        "cell_id", length=pl.col("answer").str.len_chars().cast(pl.Int64)
+    )
+    matches = rows_in_order(lake, "matches").join(order, on="match_id", how="left", maintain_order="left")
+    for side in ("a", "b"):
+        renamed = lengths.rename({"cell_id": f"cell_{side}", "length": f"length_{side}"})
+        matches = matches.join(renamed, on=f"cell_{side}", how="left", maintain_order="left")
+    return matches
+
+
+def fit_steps(project: Project) -> dict[str, RatingFit]:
+    """The fit of every step that has matches."""
+    matches, length = rated_matches(project), project.config.tournament.length_effect
+    return {str(s): fit_ratings(m, length_effect=length) for (s,), m in matches.group_by("step", maintain_order=True)}
+
+
+def rows_in_order(lake: Lake, table: str, where: str | None = None) -> pl.DataFrame:
+    """The table's rows by key. Sums of floats depend on their order, which in the lake is that of writing."""
+    return lake.read(table, where=where).sort(TABLES[table].key)

@@ -1,0 +1,325 @@
+"""What a step's tournament is played with: the answers that meet, the questions, and every verdict so far."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import polars as pl
+
+from qbawa.config import JudgeConfig, TournamentConfig
+from qbawa.engine.prompting.question import Question
+from qbawa.errors import InputError, TemplateError
+from qbawa.ids import cell_id, match_id
+from qbawa.judges.jury import JudgeCall, jury_calls, same_text
+from qbawa.judges.verdicts import may_pass, stands_for
+from qbawa.storage.lake import Lake, now, schema_of
+from qbawa.tournaments.agreement.calibration import Calibration, calibrate, combine
+from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
+from qbawa.tournaments.formats import Field, Goal, Match, Result, Tournament, make_tournament
+from qbawa.tournaments.import_verdicts import matches_of
+from qbawa.tournaments.ranking_batches import ranking_batches
+from qbawa.tournaments.reread import reread
+
+Key = tuple[str, str]
+"""(strategy, request)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str
+    cell_id: str
+
+
+class StepState:
+    """One step's answers, questions and verdicts, read once and kept up to date while the tournament goes on.
+
+    A verdict counts if it answers the very question that its judge would be asked now: with another rubric or another
+    model, or about another answer, it is asked anew, and until then decides nothing. People's and imported verdicts
+    always count.
+    """
+
+    def __init__(self, lake: Lake, step: str, jury: Mapping[str, JudgeConfig], seed: int) -> None:
+        self.lake = lake
+        self.step = step
+        self.jury = jury
+        self.seed = seed
+        self.answers = _answers(lake, step)
+        self.questions = _questions(lake, step, {request for _, request in self.answers})
+        # Where the recording cannot be read nobody can tell which answer is better.
+        self.answers = {key: answer for key, answer in self.answers.items() if key[1] in self.questions}
+        only = f"step = '{step.replace(chr(39), chr(39) * 2)}'"
+        verdicts = lake.read("verdicts", where=only)
+        # What an older parser could not read costs nothing to read again; `redecide` stores what comes of it.
+        self._reread = reread(lake, verdicts.filter(pl.col("verdict") == "unscored"))
+        self._verdicts: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in chain(verdicts.iter_rows(named=True), self._reread.iter_rows(named=True)):
+            self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
+        matches = lake.read("matches", where=only)
+        self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
+        self._weigh_judges()
+        self._charged = {row["call_key"] for row in verdicts.iter_rows(named=True) if row["cost_usd"]}
+        self._ranking = {name for name, judge in jury.items() if judge.kind == "listwise"}
+        self._current: dict[str, set[str]] = {}
+        """Model verdicts that count, by match."""
+        self.past_results = self._read_past()
+
+    @property
+    def field(self) -> Field:
+        """The tournament's field: who has an answer to what, and which answers are the same."""
+        return Field.of({key: same_text(answer.text) for key, answer in self.answers.items()})
+
+    @property
+    def orders(self) -> Literal[1, 2]:
+        """In how many orders a match may be asked one after the other: 1 where no judge has another one to give."""
+        ordered = [judge for judge in self.jury.values() if judge.kind != "pointwise"]
+        return 2 if ordered and all(judge.order == "random" for judge in ordered) else 1
+
+    @property
+    def verdicts_per_match(self) -> int:
+        return sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in self.jury.values())
+
+    def tournament(self, config: TournamentConfig, *, only_requests: Sequence[str] | None = None) -> Tournament:
+        """The step's tournament, going on from all that was judged."""
+        return make_tournament(
+            self.field,
+            format=config.format,
+            goal=Goal(config.goal, k=config.k),
+            confidence=config.confidence,
+            verdict_budget=config.verdict_budget,
+            verdicts_per_match=self.verdicts_per_match,
+            orders=self.orders,
+            seed=self.seed,
+            past_results=self.past_results,
+            only_requests=only_requests,
+        )
+
+    def text(self, strategy: str, request: str) -> str:
+        return self.answers[strategy, request].text
+
+    def id_of(self, match: Match) -> str:
+        return match_id(match.request, self.step, match.a, match.b)
+
+    def calls(self, match: Match, among: Sequence[str] = ()) -> list[JudgeCall]:
+        """What to ask the jury about a match; the other way round where it is `swapped`; `among` others, a listwise judge."""
+        a, b = self.text(match.a, match.request), self.text(match.b, match.request)
+        question = self.questions[match.request]
+        return jury_calls(self.id_of(match), question, a, b, self.jury, self.seed, swapped=match.swapped, among=among)
+
+    def lists(self, tournament: Tournament) -> dict[Match, tuple[str, ...]]:
+        """What listwise judges rank in the tournament's present round, by match."""
+        return ranking_batches(tournament.round_matches, self.text) if self._ranking else {}
+
+    def _read_past(self) -> list[Result]:
+        """Results of everything that was judged so far, as the tournament that asked for it would have recorded them."""
+        asked: list[tuple[Match, list[dict[str, Any]], int]] = []
+        identical: list[Result] = []
+        for identity, row in self._matches.items():
+            a, b, request = row["strategy_a"], row["strategy_b"], row["request_id"]
+            if not self._answered(a, b, request):
+                continue
+            rows = list(self._verdicts.get(identity, {}).values())
+            if row["origin"] == "identical":
+                if self._same(a, b, request):
+                    identical.append(Result(Match(request, a, b, row["round"] or 0, row["slot"] or 0), 0.5, 0))
+                continue
+            others = [verdict for verdict in rows if verdict["judge_kind"] != "llm"]
+            judged = False
+            for swapped in (False, True)[: self.orders]:
+                match = Match(request, a, b, 0, row["slot"] or 0, swapped)
+                counting = self._counting(match)
+                if counting:
+                    first = min((verdict["round"] or 0) for verdict in counting)
+                    match = Match(request, a, b, first, row["slot"] or 0, swapped)
+                    asked.append((match, counting + ([] if judged else others), len(counting)))
+                    judged = True
+            if others and not judged:
+                asked.append((Match(request, a, b, 0, 0), others, 0))
+        decided = self.decide([rows for _, rows, _ in asked])
+        return identical + [
+            Result(match, p_a, verdicts) for (match, _, verdicts), p_a in zip(asked, decided, strict=True)
+        ]
+
+    def decide(self, verdicts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
+        """What each group of verdict rows comes to: P(a is better), None where none could be read."""
+        rows = [{**row, "match_id": str(group)} for group, some in enumerate(verdicts) for row in some]
+        decided = self._combined(rows)
+        return [decided[str(group)]["p_a"] if str(group) in decided else None for group in range(len(verdicts))]
+
+    def share_costs(self, verdicts: Sequence[dict[str, Any]]) -> None:
+        """Count what each call cost once: evenly over these new verdicts that it gave, nothing where an earlier one has it."""
+        sharing = Counter(row["call_key"] for row in verdicts)
+        for row in verdicts:
+            row["cost_usd"] *= (row["call_key"] not in self._charged) / sharing[row["call_key"]]
+        self._charged |= {row["call_key"] for row in verdicts if row["cost_usd"]}
+
+    def add(self, match: Match, verdicts: Iterable[Mapping[str, Any]]) -> bool:
+        """Keep a match's new verdicts; without any, the answers were identical. False where all was known."""
+        identity = self.id_of(match)
+        rows = {row["verdict_id"]: {**row, "round": match.round} for row in verdicts}
+        self._verdicts.setdefault(identity, {}).update(rows)
+        self._current.setdefault(identity, set()).update(rows)
+        known = self._matches.get(identity)
+        if known is None or (rows and known["origin"] == "identical"):
+            self._matches[identity] = {"round": match.round, "slot": match.slot} | {
+                "match_id": identity,
+                "request_id": match.request,
+                "step": self.step,
+                "strategy_a": match.a,
+                "strategy_b": match.b,
+                "origin": "tournament" if rows else "identical",
+                "block_id": match.request,
+            }
+        return bool(rows) or known is None
+
+    def store(self, matches: Iterable[str]) -> None:
+        """Write these matches, by id, and their verdicts to the lake."""
+        identities = list(dict.fromkeys(matches))
+        verdicts = [row for identity in identities for row in self._verdicts.get(identity, {}).values()]
+        if verdicts:
+            self.lake.merge("verdicts", _frame(verdicts))
+        if identities:
+            self.lake.merge("matches", self._match_rows(identities))
+
+    def redecide(self) -> bool:
+        """Decide all matches by the verdicts that count now; False where none changed.
+
+        Needed whenever people have judged, since what the jury's word is worth changes everywhere, and when the jury has.
+        """
+        self._weigh_judges()
+        if self._reread.height:
+            self.lake.merge("verdicts", self._reread)
+        return bool(self._matches) and self.lake.merge("matches", self._match_rows(list(self._matches)))
+
+    @property
+    def undecided(self) -> int:
+        """Matches that a model has decided once and nobody decides now: rubric, model or an answer is another one."""
+
+        def scored(rows: Iterable[Mapping[str, Any]]) -> bool:
+            return any(row["verdict"] != "unscored" for row in rows)
+
+        return sum(
+            row["origin"] == "tournament"
+            and scored(self._verdicts.get(identity, {}).values())
+            and not scored(self._saying(identity))
+            for identity, row in self._matches.items()
+        )
+
+    def _weigh_judges(self) -> None:
+        """Set what each judge's word is worth, by all verdicts at hand."""
+        self.calibration: Calibration | None = None
+        self.judges = list(self.jury)
+        rows = [row for rows in self._verdicts.values() for row in rows.values()]
+        if not any(row["judge_kind"] == "human" for row in rows):
+            return
+        # Sums of floats depend on their order.
+        verdicts = _frame(sorted(rows, key=lambda row: row["verdict_id"]))
+        self.calibration = calibrate(verdicts)
+        # Until the jury is calibrated the judge that agrees best with people decides; before people have judged, the first.
+        context = dict.fromkeys(("match_id", "request_id", "step", "strategy_a", "strategy_b"), pl.String)
+        matches = pl.DataFrame(
+            [[row[name] for name in context] for row in self._matches.values()], context, orient="row"
+        )
+        rated = best_judges(judge_reliability(verdicts, matches), preferred=self.jury)
+        self.judges = rated + [name for name in self.jury if name not in rated]
+
+    def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:
+        decided = self._combined([row for identity in identities for row in self._saying(identity)])
+        rows = []
+        for identity in identities:
+            row, said = self._matches[identity], decided.get(identity)
+            a, b, request = row["strategy_a"], row["strategy_b"], row["request_id"]
+            verdicts = self._verdicts.get(identity, {}).values()
+            tie = row["origin"] == "identical" and (not self._answered(a, b, request) or self._same(a, b, request))
+            rows.append(
+                row
+                | {
+                    "cell_a": cell_id(request, self.step, a),
+                    "cell_b": cell_id(request, self.step, b),
+                    "winner": said["winner"] if said else "tie" if tie else None,
+                    "p_a": said["p_a"] if said else 0.5 if tie else None,
+                    "verdicts": said["verdicts"] if said else 0,
+                    "unscored": said["unscored"] if said else 0,
+                    "dissent": said["dissent"] if said else None,
+                    "cost_usd": sum(verdict["cost_usd"] or 0.0 for verdict in verdicts),
+                    "decided_at": max(
+                        (verdict["judged_at"] for verdict in verdicts), default=row.get("decided_at") or now()
+                    ),
+                }
+            )
+        return pl.DataFrame(rows, schema=schema_of("matches"), orient="row")
+
+    def _combined(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What verdicts come to, by match. Another evaluation's judges, where nobody else has judged, count alike."""
+        frame = _frame(verdicts)
+        ours = frame.filter(pl.col("judge_kind") != "imported").select("match_id").unique()
+        if self.calibration is not None:
+            ours = frame.select("match_id").unique()
+        combined = [
+            *combine(frame.join(ours, on="match_id", how="semi"), self.calibration, self.judges).iter_rows(named=True),
+            *matches_of(frame.join(ours, on="match_id", how="anti")).iter_rows(named=True),
+        ]
+        return {row["match_id"]: row for row in combined}
+
+    def _saying(self, identity: str) -> list[dict[str, Any]]:
+        """The verdicts on a match that count. Without a jury, or where an answer is gone, nobody can tell, and all do."""
+        row, have = self._matches[identity], self._verdicts.get(identity, {})
+        if not self.jury or not self._answered(row["strategy_a"], row["strategy_b"], row["request_id"]):
+            return list(have.values())
+        current = self._current.get(identity, set())
+        return [row for key, row in have.items() if row["judge_kind"] != "llm" or key in current]
+
+    def _answered(self, a: str, b: str, request: str) -> bool:
+        return (a, request) in self.answers and (b, request) in self.answers
+
+    def _counting(self, match: Match) -> list[dict[str, Any]]:
+        """The jury's verdicts on a match in this order, if every judge has given the one that it would be asked now."""
+        have = self._verdicts.get(self.id_of(match), {})
+        if not have or not self.jury:
+            return []
+        rows = [row for row in have.values() if row["judge_kind"] == "llm" and not may_pass(row)]
+        if not rows:
+            return []
+        by_question = {(row["judge"], row["call_key"]): row for row in rows}
+        by_question |= {(row["judge"], stands_for(row["raw"])): row for row in rows if row["judge"] in self._ranking}
+        try:
+            calls = self.calls(match)
+        except TemplateError:  # the rubric asks for what this request lacks: nothing answers it
+            return []
+        wanted = [(call.judge, "+".join(model_call.key for model_call in call.calls)) for call in calls]
+        found = [by_question[key] for key in wanted if key in by_question]
+        self._current.setdefault(self.id_of(match), set()).update(row["verdict_id"] for row in found)
+        return found if wanted and len(found) == len(wanted) else []
+
+    def _same(self, a: str, b: str, request: str) -> bool:
+        return same_text(self.text(a, request)) == same_text(self.text(b, request))
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=schema_of("verdicts"), orient="row")
+
+
+def _answers(lake: Lake, step: str) -> dict[Key, Answer]:
+    active = lake.read("strategies", ["strategy_id"], keep=(pl.col("step") == step) & pl.col("active"))
+    cells = lake.read(
+        "replay_matrix",
+        ["strategy_id", "request_id", "answer", "cell_id"],
+        keep=(pl.col("step") == step) & (pl.col("status") == "ok") & (pl.col("sample") == 0),
+    ).join(active, on="strategy_id", how="semi")
+    return {(s, r): Answer(text or "", cell) for s, r, text, cell in cells.iter_rows()}
+
+
+def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]:
+    columns = ["request_id", "step", "recording_id", "inputs", "messages", "recorded_at"]
+    recorded = lake.read("recordings", columns, keep=(pl.col("step") == step) & pl.col("request_id").is_in(requests))
+    chosen = lake.read("replay_set", ["recording_id"])["recording_id"]
+    # The recording that was replayed asks the question; of others the first.
+    order = recorded.with_columns(other=~pl.col("recording_id").is_in(chosen.implode())).sort("other", "recorded_at")
+    questions = {request: Question(request, step) for request in requests}
+    for row in order.unique("request_id", keep="first").iter_rows(named=True):
+        try:
+            questions[row["request_id"]] = Question.from_row(row)
+        except InputError:
+            del questions[row["request_id"]]
+    return questions

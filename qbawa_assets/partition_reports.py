@@ -1,0 +1,104 @@
+"""Cells of the replay matrix and brackets of requests as partition events."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import polars as pl
+from dagster import AssetKey, Failure, MetadataValue
+
+from qbawa.project import Project
+from qbawa.replay import stage as replay_stage
+from qbawa.tournaments import stage as tournaments_stage
+from qbawa_assets.metadata import picture
+from qbawa_assets.partition_events import PartitionEvents
+from qbawa_assets.partitions import cell_key, requests, strategies
+
+# A picture takes about 0.2 CPU seconds and 90 kB of the event log.
+MOST_PICTURES = 12
+NOT_DRAWN = MetadataValue.text(
+    f"A run draws its first {MOST_PICTURES} brackets. Materialize this partition by itself to see it; nothing is asked again."
+)
+
+OnCells = Callable[[pl.DataFrame], None]
+
+
+def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
+    """A function that takes finished cells (request_id, strategy_id, state, error, cost_usd, latency_s) and reports them.
+
+    Cells that are ok become materialised. In a run that did not plan its cells, `plan_failures` plans the failed ones
+    alone: they show as failed when the run ends in failure, and no other cell does.
+    """
+    events = PartitionEvents.of(context, "replay_matrix")
+
+    def report(cells: pl.DataFrame) -> None:
+        good = cells.filter(pl.col("state") == "ok")
+        events.materialized(
+            (
+                cell_key(cell["request_id"], cell["strategy_id"]),
+                {"cost_usd": cell["cost_usd"] or 0.0, "latency_s": cell["latency_s"] or 0.0},
+            )
+            for cell in good.iter_rows(named=True)
+        )
+        if plan_failures:
+            bad = cells.filter(pl.col("state") == "failed")
+            events.planned(str(cell_key(*key)) for key in bad.select("request_id", "strategy_id").iter_rows())
+
+    return report
+
+
+def report_unreported_cells(context: Any, project: Project) -> None:
+    """Report every cell that the lake calls ok but Dagster does not know as materialised."""
+    columns = ["request_id", "strategy_id", "cost_usd", "latency_s"]
+    stored = project.lake.read("replay_matrix", columns, where="status = 'ok' AND sample = 0")
+    known = context.instance.get_materialized_partitions(AssetKey("replay_matrix"))
+    new = [f"{request}|{strategy}" not in known for request, strategy in stored.select(columns[:2]).iter_rows()]
+    lost = stored.filter(pl.Series(new, dtype=pl.Boolean))
+    if lost.is_empty():
+        return
+    context.instance.add_dynamic_partitions(str(requests.name), lost["request_id"].unique().sort().to_list())
+    context.instance.add_dynamic_partitions(str(strategies.name), lost["strategy_id"].unique().sort().to_list())
+    report_cells(context)(lost.with_columns(state=pl.lit("ok")))
+
+
+def fail_for_failed_cells(context: Any, project: Project) -> None:
+    """Raise Failure if cells failed in this run: only a run that ends in failure shows them red."""
+    failed = replay_stage.failures_of_run(project, context.run_id)
+    if failed.height:
+        raise Failure(
+            replay_stage.describe_failures(failed),
+            metadata={"examples": MetadataValue.json(failed.head(5).to_dicts())},
+            allow_retries=False,
+        )
+
+
+def fail_for_judging(failure: str | None) -> None:
+    """Raise Failure if tournaments could not be played to their end, and say why."""
+    if failure:
+        raise Failure(failure, allow_retries=False)
+
+
+def report_brackets(
+    context: Any, project: Project, played: Collection[str], unfinished: Collection[str] = frozenset()
+) -> None:
+    """Report each bracket of `played` by itself, and those with matches that Dagster does not know, such as imports.
+
+    Those of `unfinished` are left out. The first MOST_PICTURES of `played` have their picture too.
+    """
+    played = set(played) - set(unfinished)
+    known = context.instance.get_materialized_partitions(AssetKey("tournament_brackets"))
+    counts = tournaments_stage.bracket_counts(project)
+    due = sorted({*played, *(set(counts) - set(known) - set(unfinished))})
+    drawn = set(sorted(played)[:MOST_PICTURES])
+    context.instance.add_dynamic_partitions(str(requests.name), due)
+    PartitionEvents.of(context, "tournament_brackets").materialized(
+        (
+            request,
+            {
+                **counts.get(request, {"matches": 0}),
+                "bracket": picture(tournaments_stage.bracket_picture(project, request))
+                if request in drawn
+                else NOT_DRAWN,
+            },
+        )
+        for request in due
+    )

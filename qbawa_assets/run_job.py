@@ -1,0 +1,33 @@
+"""Runs a job on the Dagster instance without the UI: `python -m qbawa_assets.run_job flywheel [--config JSON]`.
+
+The run is an ordinary run of the instance, seen in the UI like any other.
+"""
+
+import argparse
+import json
+import sys
+
+from dagster import DagsterInstance
+
+from qbawa_assets.definitions import definitions
+from qbawa_assets.orphaned_runs import end_abandoned_runs, host_tags
+
+
+def main() -> int:
+    """Exit code: 0 if the run succeeded, 1 if it did not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job")
+    parser.add_argument("--config", default="{}", help="run configuration as JSON")
+    arguments = parser.parse_args()
+    with DagsterInstance.get() as instance:
+        job = definitions.resolve_job_def(arguments.job)
+        config = json.loads(arguments.config) | {"loggers": {"console": {}}}
+        end_abandoned_runs(instance, launched_here=False)
+        result = job.execute_in_process(
+            instance=instance, run_config=config, tags=dict(host_tags()), raise_on_error=False
+        )
+        return 0 if result.success else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

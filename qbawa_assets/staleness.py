@@ -1,0 +1,81 @@
+"""What runs have seen already: whether a stage has anything to do, and whether tournaments know every answer.
+
+Kept as notes in the home. They are no store: without them everything is just done once more.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from qbawa import __version__
+from qbawa.project import Project
+
+
+class Unchanged:
+    """Remembers what each stage last saw and left behind: tables' versions, qbawa.yaml, the code. Make one before it begins.
+
+    What others write while it runs counts as not seen, so the next run does it once more rather than never.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._seen = project.lake.versions()
+        self._path: Path = project.home.root / "stages.json"
+
+    def since(self, stage: str, reads: Sequence[str], writes: str) -> bool:
+        """True where `stage` ran last on exactly what is there now, and its table is as it left it."""
+        return self._notes().get(stage) == self._state(reads, writes, self._seen[writes])
+
+    def note(self, stage: str, reads: Sequence[str], writes: str) -> None:
+        """Remember that `stage` has just run."""
+        left = self._project.lake.versions()[writes]
+        notes = self._notes() | {stage: self._state(reads, writes, left)}
+        draft = self._path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(notes, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(draft, self._path)
+
+    def _state(self, reads: Sequence[str], writes: str, left: int) -> str:
+        seen: list[object] = [{name: self._seen[name] for name in sorted(reads)}, writes, left, __version__]
+        seen.append(self._project.config.model_dump(mode="json"))
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+    def _notes(self) -> dict[str, str]:
+        try:
+            notes = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return notes if isinstance(notes, dict) else {}
+
+
+def newest_answers(project: Project) -> str:
+    """What there is to judge: how many answers, and when the last was given. Changes with every new answer; '' for none."""
+    told = project.lake.read("replay_matrix", ["answered_at"], where="status = 'ok' AND sample = 0")["answered_at"]
+    return f"{len(told):,} answers, the last of {told.dt.to_string('%F %T%.6f').max()!s} UTC" if len(told) else ""
+
+
+def judged_answers(project: Project) -> str:
+    """`newest_answers` as it was when the last tournament over all requests began; '' where none was played.
+
+    A note, not a store: without it tournaments go through once more and ask for nothing that they know.
+    """
+    path = project.home.root / "judged_answers"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def note_judged(project: Project, answers: str) -> None:
+    """Remember that tournaments have been played over these `newest_answers`."""
+    draft = project.home.root / f"judged_answers.{os.getpid()}"
+    draft.write_text(answers, encoding="utf-8")
+    os.replace(draft, project.home.root / "judged_answers")
+
+
+def unbudgeted_judges(project: Project) -> list[str]:
+    """Judges whose verdicts cost money that no dollar cap of qbawa.yaml bounds."""
+    config = project.config
+    if config.budget.usd_per_run is not None or config.budget.usd_per_day is not None:
+        return []
+    steps = project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"].unique().sort()
+    paid = {name for step in steps for name, judge in config.jury(step).items() if not config.model(judge.model).free}
+    return sorted(paid)

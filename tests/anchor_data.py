@@ -1,9 +1,0 @@
-"""Answers and verdicts of real models and people, which may lie beside the checkout."""
-
-from pathlib import Path
-
-import pytest
-
-ANCHORS = Path(__file__).parents[2] / "shared/data/anchors"
-
-needs_anchors = pytest.mark.skipif(not ANCHORS.is_dir(), reason="needs ../shared/data/anchors beside the checkout")
