@@ -11,6 +11,8 @@ from qbawa.engine.calls import ModelCall
 CHARS_PER_TOKEN = 4.0
 UNKNOWN_OUTPUT = 1024.0
 """Output tokens expected before the first answer, where the call sets no maximum."""
+MAX_TOKENS = ("max_completion_tokens", "max_tokens")
+"""Parameters that limit an answer, the first that is set counts."""
 _FIRST_GUESS = 20  # calls that the first guess counts for: one short answer must not let a burst of long ones loose
 _MEMORY = 500  # calls that the running mean looks back on
 
@@ -102,13 +104,13 @@ def text_length(messages: tuple[Mapping[str, Any], ...]) -> int:
         if isinstance(content, str):
             total += len(content)
         elif isinstance(content, list):
-            total += sum(len(part.get("text") or "") for part in content if isinstance(part, dict))
+            total += sum(len(str(part.get("text") or "")) for part in content if isinstance(part, dict))
     return total
 
 
 def max_tokens(params: Mapping[str, Any]) -> float | None:
     """The most output tokens that a call allows, None where it sets no limit."""
-    for name in ("max_completion_tokens", "max_tokens"):
+    for name in MAX_TOKENS:
         value = params.get(name)
         if isinstance(value, int | float) and value > 0:
             return float(value)
