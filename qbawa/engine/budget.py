@@ -138,8 +138,11 @@ class Budget:
             account.elsewhere_usd += cost_usd
 
     def lost(self) -> list[Lost]:
-        """What processes that died had in flight, as found since this was asked last; it counts already."""
+        """What processes that died had in flight, for the ledger to hold; it counts already. Say `noted` afterwards."""
         return self._reservations.lost()
+
+    def noted(self) -> None:
+        self._reservations.noted()
 
     def close(self, error: QbawaError) -> None:
         """Turn away all who wait, and all who come later, with `error`."""

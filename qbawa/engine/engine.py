@@ -93,6 +93,7 @@ class Engine:
         self._open.enter_context(gc_tuned())
         self._open.push_async_callback(_end, asyncio.create_task(self.progress.watch(self.snapshot)))
         self._open.push_async_callback(self._drain)
+        await self._journal_lost()
         return self
 
     async def __aexit__(
@@ -132,8 +133,14 @@ class Engine:
     async def _settle(self) -> None:
         """Let other processes have what was taken of the caps and not spent, once everything is journalled."""
         with contextlib.suppress(LedgerError):
-            await self._executor.journal_lost(self.budget.lost())
+            await self._journal_lost()
         await asyncio.to_thread(self.budget.give_back)
+
+    async def _journal_lost(self) -> None:
+        lost = await asyncio.to_thread(self.budget.lost)
+        if lost:
+            await self._executor.journal_lost(lost)
+            await asyncio.to_thread(self.budget.noted)
 
     async def _obtain(self, call: ModelCall) -> CallResult:
         found = await self.ledger.find(call.key)

@@ -175,7 +175,7 @@ class CallExecutor:
     def _set_aside(self, call: ModelCall, model: Model, load: CallLoad) -> Callable[[], float]:
         """What to set aside for one attempt, in USD: the most it can cost under hard caps, else the probable cost."""
         if not self._budget.hard or model.price == FREE:
-            return lambda: model.price.of(*load.expected)
+            return lambda: model.price.of(*load.set_aside)
         most_usd = largest_bill_usd(call, model.settings, model.price)
         if most_usd is None:
             raise refuse_unbounded(call)

@@ -16,7 +16,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +68,10 @@ class Reservations(Protocol):
         """This process has committed so much on an account in all, of which some is for calls in flight."""
 
     def lost(self) -> list[Lost]:
-        """What dead processes had in flight, as found since this was asked last."""
+        """What dead processes had in flight, to be written into the ledger by the caller, and by nobody else while it lives."""
+
+    def noted(self) -> None:
+        """What `lost` has told stands in the ledger."""
 
     def close(self) -> None:
         """Settle: what is committed is spent."""
@@ -98,6 +101,8 @@ class LocalReservations:
     def lost(self) -> list[Lost]:
         return []
 
+    def noted(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -117,7 +122,7 @@ class SharedReservations:
         self._spent_before = spent_before
         self._places: dict[str, int] = {}
         self._granted: dict[str, float | None] = {}
-        self._lost: list[Lost] = []
+        self._telling: list[Lost] = []
         self._id = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._slot = _Slot.create(self._slot_path(self._id))
         _slots.add(self._slot)
@@ -128,11 +133,7 @@ class SharedReservations:
             before = json.dumps(book, sort_keys=True)
             self._bury(book)
             grants = [self._take(book, want) for want in wants]
-            book["holders"][self._id] = {
-                "run_id": self._run_id,
-                "boot": _boot_id(),
-                "accounts": {name: [place, self._granted.get(name)] for name, place in self._places.items()},
-            }
+            self._enter(book)
             if json.dumps(book, sort_keys=True) != before:
                 self._write(book)
         return grants
@@ -143,8 +144,24 @@ class SharedReservations:
             self._slot.note(place, committed_usd, under_way_usd)
 
     def lost(self) -> list[Lost]:
-        found, self._lost = self._lost, []
-        return found
+        with self._locked():
+            book = self._read()
+            if not book["lost"]:
+                return []
+            # Should this process die before it has written them down, whoever buries it finds them again.
+            self._telling = [Lost(*entry) for entry in book["lost"]]
+            book["lost"] = []
+            self._enter(book)
+            self._write(book)
+        return self._telling
+
+    def noted(self) -> None:
+        if self._telling:
+            with self._locked():
+                book = self._read()
+                self._telling = []
+                self._enter(book)
+                self._write(book)
 
     def close(self) -> None:
         if self._slot.closed:
@@ -163,6 +180,15 @@ class SharedReservations:
             self._write(book)
             self._slot.close()
             self._slot_path(self._id).unlink(missing_ok=True)
+
+    def _enter(self, book: dict[str, Any]) -> None:
+        """Put this process into the book as it stands."""
+        book["holders"][self._id] = {
+            "run_id": self._run_id,
+            "boot": _boot_id(),
+            "accounts": {name: [place, self._granted.get(name)] for name, place in self._places.items()},
+            "telling": [astuple(lost) for lost in self._telling],
+        }
 
     def _take(self, book: dict[str, Any], want: Want) -> Grant:
         account = self._account(book, want.account)
@@ -215,10 +241,11 @@ class SharedReservations:
                     run_lost += in_flight
                 elif kind == "step" and in_flight > 0:
                     steps_lost[what] = in_flight
-            self._lost += [Lost(holder["run_id"], step, usd) for step, usd in steps_lost.items()]
+            book["lost"] += [[holder["run_id"], step, usd] for step, usd in steps_lost.items()]
             rest = run_lost - sum(steps_lost.values())
             if rest > 1e-12:
-                self._lost.append(Lost(holder["run_id"], None, rest))
+                book["lost"].append([holder["run_id"], None, rest])
+            book["lost"] += holder["telling"]
             del book["holders"][name]
             path.unlink(missing_ok=True)
 
@@ -227,7 +254,9 @@ class SharedReservations:
             book = json.loads((self._folder / "accounts.json").read_bytes())
         except FileNotFoundError:
             book = {}
-        return {"v": 1, "accounts": book.get("accounts", {}), "holders": book.get("holders", {})}
+        return {"v": 1} | {
+            name: book.get(name, empty) for name, empty in (("accounts", {}), ("holders", {}), ("lost", []))
+        }
 
     def _write(self, book: Mapping[str, Any]) -> None:
         path = self._folder / "accounts.json"
