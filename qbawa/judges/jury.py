@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
 from qbawa.errors import FinalError, ProviderError
 from qbawa.ids import verdict_id
@@ -173,7 +174,8 @@ async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
     results = [outcome for outcome in outcomes if isinstance(outcome, CallResult)]
     row = to_verdict_row(judge_call, failures[0] if failures else results)  # type: ignore[arg-type]
     # Of a pointwise judge one score may have been paid for and the other failed.
-    return row | {"cost_usd": sum(result.cost_usd for result in results)}
+    costs = [outcome.cost_usd for outcome in outcomes if isinstance(outcome, CallResult | ProviderError)]
+    return row | {"cost_usd": total_usd(costs)}
 
 
 def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallResult] | ProviderError) -> dict[str, Any]:
@@ -204,7 +206,9 @@ def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallRes
         **opinion(raw, judge_call.shown_first, logprobs),
         "raw": raw,
         "call_key": "+".join(call.key for call in judge_call.calls),
-        "cost_usd": sum(result.cost_usd for result in results),
+        "cost_usd": total_usd(
+            [outcome.cost_usd] if isinstance(outcome, ProviderError) else [r.cost_usd for r in results]
+        ),
         "judged_at": datetime.now(UTC),
         "block_id": judge_call.request_id,
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from qbawa.engine.logprobs import clean_logprobs
 from qbawa.judges.verdicts import reparse
 from qbawa.storage.lake import Lake
 
@@ -18,8 +19,7 @@ def reread(lake: Lake, verdicts: pl.DataFrame) -> pl.DataFrame:
 
     def logprobs(keys: Sequence[str]) -> dict[str, list[Any]]:
         kept = pl.col("call_key").is_in(list(keys)) & pl.col("logprobs").is_not_null()
-        return {
-            key: json.loads(text) for key, text in lake.read("calls", ["call_key", "logprobs"], keep=kept).iter_rows()
-        }
+        rows = lake.read("calls", ["call_key", "logprobs"], keep=kept).iter_rows()
+        return {key: found for key, text in rows if (found := clean_logprobs(json.loads(text)))}
 
     return reparse(verdicts, logprobs)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from qbawa.config import JudgeConfig, TournamentConfig
+from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
 from qbawa.errors import InputError, TemplateError
 from qbawa.ids import cell_id, match_id
@@ -152,6 +153,8 @@ class StepState:
         """Count what each call cost once: evenly over these new verdicts that it gave, nothing where an earlier one has it."""
         sharing = Counter(row["call_key"] for row in verdicts)
         for row in verdicts:
+            if row["cost_usd"] is None:
+                continue  # nobody knows
             row["cost_usd"] *= (row["call_key"] not in self._charged) / sharing[row["call_key"]]
         self._charged |= {row["call_key"] for row in verdicts if row["cost_usd"]}
 
@@ -243,7 +246,7 @@ class StepState:
                     "verdicts": said["verdicts"] if said else 0,
                     "unscored": said["unscored"] if said else 0,
                     "dissent": said["dissent"] if said else None,
-                    "cost_usd": sum(verdict["cost_usd"] or 0.0 for verdict in verdicts),
+                    "cost_usd": _cost(verdicts),
                     "decided_at": max(
                         (verdict["judged_at"] for verdict in verdicts), default=row.get("decided_at") or now()
                     ),
@@ -295,6 +298,11 @@ class StepState:
 
     def _same(self, a: str, b: str, request: str) -> bool:
         return same_text(self.text(a, request)) == same_text(self.text(b, request))
+
+
+def _cost(verdicts: Iterable[Mapping[str, Any]]) -> float | None:
+    """What a match's verdicts cost; None where a model's is unknown. People and imported verdicts need name no cost."""
+    return total_usd(v["cost_usd"] for v in verdicts if v["cost_usd"] is not None or v["judge_kind"] == "llm")
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
 from qbawa.errors import InputError
 from qbawa.ids import content_id
@@ -48,7 +49,8 @@ class CellAnswer:
     answer: str
     input_tokens: int
     output_tokens: int
-    cost_usd: float
+    cost_usd: float | None
+    """None where one of the calls is of unknown cost."""
     latency_s: float
     """Seconds the calls took one after the other, as if none ran side by side."""
     call_keys: tuple[str, ...]
@@ -70,7 +72,7 @@ class Tally:
             answer=text,
             input_tokens=sum(result.input_tokens for result in results),
             output_tokens=sum(result.output_tokens for result in results),
-            cost_usd=sum(result.cost_usd for result in results),
+            cost_usd=total_usd(result.cost_usd for result in results),
             latency_s=sum(result.latency_s for result in results),
             call_keys=tuple(self.results),
         )
