@@ -183,7 +183,8 @@ def _describe(report: Any, dry_run: bool) -> str:
     for label, key in (("steps", "steps"), ("quarantined", "by_reason"), ("skipped", "skipped")):
         if fields.get(key):
             lines.append(
-                f"  {label}: " + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in fields[key].items())
+                f"  {label}: "
+                + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in fields[key].items())
             )
     for example in (fields.get("examples") or [])[:3]:
         lines += ["  " + "-" * 40]
