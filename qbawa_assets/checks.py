@@ -1,4 +1,4 @@
-"""Checks of the ratings: does the order of showing matter, are verdicts readable, can the best be told from the rest?"""
+"""Checks of the ratings: does the order of showing matter, are verdicts readable, does the best stand apart from the rest?"""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ CHECKS = {
     "order_effect": "Being shown first is not surely worth more than 1 percentage point in an even match, "
     "and no judge surely gives every other match to the place in which an answer stands.",
     "unscored_share": "At most 2 % of the verdicts that count could not be read.",
-    "separability": "The best strategy of every step can be told from the next.",
+    "separability": "The best strategy of every step is separable from the next.",
 }
 
 
@@ -70,21 +70,21 @@ def describe_order(effect: Effect | None, cancelled: int, biases: Sequence[Posit
     if effect is None:
         if not cancelled:
             return "no judge saw answers in an order"
-        said = f"position cancels: judges saw both orders alike in each of {cancelled:,} matches"
+        text = f"position cancels: judges saw both orders alike in each of {cancelled:,} matches"
     else:
         within = max(-effect.points_low, effect.points_high) <= MOST_ORDER_POINTS
         verdict = "too much" if sways(effect) else "within 1 point" if within else "not known yet"
         others = f" (in {cancelled:,} others position cancels)" if cancelled else ""
-        said = (
+        text = (
             f"{effect.points:+.2f} percentage points for the answer shown first, 95 % interval "
             f"{effect.points_low:+.2f} to {effect.points_high:+.2f}, from {effect.matches:,} matches{others}: {verdict}"
         )
     if not biases:
-        return said
+        return text
     worst = biases[0]
     hangs = [judge.judge for judge in biases if hangs_on_place(judge)]
-    said += (
+    text += (
         f"; most biased judge {worst.judge}: position_bias {worst.bias:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}, "
         f"{worst.matches:,} matches)"
     )
-    return said + (f"; teach little, since they go by place: {', '.join(hangs)}" if hangs else "")
+    return text + (f"; decide mostly by place, so they teach little: {', '.join(hangs)}" if hangs else "")

@@ -131,7 +131,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         strategies=replay_stage.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
-    # Imported cells, and what a killed run had answered but not yet said: the lake is right, Dagster is made to agree.
+    # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, opened)
     report = replay(
         opened,
@@ -184,7 +184,7 @@ def check_brackets(failure: str) -> None:
 
 @op(ins=AFTER, out=Out(Nothing))
 def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Compact the lake's small files, delete old ones, and publish the catalog anew."""
+    """Compact the lake's small files, delete old ones, and publish a new catalog."""
     done: dict[str, Any] = project.open().maintain()
     context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
 
@@ -214,7 +214,7 @@ def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -
 
 @op(ins=AFTER, out=Out(Nothing))
 def reread_verdicts(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Read every raw reply of a judge anew, in case the parser has improved."""
+    """Re-read every raw reply of a judge, in case the parser has improved."""
     context.log.info(f"{tournaments_stage.reread_verdicts(project.open()):,} verdicts are read otherwise than before.")
 
 
@@ -229,7 +229,7 @@ def replay_sweep() -> None:
 
 
 @job(
-    description="Take in people's verdicts, read judges' replies anew, and decide, rate, pair and promote anew. Asks no model."
+    description="Take in people's verdicts, re-read judges' replies, and re-decide, re-rate, re-pair and promote. Asks no model."
 )
 def judge_anew() -> None:
     judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))

@@ -24,7 +24,7 @@ _READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
     "kind",
     type=click.Choice(["auto", "answers", "verdicts", "votes"]),
     default="auto",
-    help="What a table holds: answers, verdicts of models, or votes of people. Default: told by its columns.",
+    help="What a table holds: answers, verdicts of models, or votes of people. Default: by its columns.",
 )
 @click.option(
     "--map", "columns", multiple=True, metavar="OURS=THEIRS", help="A table's column that is called otherwise."
@@ -159,33 +159,34 @@ def _describe(report: Any, dry_run: bool) -> str:
     """A report for people: one line, what is odd on further lines, and in a dry run the first rows."""
     from qbawa.text import printable, shorten
 
-    told = {name: getattr(report, name) for name in report.__dataclass_fields__}
-    name = told.get("file") or told.get("batch") or told.get("name") or "table"
+    fields = {name: getattr(report, name) for name in report.__dataclass_fields__}
+    name = fields.get("file") or fields.get("batch") or fields.get("name") or "table"
     numbers = {
-        label: told[key]
+        label: fields[key]
         for key, label in (
             ("rows", "rows"),
             ("feedback", "feedback"),
             ("known", "known before"),
             ("quarantined", "quarantined"),
         )
-        if told.get(key)
+        if fields.get(key)
     }
-    numbers |= {table: number for table, number in (told.get("written") or {}).items() if number}
-    if "segments" in told:
-        numbers = {"segments": len(told["segments"])}
-    lines = [f"{printable(str(name))}" + (f" ({told['format']})" if told.get("format") else "")]
+    numbers |= {table: number for table, number in (fields.get("written") or {}).items() if number}
+    if "segments" in fields:
+        numbers = {"segments": len(fields["segments"])}
+    lines = [f"{printable(str(name))}" + (f" ({fields['format']})" if fields.get("format") else "")]
     lines[0] += ": " + (", ".join(f"{number:,} {label}" for label, number in numbers.items()) or "nothing")
     if dry_run:
         lines[0] += " (dry run: nothing was written)"
-    elif told.get("changed") is False:
+    elif fields.get("changed") is False:
         lines[0] += " (the lake held all of it already)"
     for label, key in (("steps", "steps"), ("quarantined", "by_reason"), ("skipped", "skipped")):
-        if told.get(key):
+        if fields.get(key):
             lines.append(
-                f"  {label}: " + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in told[key].items())
+                f"  {label}: "
+                + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in fields[key].items())
             )
-    for example in (told.get("examples") or [])[:3]:
+    for example in (fields.get("examples") or [])[:3]:
         lines += ["  " + "-" * 40]
         lines += [f"  {key}: {shorten(str(value), 140)}" for key, value in example.items() if value not in (None, "{}")]
     return "\n".join(lines)
