@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,10 @@ from qbawa.datasets.exports.manifest import LINEAGE, read_manifest
 from qbawa.engine.ledger.to_lake import delete_loaded, load_calls
 from qbawa.errors import BusyError, InputError
 from qbawa.project import Home
+from qbawa.storage.files import write_atomically
 from qbawa.storage.journal import CLOSED, adopt_orphans, all_segments, read_lines
 from qbawa.storage.lake import Lake
+from qbawa.storage.sql import sql_literal
 
 Json = Any
 # Shorter texts ("yes", a name of a colour) say nothing about whose they are.
@@ -84,7 +84,7 @@ def forget(
     reassigned, rows["calls"] = _forget_calls(lake, request_id, telling)
     strategies = _retire_strategies(lake, telling)
     for table in _BY_REQUEST:
-        rows[table] = lake.delete(table, f"request_id = {_quote(request_id)}")
+        rows[table] = lake.delete(table, f"request_id = {sql_literal(request_id)}")
     rows["quarantine"] = _forget_raw_lines(lake, request_id, telling)
     _forget_note(lake, noted, request_id)
     rows = {table: n for table, n in rows.items() if n}
@@ -125,7 +125,7 @@ def _cut(folder: Path, request_id: str, needle: bytes) -> int:
             continue
         cut += len(lines) - len(kept)
         data = b"".join(line + b"\n" for line in kept)
-        _replace(segment, data)
+        write_atomically(segment, data)
         changed[segment.resolve()] = {
             "bytes": len(data), "changed_ns": segment.stat().st_mtime_ns, "sha256": hashlib.sha256(data).hexdigest()
         }  # fmt: skip
@@ -135,7 +135,7 @@ def _cut(folder: Path, request_id: str, needle: bytes) -> int:
         touched = [(s, changed.get((folder / s["path"]).resolve())) for s in batch["segments"]]
         if any(new for _, new in touched):
             batch["segments"] = [s | (new or {}) for s, new in touched]
-            _replace(path, json.dumps(batch, indent=1).encode())
+            write_atomically(path, json.dumps(batch, indent=1).encode())
     return cut
 
 
@@ -296,15 +296,6 @@ def _mentions(folder: Path, request_id: str) -> list[str]:
     return [str(path) for path in sorted(folder.glob("*")) if path.is_file() and needle in path.read_bytes()]
 
 
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{uuid.uuid4().hex}")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
 def _json_bytes(text: str) -> bytes:
     return _escaped(text).encode()
 
@@ -312,7 +303,3 @@ def _json_bytes(text: str) -> bytes:
 def _escaped(text: str) -> str:
     """The text as it stands inside a JSON string."""
     return orjson.dumps(text).decode()[1:-1]
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -7,6 +7,7 @@ from pathlib import Path
 from qbawa.config import Config
 from qbawa.config_file import load_config
 from qbawa.errors import ConfigError
+from qbawa.storage.backends import Notes
 from qbawa.storage.catalog import publish
 from qbawa.storage.lake import Lake
 
@@ -50,6 +51,11 @@ class Project:
     def journals(self) -> list[Path]:
         """Folders in which applications leave recordings."""
         return [self.home.journal, *(self.home.root / folder for folder in self.config.journals)]
+
+    @property
+    def notes(self) -> Notes:
+        """What runs have seen already; not a store."""
+        return Notes(self.home.root)
 
     def publish(self) -> None:
         """Bring catalog.duckdb up to the lake's present state."""

@@ -5,11 +5,8 @@ Whether it has been ingested is not written there: the lake knows (`qbawa.ingest
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +15,7 @@ from typing import Any
 
 from qbawa.errors import InputError
 from qbawa.ingest.block_writer import complete_among
+from qbawa.storage.files import file_lock, write_atomically
 from qbawa.storage.journal import adopt_orphans, closed_segments
 from qbawa.storage.lake import Lake
 
@@ -134,12 +132,8 @@ def _write_manifest(batch: Batch) -> None:
     """Paths inside the journal folder are written relative to it, so that a home can be moved."""
     root = batch.journal.resolve()
     segments = [asdict(s) | {"path": str(_relative(s.path, root))} for s in batch.segments]
-    draft = root / MANIFESTS / f".{uuid.uuid4().hex}"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump({"name": batch.name, "empty": batch.empty, "segments": segments}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, root / MANIFESTS / f"{batch.name}.json")
+    manifest = {"name": batch.name, "empty": batch.empty, "segments": segments}
+    write_atomically(root / MANIFESTS / f"{batch.name}.json", json.dumps(manifest, indent=1))
 
 
 def _read_manifest(path: Path) -> Batch:
@@ -164,6 +158,5 @@ def _relative(path: Path, root: Path) -> Path:
 def _locked(folder: Path) -> Iterator[None]:
     """One process at a time forms batches, so that no segment lands in two."""
     (folder / MANIFESTS).mkdir(parents=True, exist_ok=True)
-    with (folder / MANIFESTS / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file_lock(folder / MANIFESTS / ".lock"):
         yield

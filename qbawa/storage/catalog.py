@@ -5,13 +5,13 @@ keeps a consistent picture.
 """
 
 import json
-import os
-import uuid
 from pathlib import Path
 
 import duckdb
 
+from qbawa.storage.files import atomic_swap
 from qbawa.storage.lake import Lake, view_sql
+from qbawa.storage.sql import sql_literal, sql_name
 from qbawa.storage.tables import TABLES
 
 
@@ -21,18 +21,15 @@ def publish(lake: Lake, path: Path) -> bool:
     if path.exists() and pinned_versions(path) == versions:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with duckdb.connect(str(draft)) as connection:
-            for name, table in TABLES.items():
-                connection.execute(view_sql(name, lake.files(name)))
-                connection.execute(f"COMMENT ON VIEW {name} IS {_text(table.rows)}")
-                for column in table.columns:
-                    connection.execute(f'COMMENT ON COLUMN {name}."{column.name}" IS {_text(column.description)}')
-            connection.execute(f"CREATE VIEW lake_versions AS SELECT {_text(json.dumps(versions))} AS versions")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_swap(path) as draft, duckdb.connect(str(draft)) as connection:
+        for name, table in TABLES.items():
+            connection.execute(view_sql(name, lake.files(name)))
+            connection.execute(f"COMMENT ON VIEW {name} IS {sql_literal(table.rows)}")
+            for column in table.columns:
+                connection.execute(
+                    f"COMMENT ON COLUMN {name}.{sql_name(column.name)} IS {sql_literal(column.description)}"
+                )
+        connection.execute(f"CREATE VIEW lake_versions AS SELECT {sql_literal(json.dumps(versions))} AS versions")
     return True
 
 
@@ -44,7 +41,3 @@ def pinned_versions(path: Path) -> dict[str, int] | None:
     except duckdb.Error:
         return None
     return json.loads(row[0]) if row else None
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -19,6 +19,7 @@ from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
 from qbawa.storage.frames import BLOCK, schema_of
+from qbawa.storage.sql import sql_literal, sql_name
 from qbawa.storage.tables import TABLES, ColumnType, table_named
 
 MAX_TRIES = 50
@@ -146,7 +147,7 @@ class Lake:
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         if not blocks:
             return False
-        predicate = f"{BLOCK} IN ({', '.join(_quote(block) for block in sorted(blocks))})"
+        predicate = f"{BLOCK} IN ({', '.join(sql_literal(block) for block in sorted(blocks))})"
         for attempt in range(MAX_TRIES):
             delta = self._open(table)
             old = self._read(delta, table, None, None, blocks)
@@ -226,13 +227,16 @@ class Lake:
 def view_sql(table: str, files: Sequence[str]) -> str:
     """SQL that makes a DuckDB view of a table over exactly these Parquet files."""
     columns = table_named(table).columns
-    empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {_name(c.name)}' for c in columns)} WHERE false"
+    empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {sql_name(c.name)}' for c in columns)} WHERE false"
     if not files:
-        return f"CREATE VIEW {_name(table)} AS {empty}"
-    names, paths = ", ".join(_name(column.name) for column in columns), ", ".join(_quote(path) for path in files)
+        return f"CREATE VIEW {sql_name(table)} AS {empty}"
+    names, paths = (
+        ", ".join(sql_name(column.name) for column in columns),
+        ", ".join(sql_literal(path) for path in files),
+    )
     # The empty part has the columns that a newer qbawa added and none of these files holds yet.
     return (
-        f"CREATE VIEW {_name(table)} AS SELECT {names} FROM "
+        f"CREATE VIEW {sql_name(table)} AS SELECT {names} FROM "
         f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = true))"
     )
 
@@ -279,14 +283,6 @@ def _same(old: pl.DataFrame, new: pl.DataFrame) -> bool:
         return True
     order = [name for name, dtype in old.schema.items() if not isinstance(dtype, pl.List)]
     return old.sort(order, nulls_last=True).equals(new.sort(order, nulls_last=True), null_equal=True)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
 
 
 def _hours(span: timedelta) -> int:

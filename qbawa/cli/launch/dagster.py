@@ -9,13 +9,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import qbawa
 from qbawa.cli.launch.postgres import postgres
 from qbawa.errors import BusyError, InputError
 from qbawa.project import Home
+from qbawa.storage.files import file_lock
 
 STOP_PATIENCE_S = 20
 
@@ -112,20 +113,17 @@ def project_folder() -> Path:
 
 @contextmanager
 def _sole_server(home: Home) -> Iterator[None]:
-    import fcntl
-
     home.root.mkdir(parents=True, exist_ok=True)
-    with (home.root / "up.lock").open("a+") as lock:
+    path = home.root / "up.lock"
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = held.enter_context(file_lock(path, wait=False))
         except BlockingIOError:
-            lock.seek(0)
             raise BusyError(
-                f"qbawa is up on {home.root} already (process {lock.read().strip() or 'unknown'}). "
+                f"qbawa is up on {home.root} already (process {path.read_text().strip() or 'unknown'}). "
                 "Stop that one with Ctrl-C first, or set QBAWA_HOME to another folder."
             ) from None
-        lock.seek(0)
-        lock.truncate()
+        lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield

