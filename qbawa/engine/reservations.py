@@ -7,7 +7,6 @@ what a process that died had in flight stays counted, since the provider may hav
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import math
@@ -15,10 +14,13 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from qbawa.storage.files import file_lock, write_atomically
 
 PORTION = 1 / 16
 """Of what an account has left, that a process takes at once: so the last dollars are shared finely."""
@@ -259,25 +261,13 @@ class SharedReservations:
         }
 
     def _write(self, book: Mapping[str, Any]) -> None:
-        path = self._folder / "accounts.json"
-        fresh = path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(json.dumps(book, sort_keys=True).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        write_atomically(self._folder / "accounts.json", json.dumps(book, sort_keys=True))
 
     def _slot_path(self, name: str) -> Path:
         return self._folder / f"{name}.slot"
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        file = os.open(self._folder / "accounts.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file)
+    def _locked(self) -> AbstractContextManager[object]:
+        return file_lock(self._folder / "accounts.lock")
 
 
 class _Slot:
