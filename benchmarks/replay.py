@@ -285,7 +285,7 @@ def make_home(
     from qbawa.project import Home, open_project
     from qbawa.replay.strategies.grid import expand
     from qbawa.replay.strategies.repository import write_strategies
-    from qbawa.storage.lake import frame
+    from qbawa.storage.frames import frame
 
     strategies = 200 if cells >= 10_000 else 50
     requests = -(-cells // strategies)

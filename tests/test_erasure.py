@@ -14,8 +14,9 @@ from qbawa.errors import BusyError, InputError
 from qbawa.ingest.batches import pending_batches
 from qbawa.ingest.stage import ingest_batch
 from qbawa.project import Home
+from qbawa.storage.frames import frame, schema_of
 from qbawa.storage.journal import JournalWriter, closed_segments, read_lines
-from qbawa.storage.lake import Lake, frame, schema_of
+from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
 
 GONE = "r_3"

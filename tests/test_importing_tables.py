@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from qbawa.errors import InputError
 from qbawa.ids import cell_id, match_id, recorded_id, verdict_id
 from qbawa.replay.import_answers import import_answers
-from qbawa.storage.lake import Lake, frame
+from qbawa.storage.frames import frame
+from qbawa.storage.lake import Lake
 from qbawa.tournaments.import_verdicts import import_verdicts, matches_of
 
 ANSWERS = "request,strategy,answer,question,cost_usd\n001,m-1,red,Colour?,0.5\n001,m-2,blue,Colour?,\n002,m-1,two,Number?,0.25\n"

@@ -13,7 +13,7 @@ from qbawa.datasets.pairs.build import PairsReport, build_pairs
 from qbawa.errors import InputError, LeakError
 from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
-from qbawa.storage.lake import frame, now
+from qbawa.storage.frames import frame, now
 from qbawa.tournaments.agreement.calibration import calibrate
 from qbawa.tournaments.stage import rows_in_order
 

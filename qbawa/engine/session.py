@@ -12,7 +12,8 @@ from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.ledger.to_lake import load_calls
 from qbawa.engine.progress import Progress
 from qbawa.project import Project
-from qbawa.storage.lake import Lake, now
+from qbawa.storage.frames import now
+from qbawa.storage.lake import Lake
 
 Log = Callable[[str], Any]
 

@@ -17,7 +17,8 @@ from msgspec import Raw
 
 from qbawa.ids import recorded_id
 from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
-from qbawa.storage.lake import BLOCK, Lake, now, schema_of
+from qbawa.storage.frames import BLOCK, now, schema_of
+from qbawa.storage.lake import Lake
 
 BLOCK_BYTES = 32 << 20
 """Of raw lines; a block takes about five times as much memory while it is written."""

@@ -8,7 +8,7 @@ import polars as pl
 
 from qbawa.config import ChampionConfig
 from qbawa.ids import recorded_id
-from qbawa.storage.lake import now
+from qbawa.storage.frames import now
 from qbawa.tournaments.ratings import RatingFit
 
 

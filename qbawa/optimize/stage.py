@@ -4,7 +4,7 @@ import polars as pl
 
 from qbawa.optimize.champions import promotions
 from qbawa.project import Project
-from qbawa.storage.lake import frame
+from qbawa.storage.frames import frame
 from qbawa.tournaments.stage import fit_steps
 
 

@@ -9,7 +9,8 @@ import polars as pl
 
 from qbawa.errors import InputError
 from qbawa.ids import cell_id
-from qbawa.storage.lake import Lake, now
+from qbawa.storage.frames import now
+from qbawa.storage.lake import Lake
 
 State = Literal["missing", "ok", "failed"]
 STATES: tuple[State, ...] = ("missing", "ok", "failed")

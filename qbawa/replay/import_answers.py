@@ -12,7 +12,8 @@ from qbawa.errors import InputError
 from qbawa.ids import cell_id, content_id, recorded_id
 from qbawa.ingest.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
 from qbawa.replay.strategies.imported import add_strategies, resolve
-from qbawa.storage.lake import BLOCK, Lake, now
+from qbawa.storage.frames import BLOCK, now
+from qbawa.storage.lake import Lake
 
 FIELDS = (
     Field("request", TEXT, True, ("request_id", "question_id")),

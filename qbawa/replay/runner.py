@@ -20,7 +20,7 @@ from qbawa.project import Project
 from qbawa.replay.estimate import estimate_cells
 from qbawa.replay.inputs import Material, read_material
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
-from qbawa.storage.lake import frame, now
+from qbawa.storage.frames import frame, now
 
 logger = logging.getLogger("qbawa.replay")
 

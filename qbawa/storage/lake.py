@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -17,31 +17,13 @@ from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, wr
 from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
-from qbawa.storage.tables import TABLES, ColumnType, Table
+from qbawa.storage.frames import BLOCK, schema_of
+from qbawa.storage.tables import TABLES, ColumnType, table_named
 
-BLOCK = "block_id"
 MAX_TRIES = 50
 # What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
 _NOT_IN_FOLDERS = re.compile(r"[\[\]\\^|?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 _WRITER = WriterProperties(compression="ZSTD")
-_POLARS: dict[ColumnType, pl.DataType] = {
-    "text": pl.String(),
-    "int": pl.Int64(),
-    "float": pl.Float64(),
-    "bool": pl.Boolean(),
-    "time": pl.Datetime("us", "UTC"),
-    "texts": pl.List(pl.String()),
-}
-
-
-def schema_of(table: str) -> pl.Schema:
-    """Columns and types of a table, `block_id` last."""
-    return pl.Schema({c.name: _POLARS[c.type] for c in _table(table).columns} | {BLOCK: pl.String()})
-
-
-def frame(table: str, rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
-    """Rows as a frame of the table's schema; a key that is absent becomes null."""
-    return pl.DataFrame(rows, schema=schema_of(table), orient="row")
 
 
 class Lake:
@@ -76,7 +58,7 @@ class Lake:
 
         `key` defaults to the table's own; among the new rows the last of a key wins.
         """
-        by = list(key or _table(table).key)
+        by = list(key or table_named(table).key)
         new = _conform(table, rows).unique([BLOCK, *by], keep="last", maintain_order=True)
         if new.is_empty():
             return False
@@ -188,14 +170,16 @@ class Lake:
         )
 
     def _open(self, table: str) -> DeltaTable:
-        uri = f"{self.uri}/{_table(table).name}"
+        uri = f"{self.uri}/{table_named(table).name}"
         options = self.storage_options or None
         if table not in self._ready:
             if not DeltaTable.is_deltatable(uri, options):
                 if not self._is_remote:
                     Path(uri).mkdir(parents=True, exist_ok=True)
                 schema = schema_of(table).to_frame().to_arrow().schema
-                DeltaTable.create(uri, schema, mode="ignore", description=_table(table).rows, storage_options=options)
+                DeltaTable.create(
+                    uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options
+                )
             _add_new_columns(DeltaTable(uri, storage_options=options), table)
             self._ready.add(table)
         return DeltaTable(uri, storage_options=options)
@@ -240,7 +224,7 @@ class Lake:
 
 def view_sql(table: str, files: Sequence[str]) -> str:
     """SQL that makes a DuckDB view of a table over exactly these Parquet files."""
-    columns = _table(table).columns
+    columns = table_named(table).columns
     empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {_name(c.name)}' for c in columns)} WHERE false"
     if not files:
         return f"CREATE VIEW {_name(table)} AS {empty}"
@@ -252,11 +236,6 @@ def view_sql(table: str, files: Sequence[str]) -> str:
     )
 
 
-def now() -> datetime:
-    """The present, in UTC and microseconds: the lake's unit of time."""
-    return datetime.now(UTC)
-
-
 _DUCKDB: dict[ColumnType, str] = {
     "text": "VARCHAR",
     "int": "BIGINT",
@@ -265,12 +244,6 @@ _DUCKDB: dict[ColumnType, str] = {
     "time": "TIMESTAMPTZ",
     "texts": "VARCHAR[]",
 }
-
-
-def _table(name: str) -> Table:
-    if name not in TABLES:
-        raise InputError(f"There is no table '{name}'. Tables: {', '.join(TABLES)}.")
-    return TABLES[name]
 
 
 def _add_new_columns(delta: DeltaTable, table: str) -> None:

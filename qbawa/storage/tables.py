@@ -7,6 +7,8 @@ its block; `block_id` is the unit of replacement (docs/lake.md).
 from dataclasses import dataclass
 from typing import Literal
 
+from qbawa.errors import InputError
+
 ColumnType = Literal["text", "int", "float", "bool", "time", "texts"]
 
 
@@ -376,3 +378,10 @@ TABLES: dict[str, Table] = {
         CHAMPIONS,
     )
 }
+
+
+def table_named(name: str) -> Table:
+    """The table of this name. Raises InputError that lists the tables where there is none."""
+    if name not in TABLES:
+        raise InputError(f"There is no table '{name}'. Tables: {', '.join(TABLES)}.")
+    return TABLES[name]

@@ -18,7 +18,7 @@ from qbawa.engine.prompting.question import Question
 from qbawa.errors import InputError
 from qbawa.judges.jury import shown_first
 from qbawa.project import Project
-from qbawa.storage.lake import now
+from qbawa.storage.frames import now
 from qbawa.tournaments.agreement.calibration import scored_verdicts
 from qbawa.tournaments.agreement.reliability import audit
 from qbawa.tournaments.agreement.stratification import strata

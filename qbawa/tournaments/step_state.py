@@ -14,7 +14,8 @@ from qbawa.errors import InputError, TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.judges.jury import JudgeCall, jury_calls, same_text
 from qbawa.judges.verdicts import may_pass, stands_for
-from qbawa.storage.lake import Lake, now, schema_of
+from qbawa.storage.frames import now, schema_of
+from qbawa.storage.lake import Lake
 from qbawa.tournaments.agreement.calibration import Calibration, calibrate, combine
 from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
 from qbawa.tournaments.formats import Field, Goal, Match, Result, Tournament, make_tournament

@@ -24,7 +24,7 @@ from qbawa.optimize import stage as optimize_stage
 from qbawa.optimize.champions import promotions
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.storage.lake import frame, now
+from qbawa.storage.frames import frame, now
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.play import play
 from qbawa.tournaments.ratings import fit_ratings

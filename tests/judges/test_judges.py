@@ -26,7 +26,7 @@ from qbawa.judges.jury import JudgeCall, ask, jury_calls, shown_first, to_verdic
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.judges.prompt import MAX_ANSWER_CHARS, MAX_QUESTION_CHARS, check_rubric, judge_messages, read_blocks
 from qbawa.judges.verdicts import opinion, reparse, stands_for
-from qbawa.storage.lake import frame
+from qbawa.storage.frames import frame
 
 QUESTION = Question("r1", "answer", {"question": "What is 2 + 2?"})
 RUBRIC = "Which answer is right?"

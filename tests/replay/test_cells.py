@@ -21,7 +21,8 @@ from qbawa.replay.estimate import plan
 from qbawa.replay.runner import replay
 from qbawa.replay.strategies.repository import write_strategies
 from qbawa.replay.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
-from qbawa.storage.lake import Lake, frame, now
+from qbawa.storage.frames import frame, now
+from qbawa.storage.lake import Lake
 
 
 def strategy(name: str, step: str = "sum", model: str = "offline/lead", prompt: str = "Sum up: {{ text }}") -> Strategy:

@@ -15,7 +15,8 @@ from qbawa.replay.plots import coverage_picture
 from qbawa.replay.replay_set.choose import choose, replayable_steps
 from qbawa.replay.replay_set.near_duplicates import near_groups, question_clusters
 from qbawa.replay.replay_set.question_text import question_text
-from qbawa.storage.lake import Lake, schema_of
+from qbawa.storage.frames import schema_of
+from qbawa.storage.lake import Lake
 
 NOTHING = schema_of("replay_set").to_frame()
 NO_FEEDBACK = schema_of("feedback").to_frame()

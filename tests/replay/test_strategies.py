@@ -18,7 +18,8 @@ from qbawa.replay.strategies.filter import select
 from qbawa.replay.strategies.grid import expand
 from qbawa.replay.strategies.repository import from_rows, read_strategies, to_rows, write_strategies
 from qbawa.replay.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
-from qbawa.storage.lake import Lake, schema_of
+from qbawa.storage.frames import schema_of
+from qbawa.storage.lake import Lake
 
 HERE = Path(__file__).parents[1]
 GRID = """

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from qbawa.errors import InputError
 from qbawa.storage import lake as delta_module
 from qbawa.storage.catalog import pinned_versions, publish
-from qbawa.storage.lake import Lake, frame, schema_of, view_sql
+from qbawa.storage.frames import frame, schema_of
+from qbawa.storage.lake import Lake, view_sql
 from qbawa.storage.tables import TABLES
 
 HOSTILE = (
@@ -188,7 +189,8 @@ def test_conditions_of_sql_and_polars_select_rows(lake: Lake) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from qbawa.storage.lake import Lake, frame
+from qbawa.storage.frames import frame
+from qbawa.storage.lake import Lake
 
 def cell(request, strategy, answer):
     row = {"cell_id": f"{request}/{strategy}", "request_id": request, "strategy_id": strategy, "sample": 0}

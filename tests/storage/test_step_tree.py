@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from qbawa.errors import InputError
-from qbawa.storage.lake import Lake, frame
+from qbawa.storage.frames import frame
+from qbawa.storage.lake import Lake
 from qbawa.storage.step_tree import MAX_DEPTH, load_request, request_tree
 
 BEGAN = datetime(2026, 3, 1, 9, tzinfo=UTC)

@@ -17,7 +17,8 @@ from qbawa.config import DatasetConfig, PairsConfig
 from qbawa.datasets.exports.export import ExportReport, export_dataset
 from qbawa.datasets.pairs.build import build_pairs
 from qbawa.project import Home
-from qbawa.storage.lake import Lake, frame
+from qbawa.storage.frames import frame
+from qbawa.storage.lake import Lake
 
 STEP = "answer"
 STRATEGIES = ("s_best", "s_good", "s_poor")

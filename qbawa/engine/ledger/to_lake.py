@@ -15,8 +15,9 @@ from typing import Any
 import orjson
 
 from qbawa.engine.ledger.index import LOADED, adopt_old_shelf
+from qbawa.storage.frames import frame
 from qbawa.storage.journal import CLOSED, adopt_orphans, closed_segments, read_lines
-from qbawa.storage.lake import Lake, frame
+from qbawa.storage.lake import Lake
 
 log = logging.getLogger("qbawa.engine")
 

@@ -12,7 +12,8 @@ from qbawa.config import ReplaySetConfig
 from qbawa.replay.replay_set.coverage import Cover, embed
 from qbawa.replay.replay_set.near_duplicates import question_clusters
 from qbawa.replay.replay_set.question_text import question_texts
-from qbawa.storage.lake import BLOCK, Lake, now, schema_of
+from qbawa.storage.frames import BLOCK, now, schema_of
+from qbawa.storage.lake import Lake
 
 COLUMNS = ["request_id", "recording_id", "step", "inputs", "messages", "error", "tags", "recorded_at"]
 """What `choose` needs of `recordings`."""

@@ -5,7 +5,8 @@ import json
 import polars as pl
 
 from qbawa.ids import RECORDED, recorded_id, strategy_id
-from qbawa.storage.lake import Lake, frame, now
+from qbawa.storage.frames import frame, now
+from qbawa.storage.lake import Lake
 
 
 def imported_id(step: str, name: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from qbawa.replay.strategies.strategy import Strategy, Template
-from qbawa.storage.lake import Lake, now, schema_of
+from qbawa.storage.frames import now, schema_of
+from qbawa.storage.lake import Lake
 
 
 def read_strategies(lake: Lake, step: str | None = None) -> dict[str, Strategy]:
