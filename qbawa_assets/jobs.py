@@ -32,7 +32,6 @@ from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.runner import replay
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
 from qbawa_assets.metadata import picture
@@ -153,7 +152,7 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     opened = project.open()
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
-    report = play(
+    report = tournaments_stage.play(
         opened,
         steps=config.steps or None,
         verdict_budget=config.verdict_budget,

@@ -19,7 +19,7 @@ from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import wanted_cells
 from qbawa.replay.runner import replay
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
+from qbawa.tournaments.stage import play
 
 pytestmark = needs_anchors
 MODELS, REQUESTS = 6, 40

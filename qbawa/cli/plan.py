@@ -37,7 +37,8 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     from qbawa.replay import stage as replay_stage
     from qbawa.replay.cells import choose_cells, wanted_cells
     from qbawa.replay.estimate import plan
-    from qbawa.tournaments.estimate import judging_minutes, plan_judging
+    from qbawa.tournaments.estimate import judging_minutes
+    from qbawa.tournaments.stage import plan_judging
 
     project = open_project()
     ingest_stage.ingest(project, ingest_stage.new_batches(project))

@@ -22,8 +22,8 @@ from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.runner import replay
-from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes, plan_judging
-from qbawa.tournaments.play import play
+from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes
+from qbawa.tournaments.stage import plan_judging, play
 
 ONE = "{a: {model: a, rubric: LONG}}"
 TWO = "{a: {model: a, rubric: LONG}, b: {model: b}}"

@@ -23,7 +23,8 @@ from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.runner import replay
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.import_verdicts import import_verdicts
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
+from qbawa.tournaments.stage import play
 
 ROUND_ROBIN = CONFIG.replace("{verdict_budget: 400}", "{format: round_robin, goal: order, confidence: 0.999}")
 

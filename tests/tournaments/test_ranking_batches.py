@@ -25,8 +25,9 @@ from qbawa.replay.cells import choose_cells, wanted_cells
 from qbawa.replay.runner import replay
 from qbawa.storage.lineage import trace
 from qbawa.tournaments.formats import Field, Match, Result, make_tournament
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
 from qbawa.tournaments.ranking_batches import LIST_CHARS, LIST_SIZE, ranking_batches
+from qbawa.tournaments.stage import play
 
 NAMES = [f"s{number:02}" for number in range(12)]
 drawn_matches = st.lists(
