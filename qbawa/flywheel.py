@@ -24,13 +24,14 @@ from qbawa.imports.verdicts import import_verdicts
 from qbawa.ingest import IngestReport, ingest_batch
 from qbawa.ingest.batches import load_batch, pending_batches
 from qbawa.ingest.blocks import TABLES as SOURCES
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.judges.prompt import check_rubric
 from qbawa.pairs.build import PairsReport, build_pairs
 from qbawa.position import PositionBias, order_of_matches, position_biases
 from qbawa.project import Project
 from qbawa.ratings import Effect, RatingFit, fit_ratings
 from qbawa.reliability import judge_reliability
-from qbawa.replay.cells import wanted_cells
+from qbawa.replay.cells import state_of, wanted_cells
 from qbawa.selection.picture import coverage_picture
 from qbawa.selection.replay_set import COLUMNS, choose, replayable_steps
 from qbawa.storage.lake import Lake, frame, now
@@ -55,7 +56,8 @@ def held_batches(project: Project) -> set[str]:
 
 def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     """Take batches in, one after the other; the report is their sum."""
-    reports = [ingest_batch(project.lake, load_batch(name, project.journals)) for name in batches]
+    prices = RecordedPrices(project.config.models)
+    reports = [ingest_batch(project.lake, load_batch(name, project.journals), prices=prices) for name in batches]
     project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
@@ -127,11 +129,13 @@ def matching_strategies(project: Project, pattern: str) -> list[str] | None:
 
 
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
-    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since."""
+    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since.
+
+    Refused ones are not among them: nobody can mend them by running again.
+    """
     columns = ["request_id", "strategy_id", "error"]
-    return project.lake.read(
-        "replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed")
-    ).sort(columns)
+    cells = project.lake.read("replay_matrix", [*columns, "status"], keep=pl.col("run_id") == run_id)
+    return cells.filter(state_of() == "failed").select(columns).sort(columns)
 
 
 def describe_failures(failed: pl.DataFrame) -> str:

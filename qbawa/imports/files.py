@@ -18,6 +18,7 @@ from qbawa.imports.verdicts import import_verdicts
 from qbawa.ingest.blocks import BlockWriter, is_complete
 from qbawa.ingest.lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
 from qbawa.ingest.reading import numbered_lines
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.storage.lake import Lake
 
 BLOCK_BYTES = 16 << 20
@@ -76,6 +77,7 @@ def import_file(
     step: str | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
+    prices: RecordedPrices | None = None,
 ) -> ImportReport:
     """Write a file's recordings, feedback and bad lines; importing the same file again changes nothing.
 
@@ -93,7 +95,9 @@ def import_file(
     report = ImportReport(str(path), format)
     if not dry_run and is_complete(lake, name):
         return report
-    writer = None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES)
+    writer = (
+        None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES, prices=prices)
+    )
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for record in _lines(path) if format == "journal" else records(path, progress):

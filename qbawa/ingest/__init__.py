@@ -13,6 +13,7 @@ from qbawa.ingest.batches import Batch, Segment, all_batches, load_batch, mark_b
 from qbawa.ingest.blocks import BlockWriter, blocks_of, is_complete
 from qbawa.ingest.lines import REASONS, read_line
 from qbawa.ingest.reading import numbered_lines
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.storage.lake import Lake
 
 __all__ = [
@@ -45,13 +46,20 @@ class IngestReport:
     changed: bool = True
 
 
-def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | None = None) -> IngestReport:
+def ingest_batch(
+    lake: Lake,
+    batch: Batch,
+    progress: Callable[[int], None] | None = None,
+    *,
+    prices: RecordedPrices | None = None,
+) -> IngestReport:
     """Write a batch's recordings, feedback and bad lines; doing it again changes nothing.
 
-    `progress` is told the bytes read so far. Raises InputError where a segment of the batch is gone.
+    Calls whose client named no cost get that of their tokens by `prices`. `progress` is told the bytes read so far. Raises
+    InputError where a segment of the batch is gone.
     """
     began = time.perf_counter()
-    writer = BlockWriter(lake, batch.name, "journal")
+    writer = BlockWriter(lake, batch.name, "journal", prices=prices)
     lines = size = 0
     for segment in batch.segments:
         if not segment.path.is_file():
