@@ -56,7 +56,10 @@ AFTER = {"after": In(Nothing)}
 class ReplaySweep(Config):
     requests: str = Field("*", description="Glob over request ids.")
     strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
-    states: list[str] = Field(["missing", "failed"], description="States of the cells to take: missing, failed, ok.")
+    states: list[str] = Field(
+        ["missing", "failed"],
+        description="States of the cells to take: missing, failed, refused (may cost again), ok.",
+    )
     older_than_days: float | None = Field(None, description="Answer also cells again that are older than this.")
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
@@ -139,6 +142,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         log=context.log.info,
         on_cells=report_cells(context, plan_failures=True),
         usd=config.usd,
+        retry_refused="refused" in config.states,
     )
     opened.publish()
     context.log.info(report.summary())

@@ -52,8 +52,11 @@ def promotions(
 def _too_dear(challenger: dict[str, Any], champion: dict[str, Any], config: ChampionConfig) -> bool:
     if config.max_cost_ratio is None:
         return False
-    before, new = champion["mean_cost_usd"] or 0.0, challenger["mean_cost_usd"] or 0.0
-    return bool(new > before * config.max_cost_ratio)
+    before, new = champion["mean_cost_usd"], challenger["mean_cost_usd"]
+    # An unknown cost is not 0: one that nobody knows cannot be called cheap, and against one there is nothing to compare.
+    if before is None:
+        return False
+    return new is None or bool(new > before * config.max_cost_ratio)
 
 
 def _evidence(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import polars as pl
 
 from qbawa import __version__
 from qbawa.engine.engine import Engine
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, open_engine
 from qbawa.errors import FinalError, NotMadeError, UserError
 from qbawa.project import Project
+from qbawa.replay.cells import state_of
 from qbawa.replay.estimate import estimate_cells
 from qbawa.replay.inputs import Material, read_material
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
@@ -35,22 +37,26 @@ OnCells = Callable[[pl.DataFrame], None]
 
 @dataclass
 class ReplayReport:
-    """What a replay did. ok + failed + missing = cells."""
+    """What a replay did. ok + failed + refused + missing = cells."""
 
     cells: int = 0
     ok: int = 0
     failed: int = 0
+    refused: int = 0
+    """Failed for a reason that lies in what was asked; not asked again unless somebody says so."""
     missing: int = 0
     """Not answered since a budget, Ctrl-C or the ledger stopped the run; a rerun goes on there."""
     done_before: int = 0
     """Of `ok`: answered by an earlier run, so nothing was done."""
     stopped: str | None = None
     reasons: Counter[str] = field(default_factory=Counter)
-    """Failed cells by reason."""
+    """Failed and refused cells by reason."""
     calls_paid: int = 0
     calls_cached: int = 0
     cost_usd: float = 0.0
-    """Paid by this run."""
+    """Paid by this run, as far as tokens were counted."""
+    unknown_usd: float = 0.0
+    """What it may have paid besides, at most; it counts under the caps."""
     latencies_s: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -59,8 +65,11 @@ class ReplayReport:
         text = f"{self.ok:,} of {self.cells:,} cells answered"
         if self.done_before:
             text += f" ({self.done_before:,} before)"
-        text += f", {self.failed:,} failed, {self.missing:,} missing; {self.calls_paid:,} calls made, "
-        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s"
+        refused = f", {self.refused:,} refused" if self.refused else ""
+        text += f", {self.failed:,} failed{refused}, {self.missing:,} missing; {self.calls_paid:,} calls made, "
+        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}"
+        text += f" and at most ${self.unknown_usd:.4f} that nobody counted" if self.unknown_usd else ""
+        text += f", {self.seconds:.1f} s"
         if self.reasons:
             text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
         return text + (f". Stopped: {self.stopped}" if self.stopped else "")
@@ -73,6 +82,7 @@ class ReplayReport:
             "answered": self.ok - self.done_before,
             "done_before": self.done_before,
             "failed": self.failed,
+            "refused": self.refused,
             "missing": self.missing,
             "reasons": dict(self.reasons),
             "cost_usd": round(self.cost_usd, 6),
@@ -91,18 +101,26 @@ def replay(
     log: Log | None = None,
     on_cells: OnCells | None = None,
     usd: float | None = None,
+    retry_refused: bool = False,
 ) -> ReplayReport:
-    """Answer the cells that are missing or failed among `cells`, which are in the form of `wanted_cells`.
+    """Answer the cells that are missing, failed or refused among `cells`, which are in the form of `wanted_cells`.
 
     `on_cells` is told of every finished cell (request_id, strategy_id, state, error, cost_usd, latency_s) once it is
     in the lake, those done before included. `usd` caps this run, besides the caps of qbawa.yaml. Cells that fail do
-    not stop the others; a budget does, and leaves the rest missing.
+    not stop the others; a budget does, and leaves the rest missing. A call that was billed and refused is made again only
+    with `retry_refused`; without it the cell is refused once more, for nothing.
     """
-    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd))
+    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd, retry_refused))
 
 
 async def _replay(
-    project: Project, cells: pl.DataFrame, run_id: str, log: Log | None, on_cells: OnCells, usd: float | None
+    project: Project,
+    cells: pl.DataFrame,
+    run_id: str,
+    log: Log | None,
+    on_cells: OnCells,
+    usd: float | None,
+    retry_refused: bool,
 ) -> ReplayReport:
     began = time.monotonic()
     report = ReplayReport(cells=cells.height)
@@ -114,12 +132,12 @@ async def _replay(
     if due.height:
         material = read_material(project.lake, due)
         progress = Progress(due.height, log)
-        async with open_engine(project, progress, run_id=run_id, usd=usd) as engine:
+        async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
             say = log or logger.info
             say((await estimate_cells(project, engine.ledger, due, material)).line())
             await _answer(project, engine, due, material, progress, report, on_cells, run_id)
             report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-            report.cost_usd = engine.stats.cost_usd
+            report.cost_usd, report.unknown_usd = engine.stats.cost_usd, engine.stats.unknown_usd
     report.seconds = time.monotonic() - began
     return report
 
@@ -144,13 +162,18 @@ async def _answer(
             progress.cell("missing")
             return
         finished.append(row)
-        progress.cell(row["status"])
         if row["status"] == "ok":
+            progress.cell("ok")
             report.ok += 1
             latencies.append(row["latency_s"] or 0.0)
+            return
+        reason = row["error"].split(":", 1)[0]
+        report.reasons[reason] += 1
+        progress.cell("failed")
+        if reason in REFUSALS:
+            report.refused += 1
         else:
             report.failed += 1
-            report.reasons[row["error"].split(":", 1)[0]] += 1
 
     async def work() -> None:
         # All workers draw from one iterator: as many cells are under way as there are workers.
@@ -252,9 +275,9 @@ def _recorded_answer(recording: Mapping[str, Any]) -> CellAnswer:
         raise FinalError("recorded_error", f"production failed on this request: {recording['error']:.500}")
     return CellAnswer(
         answer=recording["output"] or "",
-        input_tokens=recording["input_tokens"] or 0,
-        output_tokens=recording["output_tokens"] or 0,
-        cost_usd=recording["cost_usd"] or 0.0,
+        input_tokens=recording["input_tokens"],
+        output_tokens=recording["output_tokens"],
+        cost_usd=recording["cost_usd"],
         latency_s=recording["latency_s"] or 0.0,
         call_keys=(),
     )
@@ -273,6 +296,4 @@ def done_cells(project: Project, cells: pl.DataFrame) -> pl.DataFrame:
 def _store(project: Project, rows: list[dict[str, Any]], on_cells: OnCells) -> None:
     stored = frame("replay_matrix", rows)
     project.lake.merge("replay_matrix", stored)
-    on_cells(
-        stored.select("request_id", "strategy_id", pl.col("status").alias("state"), "error", "cost_usd", "latency_s")
-    )
+    on_cells(stored.select("request_id", "strategy_id", state_of().alias("state"), "error", "cost_usd", "latency_s"))

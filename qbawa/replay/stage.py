@@ -8,7 +8,7 @@ import polars as pl
 from qbawa.judges.prompt import check_rubric
 from qbawa.project import Project
 from qbawa.replay import plots
-from qbawa.replay.cells import wanted_cells
+from qbawa.replay.cells import state_of, wanted_cells
 from qbawa.replay.replay_set.choose import COLUMNS, choose, replayable_steps
 from qbawa.replay.strategies.filter import select
 from qbawa.replay.strategies.grid import expand
@@ -73,11 +73,13 @@ def matching_strategies(project: Project, pattern: str) -> list[str] | None:
 
 
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
-    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since."""
+    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since.
+
+    Refused ones are not among them: nobody can mend them by running again.
+    """
     columns = ["request_id", "strategy_id", "error"]
-    return project.lake.read(
-        "replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed")
-    ).sort(columns)
+    cells = project.lake.read("replay_matrix", [*columns, "status"], keep=pl.col("run_id") == run_id)
+    return cells.filter(state_of() == "failed").select(columns).sort(columns)
 
 
 def describe_failures(failed: pl.DataFrame) -> str:
