@@ -213,7 +213,7 @@ def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -
 
 @op(ins=AFTER, out=Out(Nothing))
 def reread_verdicts(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Read every raw reply of a judge anew, in case the parser has improved."""
+    """Re-read every raw reply of a judge, in case the parser has improved."""
     context.log.info(f"{tournaments_stage.reread_verdicts(project.open()):,} verdicts are read otherwise than before.")
 
 
@@ -228,7 +228,7 @@ def replay_sweep() -> None:
 
 
 @job(
-    description="Take in people's verdicts, read judges' replies anew, and decide, rate, pair and promote anew. Asks no model."
+    description="Take in people's verdicts, re-read judges' replies, then decide, rate, pair and promote again. Asks no model."
 )
 def judge_anew() -> None:
     judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))
