@@ -11,11 +11,11 @@ from newsdesk import CONFIG, newsdesk, reopened
 
 from qbawa.project import Home, Project, open_project
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.agreement.calibration import scored_verdicts
 from qbawa.tournaments.agreement.reliability import audit
 from qbawa.tournaments.agreement.stratification import strata
 from qbawa.tournaments.humans import HumanTask
 from qbawa.tournaments.import_verdicts import import_verdicts
+from qbawa.tournaments.scores import scored_verdicts
 from qbawa.tournaments.stage import play
 
 STEP = "summarise"
