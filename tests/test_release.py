@@ -66,12 +66,21 @@ def test_a_version_that_is_tagged_is_refused(small: Path) -> None:
     assert done.returncode == 1 and "v1.2.3 is tagged already" in done.stderr
 
 
-@pytest.mark.parametrize("heading", ["## 1.2.30", "## 1.2.3 (unreleased)", "### 1.2.3", "## 1.2.3\n\n## 1.2.1"])
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "## 1.2.30",
+        "## 1.2.3 (unreleased)",
+        "### 1.2.3",
+        "## 1.2.3\n\n## 1.2.1",
+        "## 1.2.4 (unreleased)\n\n- Not yet.\n\n## 1.2.3",
+    ],
+)
 def test_a_changelog_that_does_not_tell_of_the_version_is_refused(small: Path, heading: str) -> None:
     (small / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n\n- Better.\n\n## 1.2.2\n\n- Good.\n")
     git(small, "commit", "--quiet", "--all", "--message", "Other notes")
     done = release(small)
-    assert done.returncode == 1 and "CHANGELOG.md has no heading `## 1.2.3`" in done.stderr
+    assert done.returncode == 1 and "CHANGELOG.md must be `## 1.2.3`" in done.stderr
     assert git(small, "tag") == ""
 
 

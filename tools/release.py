@@ -29,9 +29,10 @@ def main() -> int:
     only_check = parser.parse_args().check
     root = Path.cwd()
     try:
+        refuse_unclean(root)
         version = version_of(root)
+        refuse_tagged(root, version)
         notes = notes_of(root, version)
-        refuse_unclean(root, version)
         if only_check:
             print(f"{version} can be released.")
             return 0
@@ -57,25 +58,28 @@ def version_of(root: Path) -> str:
 
 
 def notes_of(root: Path, version: str) -> str:
-    """What CHANGELOG.md says of the version. Raises RefusedError where it says nothing, or still `(unreleased)`."""
+    """What CHANGELOG.md says of the version, which must be its newest and not `(unreleased)`. Raises RefusedError."""
     parts = re.split(r"^## (.*)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
-    sections = {heading.strip(): text.strip() for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
-    for heading, notes in sections.items():
-        if re.fullmatch(rf"{re.escape(version)}( \(\d{{4}}-\d\d-\d\d\))?", heading) and notes:
-            return notes
+    heading, notes = (parts[1].strip(), parts[2].strip()) if len(parts) > 1 else ("", "")
+    if re.fullmatch(rf"{re.escape(version)}( \(\d{{4}}-\d\d-\d\d\))?", heading) and notes:
+        return notes
     raise RefusedError(
-        f"CHANGELOG.md has no heading `## {version}` or `## {version} (YYYY-MM-DD)` with lines below it. "
-        f"Its newest is `## {next(iter(sections), '')}`."
+        f"the first heading of CHANGELOG.md must be `## {version}` or `## {version} (YYYY-MM-DD)`, with lines below it; "
+        f"it is `## {heading}`."
     )
 
 
-def refuse_unclean(root: Path, version: str) -> None:
-    """Raises RefusedError where the tree differs from the last commit, or the version is tagged."""
+def refuse_unclean(root: Path) -> None:
+    """Raises RefusedError where the tree differs from the last commit."""
     changed = git(root, "status", "--porcelain").splitlines()
     if changed:
         raise RefusedError(
             f"the tree is not clean: {len(changed)} paths, the first `{changed[0]}`. Commit or remove them first."
         )
+
+
+def refuse_tagged(root: Path, version: str) -> None:
+    """Raises RefusedError where the version has a tag."""
     if git(root, "tag", "--list", f"v{version}"):
         raise RefusedError(f"v{version} is tagged already. Raise `__version__` in qbawa/__init__.py.")
 
