@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 class RefusedError(Exception):
-    """Why nothing can be released now, and what to do about it."""
+    """Why nothing is released, and what to do about it."""
 
 
 def main() -> int:
@@ -95,7 +95,9 @@ def build(root: Path, version: str) -> list[Path]:
         # The commit's time in every file of the archives: the same commit gives the same bytes.
         environment = os.environ | {"SOURCE_DATE_EPOCH": git(root, "log", "-1", "--format=%ct")}
         command = [sys.executable, "-m", "hatchling", "build", "--directory", str(out)]
-        subprocess.run(command, cwd=source, env=environment, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RefusedError(f"hatchling cannot build it:\n{done.stderr.strip()}")
         built = sorted(out.iterdir())
         sums = out / "SHA256SUMS"
         sums.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in built))
