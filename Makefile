@@ -2,8 +2,9 @@
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
 # make test   every test
 # make check  format, lint, types, which room may import which
-# make lock   resolve the locked requirements anew
-.PHONY: demo up test check format lock clean install
+# make lock   resolve the locked requirements again
+# make release  wheel, sdist and checksums into dist/, then the tag; uploads nothing (CONTRIBUTING.md)
+.PHONY: demo up test check format lock release clean install
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,6 +44,9 @@ install: .venv/installed
 lock: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-strip-extras --no-header --output-file requirements.lock
+
+release: .venv/installed
+	@$(BIN)/python tools/release.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist
