@@ -38,8 +38,8 @@ class Home:
     def make_private(self) -> None:
         """Have the folder, closed to other users of the machine: recordings and answers are nobody else's business."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A mounted volume may belong to somebody who decides that himself.
-        with suppress(PermissionError):
+        # A mounted volume may belong to somebody else, or be read-only.
+        with suppress(OSError):
             if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
                 self.root.chmod(0o700)
 
@@ -82,6 +82,7 @@ def open_project(home: Home | None = None) -> Project:
     """The project in a home (default: the one in force). Raises ConfigError where qbawa.yaml is absent or wrong."""
     home = home or Home.find()
     config = load_config(home.config)
+    home.make_private()
     options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
     return Project(home, config, Lake(_lake_uri(home, config), options))
 

@@ -21,7 +21,7 @@ import pytest
 from dagster import AssetKey
 from dagster_home import configure, dagster_on, record
 
-from qbawa.cli.launch.dagster import _end_leftovers
+from qbawa.cli.launch.processes import end_leftovers
 from qbawa.project import Home
 from qbawa_assets.definitions import ASSETS
 
@@ -218,7 +218,7 @@ def test_what_a_killed_one_left_running_is_ended_by_the_next(tmp_path: Path) -> 
     try:
         for process in both:
             (tmp_path / "up.session").write_text(str(process.pid))
-            _end_leftovers(home)
+            end_leftovers(home)
         assert both[0].poll() is not None
         assert both[1].poll() is None
     finally:

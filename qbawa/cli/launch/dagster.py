@@ -15,7 +15,7 @@ from pathlib import Path
 import qbawa
 from qbawa.cli.launch.access import TOKEN_VARIABLE, known_names
 from qbawa.cli.launch.postgres import postgres
-from qbawa.cli.launch.processes import Sessions, end_leftovers, interruptible, own_sessions
+from qbawa.cli.launch.processes import Groups, end_leftovers, interruptible, own_groups
 from qbawa.cli.launch.sockets import keep_fresh, socket_folder
 from qbawa.cli.launch.supervisor import (
     Announce,
@@ -59,8 +59,8 @@ def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
     Ctrl-C, SIGTERM and a closed terminal let it finish the calls in flight.
     """
     try:
-        with interruptible(), dagster_environment(home) as environment, own_sessions(home) as sessions:
-            return sessions.start(python("-m", module, *arguments), environment).wait()
+        with interruptible(), dagster_environment(home) as environment, own_groups(home) as groups:
+            return groups.start(python("-m", module, *arguments), environment).wait()
     except KeyboardInterrupt:
         return 130
 
@@ -79,9 +79,9 @@ def serve(
             # Held from now on, so that nobody else can take it while PostgreSQL starts.
             with _listener(host, port) as listener:
                 announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
-                with dagster_environment(home) as environment, own_sessions(home) as sessions:
+                with dagster_environment(home) as environment, own_groups(home) as groups:
                     address = Address(host, port, token, known_names(host, names), listener.fileno())
-                    _serve_until_interrupted(home, environment, sessions, address, announce)
+                    _serve_until_interrupted(home, environment, groups, address, announce)
         except KeyboardInterrupt:
             pass
     return 0
@@ -103,19 +103,17 @@ class Address:
 
 
 def _serve_until_interrupted(
-    home: Home, environment: Mapping[str, str], sessions: Sessions, address: Address, announce: Announce
+    home: Home, environment: Mapping[str, str], groups: Groups, address: Address, announce: Announce
 ) -> None:
-    code_server, webserver, daemon = servers = _servers(home, environment, address)
-    # The daemon complains where there is no code server yet.
-    bring_up([code_server, webserver], sessions, announce)
-    bring_up([daemon], sessions, announce)
+    servers = _, webserver, daemon = _servers(home, environment, address)
+    bring_up(servers, groups, announce)
     suffix = f"/?token={address.token}" if address.token else ""
     announce(f"Dagster UI: {address.url}{suffix}   (Ctrl-C stops everything)")
     freshened = time.monotonic()
     try:
         while True:
             for server in servers:
-                server.watch(sessions, announce)
+                server.watch(groups, announce)
             if time.monotonic() - freshened > FRESHEN_EVERY_S:
                 keep_fresh(socket_folder(home))
                 freshened = time.monotonic()
@@ -124,7 +122,7 @@ def _serve_until_interrupted(
         # First those that start runs, then the runs.
         for server in (daemon, webserver):
             server.stop()
-        if under_way := sessions.runs():
+        if under_way := groups.runs():
             announce(f"Waiting for {under_way} run{'s' * (under_way > 1)} to finish the calls in flight ...")
         raise
 
@@ -165,6 +163,8 @@ def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tu
         python("-m", "dagster._daemon", "run", "--workspace", str(workspace), "--log-level", "warning"),
         quiet,
         is_ready=lambda: True,
+        # It complains where there is none yet. The webserver has enough to load until then.
+        needs=[code_server],
     )
     return code_server, webserver, daemon
 

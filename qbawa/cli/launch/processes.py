@@ -22,11 +22,11 @@ DRAIN_PATIENCE_S = 120
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
-class Sessions:
-    """The sessions that one command has started, in a file that outlives it.
+class Groups:
+    """The process groups that one command has started, in a file that outlives it.
 
-    Each child leads a session of its own, so that whatever it starts in turn can be found, and a Ctrl-C in the
-    terminal reaches us alone: who passes it on decides the order.
+    Each child leads a group of its own, so that whatever it starts in turn can be found, and a Ctrl-C in the terminal
+    or a signal of `timeout` reaches us alone: who passes it on decides the order.
     """
 
     def __init__(self, home: Home, path: Path) -> None:
@@ -37,34 +37,34 @@ class Sessions:
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], **options: Any
     ) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(command, env=environment, cwd=self.home.root, start_new_session=True, **options)
+        process = subprocess.Popen(command, env=environment, cwd=self.home.root, process_group=0, **options)
         self._numbers.append(process.pid)
         self._path.write_text("".join(f"{number}\n" for number in self._numbers))
         return process
 
     def runs(self) -> int:
-        """How many runs are under way in these sessions."""
+        """How many runs are under way in these process groups."""
         return sum(map(_is_run, _members(self.home, self._numbers)))
 
     def end(self) -> None:
-        """End everything that still runs in these sessions."""
-        end_sessions(self.home, self._numbers)
+        """End everything that still runs in these process groups."""
+        end_groups(self.home, self._numbers)
 
 
 @contextmanager
-def own_sessions(home: Home) -> Iterator[Sessions]:
-    """Sessions that are ended with the context; where this process is killed, the next command ends them."""
+def own_groups(home: Home) -> Iterator[Groups]:
+    """Process groups that are ended with the context; where this process is killed, the next command ends them."""
     folder = _folder(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}"
     # The lock dies with this process, and says so to others.
     with path.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        sessions = Sessions(home, path)
+        groups = Groups(home, path)
         try:
-            yield sessions
+            yield groups
         finally:
-            sessions.end()
+            groups.end()
             path.unlink(missing_ok=True)
 
 
@@ -88,7 +88,7 @@ def _end_leftovers_of_0_1(home: Home) -> None:
 
 
 def _end_listed(home: Home, path: Path) -> None:
-    end_sessions(home, [int(line) for line in path.read_text().split() if line.isdigit()])
+    end_groups(home, [int(line) for line in path.read_text().split() if line.isdigit()])
     path.unlink(missing_ok=True)
 
 
@@ -119,8 +119,8 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_sessions(home: Home, numbers: Collection[int]) -> None:
-    """End the processes of these sessions that work on this home: runs may finish their calls, then all are killed."""
+def end_groups(home: Home, numbers: Collection[int]) -> None:
+    """End the processes of these process groups that work on this home: runs may finish their calls, then all are killed."""
     import psutil
 
     signalled: set[psutil.Process] = set()
@@ -160,9 +160,9 @@ def _members(home: Home, numbers: Collection[int]) -> "list[psutil.Process]":
     for candidate in psutil.process_iter():
         try:
             if (
-                os.getsid(candidate.pid) in numbers
+                os.getpgid(candidate.pid) in numbers
                 and candidate.status() != psutil.STATUS_ZOMBIE
-                # A number may have passed on to somebody else's session.
+                # A number may have passed on to somebody else's group.
                 and candidate.environ().get("QBAWA_HOME") == str(home.root)
             ):
                 members.append(candidate)

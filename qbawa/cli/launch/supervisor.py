@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qbawa.cli.launch.processes import STOP_PATIENCE_S, Sessions
+from qbawa.cli.launch.processes import STOP_PATIENCE_S, Groups
 from qbawa.errors import LaunchError
 
 Announce = Callable[[str], object]
@@ -33,22 +33,25 @@ class Server:
     is_whole: Callable[[int], bool] = lambda pid: True
     """Whether all of it still runs, given its process."""
     inherits: Sequence[int] = ()
+    """File descriptors."""
+    needs: "Sequence[Server]" = ()
+    """Those that must answer before it is started for the first time."""
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     came_up: bool = field(default=False, init=False)
     started: float = field(default=0.0, init=False)
     ends: int = field(default=0, init=False)
     again_at: float | None = field(default=None, init=False)
 
-    def start(self, sessions: Sessions) -> None:
-        self.process = sessions.start(self.command, self.environment, pass_fds=tuple(self.inherits))
+    def start(self, groups: Groups) -> None:
+        self.process = groups.start(self.command, self.environment, pass_fds=tuple(self.inherits))
         self.started, self.again_at, self.came_up = time.monotonic(), None, False
 
-    def watch(self, sessions: Sessions, announce: Announce) -> None:
+    def watch(self, groups: Groups, announce: Announce) -> None:
         """Look once: start it again where it has ended and its delay is over."""
         assert self.process is not None
         if self.again_at is not None:
             if time.monotonic() >= self.again_at:
-                self.start(sessions)
+                self.start(groups)
             return
         if self.process.poll() is None:
             self.came_up = self.came_up or self.is_ready()
@@ -73,18 +76,20 @@ class Server:
             self.process.kill()
 
 
-def bring_up(servers: Sequence[Server], sessions: Sessions, announce: Announce) -> None:
-    """Start servers and wait until all of them answer. Raises LaunchError where one never does."""
-    for server in servers:
-        server.start(sessions)
+def bring_up(servers: Sequence[Server], groups: Groups, announce: Announce) -> None:
+    """Start servers, each once those that it needs answer, and wait until all do. Raises LaunchError where one never does."""
     while waiting := [server for server in servers if not server.came_up]:
         for server in waiting:
-            server.watch(sessions, announce)
+            if server.process is None:
+                if all(needed.came_up for needed in server.needs):
+                    server.start(groups)
+                continue
+            server.watch(groups, announce)
             if server.ends >= MOST_TRIES_AT_FIRST:
                 raise LaunchError(
                     f"The {server.name} ended {server.ends} times before it answered; what it said stands above."
                 )
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def unix_socket_answers(path: Path) -> bool:
