@@ -78,8 +78,7 @@ def command(
 
 
 def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
-    from qbawa.ingest.batches import pending_batches
-    from qbawa.ingest.stage import ingest_batch
+    from qbawa.ingest.stage import ingest_batch, pending_batches
 
     for batch in pending_batches(lake, journals, dry_run=dry_run):
         yield batch if dry_run else ingest_batch(lake, batch)
