@@ -29,8 +29,7 @@ from pydantic import Field
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
@@ -125,7 +124,7 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
 def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: ProjectResource) -> None:
     """Answer exactly the cells that are missing or failed. Failed cells show red when the run ends, all others stay."""
     opened = project.open()
-    wanted = wanted_cells(opened.lake)
+    wanted = replay_stage.wanted_cells(opened.lake)
     chosen = choose_cells(
         wanted,
         states=config.states,
@@ -135,7 +134,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     )
     # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, opened)
-    report = replay(
+    report = replay_stage.replay(
         opened,
         chosen,
         run_id=context.run_id,

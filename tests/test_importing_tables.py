@@ -78,7 +78,7 @@ def test_verdicts_become_matches_in_canonical_orientation(lake: Lake, tmp_path: 
     for row in lake.read("verdicts").filter(pl.col("judge") == "j", pl.col("request_id") == "001").to_dicts():
         assert row["shown_first"] == ("a" if first["strategy_a"] == one else "b")  # m-1 both times
         assert row["judge_kind"] == "imported" and row["step"] == "quiz"
-    unscored = lake.read("verdicts", where="verdict = 'unscored'").to_dicts()
+    unscored = lake.read("verdicts", keep=pl.col("verdict") == "unscored").to_dicts()
     assert len(unscored) == 1 and unscored[0]["preference"] is None
 
 
@@ -92,7 +92,7 @@ def test_importing_again_changes_nothing_and_more_rows_only_add(lake: Lake, tmp_
     verdicts.write_text(VERDICTS + "002,m-1,m-2,people,1,,\n")
     assert import_answers(lake, answers, "quiz").written["replay_matrix"] == 1
     assert import_verdicts(lake, verdicts, "quiz").written["verdicts"] == 1
-    match = lake.read("matches", where="request_id = '002'").to_dicts()[0]
+    match = lake.read("matches", keep=pl.col("request_id") == "002").to_dicts()[0]
     assert (match["verdicts"], match["p_a"], match["winner"]) == (2, 0.5, "tie") and match["dissent"] is None
 
 
@@ -141,7 +141,7 @@ def test_names_mean_the_strategies_that_are_there(lake: Lake) -> None:
     table = pl.DataFrame(rows_, schema=_VERDICT_COLUMNS, orient="row")
     import_verdicts(lake, table, "quiz")
     met = {frozenset(pair) for pair in lake.read("matches", ["strategy_a", "strategy_b"]).iter_rows()}
-    other = lake.read("strategies", where="name = 'other'")["strategy_id"][0]
+    other = lake.read("strategies", keep=pl.col("name") == "other")["strategy_id"][0]
     assert met == {frozenset({"s_1", recorded_id("quiz")}), frozenset({"s_0", other})}
 
 

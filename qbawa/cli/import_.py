@@ -78,9 +78,8 @@ def command(
 
 
 def _ingest(project: "Project", dry_run: bool) -> Iterator[Any]:
-    from qbawa.ingest.batches import pending_batches
     from qbawa.ingest.recorded_prices import RecordedPrices
-    from qbawa.ingest.stage import ingest_batch
+    from qbawa.ingest.stage import ingest_batch, pending_batches
 
     prices = RecordedPrices(project.config.models)
     for batch in pending_batches(project.lake, project.journals, dry_run=dry_run):

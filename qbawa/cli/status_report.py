@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from qbawa.project import Project
-from qbawa.replay.cells import wanted_cells
+from qbawa.replay.stage import wanted_cells
 from qbawa.storage.tables import TABLES
 
 

@@ -1,7 +1,7 @@
 """Batches: groups of journal segments that are ingested together and are one partition of `recordings`.
 
 Which segments a batch holds stands in a small manifest, `<journal>/batches/<name>.json`, written once and atomically.
-Whether it has been ingested is not written there: the lake knows (`qbawa.ingest.block_writer.is_complete`).
+Whether it has been ingested is not written there: the lake knows (`qbawa.ingest.stage.pending_batches`).
 """
 
 import contextlib
@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from qbawa.errors import InputError
-from qbawa.ingest.block_writer import complete_among
 from qbawa.storage.files import file_lock, write_atomically
-from qbawa.storage.journal import adopt_orphans, closed_segments
-from qbawa.storage.lake import Lake
+from qbawa.storage.journal import adopt_orphans, closed_segments, orphans
 
 BATCH_BYTES = 256 << 20
 MANIFESTS = "batches"
@@ -45,29 +43,31 @@ class Batch:
     """True once it was read and made no row at all, as when requests only ended in it."""
 
 
-def pending_batches(
-    lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES, dry_run: bool = False
-) -> list[Batch]:
-    """Batches that the lake does not hold yet, oldest first; closed segments that are in no batch form new ones.
+def form_batches(folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES) -> list[Batch]:
+    """All batches, as `all_batches` has them, once closed segments that are in none have formed new ones.
 
     Segments of writers that died are closed first. A late segment forms a batch of its own; a segment dropped twice,
-    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable. With `dry_run` batches are
-    only told, not formed: the same segments may land in others.
+    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable.
     """
-    if dry_run:
+    for folder in folders:
+        adopt_orphans(folder)
+    with _locked(folders[0]):
         batches = all_batches(folders)
-        batches += _form(_new_segments(batches, folders), folders[0], batch_bytes)
-    else:
-        for folder in folders:
-            adopt_orphans(folder)
-        with _locked(folders[0]):
-            batches = all_batches(folders)
-            for batch in _form(_new_segments(batches, folders), folders[0], batch_bytes):
-                _write_manifest(batch)
-                batches.append(batch)
-    non_empty = [batch for batch in batches if not batch.empty]
-    done = complete_among(lake, [batch.name for batch in non_empty])
-    return [batch for batch in non_empty if batch.name not in done]
+        closed = [path for folder in folders for path in closed_segments(folder)]
+        for batch in _form(_new_segments(batches, closed), folders[0], batch_bytes):
+            _write_manifest(batch)
+            batches.append(batch)
+    return batches
+
+
+def foreseen_batches(folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES) -> list[Batch]:
+    """The batches that `form_batches` would return; nothing is written. The same segments may land in others yet.
+
+    Segments of writers that died still have their own names there, and maybe a torn last line.
+    """
+    batches = all_batches(folders)
+    paths = [path for folder in folders for path in sorted((*closed_segments(folder), *orphans(folder)))]
+    return [*batches, *_form(_new_segments(batches, paths), folders[0], batch_bytes)]
 
 
 def load_batch(name: str, folders: Sequence[Path]) -> Batch:
@@ -90,12 +90,12 @@ def mark_empty(batch: Batch) -> None:
     _write_manifest(replace(batch, empty=True))
 
 
-def _new_segments(batches: Sequence[Batch], folders: Sequence[Path]) -> list[Segment]:
+def _new_segments(batches: Sequence[Batch], paths: Sequence[Path]) -> list[Segment]:
     taken = {segment.sha256 for batch in batches for segment in batch.segments}
     # Hashing costs a second a GiB: a file that has not changed since its batch was formed is not read again.
     unchanged = {(s.path, s.bytes, s.changed_ns) for batch in batches for s in batch.segments}
     new = []
-    for path in dict.fromkeys(path.resolve() for folder in folders for path in closed_segments(folder)):
+    for path in dict.fromkeys(path.resolve() for path in paths):
         try:
             stat = path.stat()
             if not stat.st_size or (path, stat.st_size, stat.st_mtime_ns) in unchanged:

@@ -5,16 +5,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from qbawa.errors import InputError
-from qbawa.ingest.batches import Batch, load_batch, mark_empty, pending_batches
+from qbawa.ingest.batches import BATCH_BYTES, Batch, foreseen_batches, form_batches, load_batch, mark_empty
 from qbawa.ingest.block_writer import TABLES as SOURCES
-from qbawa.ingest.block_writer import BlockWriter
+from qbawa.ingest.block_writer import BlockWriter, complete_among
 from qbawa.ingest.journal_lines import read_line
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.project import Project
-from qbawa.storage.lake import Lake
+from qbawa.storage.journal import OPEN
+from qbawa.storage.lake import DraftLake, Lake
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class IngestReport:
     bytes: int = 0
     seconds: float = 0.0
     changed: bool = True
+
+
+def pending_batches(
+    lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES, dry_run: bool = False
+) -> list[Batch]:
+    """Batches that the lake does not hold yet, oldest first, as `form_batches` makes them; `dry_run` only foresees them."""
+    make = foreseen_batches if dry_run else form_batches
+    batches = [batch for batch in make(folders, batch_bytes=batch_bytes) if not batch.empty]
+    done = complete_among(lake, [batch.name for batch in batches])
+    return [batch for batch in batches if batch.name not in done]
 
 
 def new_batches(project: Project) -> list[str]:
@@ -59,6 +71,12 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
 
 
+def ingest_draft(draft: DraftLake, folders: Sequence[Path], prices: RecordedPrices) -> None:
+    """Take everything that is pending into a draft of the lake. The journals stay as they are."""
+    for batch in pending_batches(draft, folders, dry_run=True):
+        _take(draft, batch, None, prices)
+
+
 def ingest_batch(
     lake: Lake,
     batch: Batch,
@@ -71,6 +89,15 @@ def ingest_batch(
     Calls whose client named no cost get that of their tokens by `prices`. `progress` is given the bytes read so far. Raises
     InputError where a segment of the batch is gone.
     """
+    report = _take(lake, batch, progress, prices)
+    if not (report.rows or report.feedback or report.quarantined):
+        mark_empty(batch)
+    return report
+
+
+def _take(
+    lake: Lake, batch: Batch, progress: Callable[[int], None] | None, prices: RecordedPrices | None
+) -> IngestReport:
     began = time.perf_counter()
     writer = BlockWriter(lake, batch.name, "journal", prices=prices)
     lines = size = 0
@@ -80,15 +107,13 @@ def ingest_batch(
                 f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. Put it back from a back-up, or "
                 f"remove {batch.journal / 'batches' / batch.name}.json to give its lines up."
             )
-        for number, line in numbered_lines(segment.path):
+        for number, line in numbered_lines(segment.path, whole=segment.path.suffix == OPEN):
             lines += 1
             writer.add(segment.path.name, number, line, read_line(line))
         size += segment.bytes
         if progress:
             progress(size)
     counts = writer.close()
-    if not (counts.rows or counts.feedback or counts.quarantined):
-        mark_empty(batch)
     seconds = time.perf_counter() - began
     return IngestReport(
         batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason),

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,16 +14,10 @@ from qbawa import __version__
 from qbawa.engine.engine import Engine
 from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
-from qbawa.engine.session import Log, open_engine
 from qbawa.errors import FinalError, NotMadeError, UserError
-from qbawa.project import Project
-from qbawa.replay.cells import state_of
-from qbawa.replay.estimate import estimate_cells
-from qbawa.replay.inputs import Material, read_material
+from qbawa.replay.inputs import Material
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
 from qbawa.storage.frames import frame, now
-
-logger = logging.getLogger("qbawa.replay")
 
 # 10,000 requests a minute at 30 s each are 5,000 in flight; more would only queue at the gates, at a few KB a cell.
 CELLS_AT_ONCE = 5_000
@@ -32,7 +25,8 @@ CELLS_AT_ONCE = 5_000
 PORTION_CELLS = 2_500
 PORTION_S = 15.0
 
-OnCells = Callable[[pl.DataFrame], None]
+Store = Callable[[pl.DataFrame], None]
+"""Takes finished cells, rows of `replay_matrix`."""
 
 
 @dataclass
@@ -93,65 +87,19 @@ class ReplayReport:
         } | ({"stopped": self.stopped} if self.stopped else {})
 
 
-def replay(
-    project: Project,
-    cells: pl.DataFrame,
-    *,
-    run_id: str,
-    log: Log | None = None,
-    on_cells: OnCells | None = None,
-    usd: float | None = None,
-    retry_refused: bool = False,
-) -> ReplayReport:
-    """Answer the cells that are missing, failed or refused among `cells`, which are in the form of `wanted_cells`.
-
-    `on_cells` is told of every finished cell (request_id, strategy_id, state, error, cost_usd, latency_s) once it is
-    in the lake, those done before included. `usd` caps this run, besides the caps of qbawa.yaml. Cells that fail do
-    not stop the others; a budget does, and leaves the rest missing. A call that was billed and refused is made again only
-    with `retry_refused`; without it the cell is refused once more, for nothing.
-    """
-    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd, retry_refused))
-
-
-async def _replay(
-    project: Project,
-    cells: pl.DataFrame,
-    run_id: str,
-    log: Log | None,
-    on_cells: OnCells,
-    usd: float | None,
-    retry_refused: bool,
-) -> ReplayReport:
-    began = time.monotonic()
-    report = ReplayReport(cells=cells.height)
-    done = cells.filter(pl.col("state") == "ok")
-    due = cells.filter(pl.col("state") != "ok")
-    report.ok = report.done_before = done.height
-    if done.height:
-        on_cells(done_cells(project, done))
-    if due.height:
-        material = read_material(project.lake, due)
-        progress = Progress(due.height, log)
-        async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
-            say = log or logger.info
-            say((await estimate_cells(project, engine.ledger, due, material)).line())
-            await _answer(project, engine, due, material, progress, report, on_cells, run_id)
-            report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-            report.cost_usd, report.unknown_usd = engine.stats.cost_usd, engine.stats.unknown_usd
-    report.seconds = time.monotonic() - began
-    return report
-
-
-async def _answer(
-    project: Project,
+async def answer_cells(
     engine: Engine,
     due: pl.DataFrame,
     material: Material,
     progress: Progress,
     report: ReplayReport,
-    on_cells: OnCells,
+    store: Store,
     run_id: str,
 ) -> None:
+    """Answer these cells, count them in the report, and hand the finished ones to `store` in portions, in a thread.
+
+    Cells that fail do not stop the others; a budget does, and leaves the rest missing.
+    """
     finished: list[dict[str, Any]] = []
     latencies: list[float] = []
     waiting = due.iter_rows(named=True)
@@ -180,18 +128,18 @@ async def _answer(
         for cell in waiting:
             account(await _answer_cell(engine, cell, material, run_id, report))
 
-    async def store() -> None:
+    async def store_finished() -> None:
         rows = finished[:]
         finished.clear()
         if rows:
-            await asyncio.to_thread(_store, project, rows, on_cells)
+            await asyncio.to_thread(store, frame("replay_matrix", rows))
 
     async def store_portions() -> None:
         stored_at = time.monotonic()
         while True:
             await asyncio.sleep(0.2)
             if len(finished) >= PORTION_CELLS or time.monotonic() - stored_at > PORTION_S:
-                await store()
+                await store_finished()
                 stored_at = time.monotonic()
 
     storing = asyncio.create_task(store_portions())
@@ -203,7 +151,7 @@ async def _answer(
         storing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await storing
-        await store()
+        await store_finished()
     if latencies:
         quantiles = pl.Series(latencies)
         report.latencies_s = {f"p{q}": float(quantiles.quantile(q / 100) or 0.0) for q in (50, 95, 99)}
@@ -281,19 +229,3 @@ def _recorded_answer(recording: Mapping[str, Any]) -> CellAnswer:
         latency_s=recording["latency_s"] or 0.0,
         call_keys=(),
     )
-
-
-def done_cells(project: Project, cells: pl.DataFrame) -> pl.DataFrame:
-    """Cost and duration of cells that are done, in the form that `on_cells` takes."""
-    stored = project.lake.read(
-        "replay_matrix", ["cell_id", "cost_usd", "latency_s"], blocks=cells["request_id"].unique().to_list()
-    ).unique("cell_id")
-    return cells.join(stored, on="cell_id").select(
-        "request_id", "strategy_id", "state", pl.lit(None, pl.String).alias("error"), "cost_usd", "latency_s"
-    )
-
-
-def _store(project: Project, rows: list[dict[str, Any]], on_cells: OnCells) -> None:
-    stored = frame("replay_matrix", rows)
-    project.lake.merge("replay_matrix", stored)
-    on_cells(stored.select("request_id", "strategy_id", state_of().alias("state"), "error", "cost_usd", "latency_s"))

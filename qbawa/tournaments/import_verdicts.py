@@ -9,7 +9,7 @@ import polars as pl
 from qbawa.ids import cell_id, content_id, match_id, verdict_id
 from qbawa.ingest.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
 from qbawa.replay.import_answers import by_blocks, quoted
-from qbawa.replay.strategies.imported import add_strategies, resolve
+from qbawa.replay.strategies.repository import add_strategies, resolve
 from qbawa.storage.frames import BLOCK, now
 from qbawa.storage.lake import Lake
 from qbawa.tournaments.decide import unweighted

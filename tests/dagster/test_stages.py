@@ -337,7 +337,7 @@ def test_status_says_what_the_lake_holds(project: Project) -> None:
 def test_the_pair_that_the_demo_shows_is_one_of_the_lakes(project: Project) -> None:
     pair = surest_close_pair(project)
     assert pair is not None
-    row = project.lake.read("qbawa", where=f"pair_id = '{pair['pair_id']}'").row(0, named=True)
+    row = project.lake.read("qbawa", keep=pl.col("pair_id") == pair["pair_id"]).row(0, named=True)
     assert {name: pair[name] for name in ("best_answer", "worse_answer", "p_best")} == {
         name: row[name] for name in ("best_answer", "worse_answer", "p_best")
     }

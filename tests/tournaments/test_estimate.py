@@ -20,8 +20,8 @@ from scripted_provider import ScriptedProvider, scripted_provider
 from qbawa.cli.plan import command
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes
 from qbawa.tournaments.stage import plan_judging, play
 

@@ -19,8 +19,8 @@ from qbawa.errors import InputError
 from qbawa.judges.jury import same_text
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.import_verdicts import import_verdicts
 from qbawa.tournaments.play import PlayReport

@@ -21,8 +21,8 @@ from qbawa.erasure import forget
 from qbawa.judges.prompt import MAX_ANSWER_CHARS, read_blocks
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.storage.lineage import trace
 from qbawa.tournaments.formats import Field, Match, Result, make_tournament
 from qbawa.tournaments.play import PlayReport

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from qbawa.champions import _too_dear
-from qbawa.replay.run import _recorded_answer
 
 from qbawa.config import ChampionConfig, ModelConfig
 from qbawa.ingest.recorded_prices import RecordedPrices, table_price
+from qbawa.optimize.champions import _too_dear
+from qbawa.replay.runner import _recorded_answer
 
 MODELS: dict[str, Any] = {
     "own": {"input_usd_per_million": 1.0, "output_usd_per_million": 2.0},
