@@ -6,7 +6,7 @@ import pytest
 
 from qbawa.config import ChampionConfig, ModelConfig
 from qbawa.ingest.recorded_prices import RecordedPrices, table_price
-from qbawa.optimize.champions import _too_dear
+from qbawa.optimize.champions import _too_expensive
 from qbawa.replay.runner import _recorded_answer
 
 MODELS: dict[str, Any] = {
@@ -62,4 +62,4 @@ def test_a_champion_of_unknown_cost_makes_no_challenger_too_expensive(
     before: float | None, new: float | None, dear: bool
 ) -> None:
     config = ChampionConfig.model_validate({"max_cost_ratio": 2.0})
-    assert _too_dear({"mean_cost_usd": new}, {"mean_cost_usd": before}, config) is dear
+    assert _too_expensive({"mean_cost_usd": new}, {"mean_cost_usd": before}, config) is dear
