@@ -18,7 +18,7 @@ def promotions(
     """New rows of the table `champions`: at most one a step.
 
     `fits` by step; `ratings` and `champions` are the tables of those names. A step's first champion is `recorded`, what
-    production does now. The best strategy that is not too dear replaces it if the probability that it is better
+    production does now. The best strategy that is not too expensive replaces it if the probability that it is better
     reaches `config.p_better`; a champion that was never rated is replaced by none.
     """
     reigning = dict(champions.sort("promoted_at").select("step", "strategy_id").iter_rows())
