@@ -70,21 +70,21 @@ def describe_order(effect: Effect | None, cancelled: int, biases: Sequence[Posit
     if effect is None:
         if not cancelled:
             return "no judge saw answers in an order"
-        text = f"position cancels: judges saw both orders alike in each of {cancelled:,} matches"
+        said = f"position cancels: judges saw both orders alike in each of {cancelled:,} matches"
     else:
         within = max(-effect.points_low, effect.points_high) <= MOST_ORDER_POINTS
         verdict = "too much" if sways(effect) else "within 1 point" if within else "not known yet"
         others = f" (in {cancelled:,} others position cancels)" if cancelled else ""
-        text = (
+        said = (
             f"{effect.points:+.2f} percentage points for the answer shown first, 95 % interval "
             f"{effect.points_low:+.2f} to {effect.points_high:+.2f}, from {effect.matches:,} matches{others}: {verdict}"
         )
     if not biases:
-        return text
+        return said
     worst = biases[0]
     hangs = [judge.judge for judge in biases if hangs_on_place(judge)]
-    text += (
+    said += (
         f"; most biased judge {worst.judge}: position_bias {worst.bias:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}, "
         f"{worst.matches:,} matches)"
     )
-    return text + (f"; decide mostly by place, so they teach little: {', '.join(hangs)}" if hangs else "")
+    return said + (f"; teach little, since they go by place: {', '.join(hangs)}" if hangs else "")

@@ -229,7 +229,7 @@ def replay_sweep() -> None:
 
 
 @job(
-    description="Take in people's verdicts, re-read judges' replies, and re-decide, re-rate, re-pair and promote. Asks no model."
+    description="Take in people's verdicts, re-read judges' replies, then decide, rate, pair and promote again. Asks no model."
 )
 def judge_anew() -> None:
     judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))

@@ -51,8 +51,8 @@ class Unchanged:
 
 def newest_answers(project: Project) -> str:
     """What there is to judge: how many answers, and when the last was given. Changes with every new answer; '' for none."""
-    times = project.lake.read("replay_matrix", ["answered_at"], where="status = 'ok' AND sample = 0")["answered_at"]
-    return f"{len(times):,} answers, the last of {times.dt.to_string('%F %T%.6f').max()!s} UTC" if len(times) else ""
+    told = project.lake.read("replay_matrix", ["answered_at"], where="status = 'ok' AND sample = 0")["answered_at"]
+    return f"{len(told):,} answers, the last of {told.dt.to_string('%F %T%.6f').max()!s} UTC" if len(told) else ""
 
 
 def judged_answers(project: Project) -> str:

@@ -20,7 +20,7 @@ class Reservation:
 class Budget:
     """Caps in USD for a run, a day (UTC) and each step; None is no cap.
 
-    A call that no longer fits waits while others are under way, since they may turn out cheaper than expected; where
+    A call that no longer fits waits while others are under way, since they may turn out cheaper than feared; where
     none is, BudgetError says which cap it was. `spent_today_usd` and `spent_by_step_usd` count what was paid before, by
     other runs too; `spent_by_run_usd` what this run paid in an earlier stage.
     """
@@ -57,7 +57,7 @@ class Budget:
         return max(0.0, min(left)) if left else None
 
     async def reserve(self, step: str | None, estimate: Callable[[], float]) -> Reservation:
-        """Set aside the probable cost of a call, in USD; asked again after each wait.
+        """Set aside the probable cost of a call, in USD; asked anew after each wait.
 
         Raises BudgetError where a cap would be exceeded.
         """

@@ -53,7 +53,7 @@ def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
 def serve(home: Home, host: str, port: int, announce: Callable[[str], object]) -> int:
     """Run the Dagster UI and daemon until Ctrl-C or SIGTERM, and leave no process behind.
 
-    `announce` gets a line for the terminal when the start begins and when the UI answers.
+    `announce` is told where, once nothing stands in the way.
     Raises BusyError where this home is served already or the port is taken.
     """
     with _sole_server(home):
