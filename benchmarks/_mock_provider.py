@@ -2,7 +2,8 @@
 
 It enforces requests and tokens per minute as providers do (a bucket of `burst_s` seconds, beyond it 429 with
 retry-after), takes its time, and fails on demand: by share of all calls (`faults`) or as one message orders
-(`[[mock {"status": 400}]]`). It counts what it was asked and what it answered, by content. Only its words are made up.
+(`[[mock {"status": 400}]]`). It counts what it was asked, what it answered and what it bills, by content. Only its words
+are made up.
 
     python benchmarks/_mock_provider.py            # prints {"port": …}; POST /control, GET /stats, GET /answered
 """
@@ -31,6 +32,24 @@ from typing import Any
 from aiohttp import web
 
 FAULTS = ("500", "503", "429", "reset", "hang", "malformed")
+BILLED_FAULTS = (
+    "cut_off",
+    "null_content",
+    "content_filter",
+    "tool_call",
+    "no_usage",
+    "negative_usage",
+    "reasoning",
+    "odd",
+    "error_200",
+    "504",
+    "reset",
+    "hang",
+    "malformed",
+)
+"""Faults of replies that the provider bills all the same: it has done its work."""
+FINAL_FAULTS = ("cut_off", "content_filter", "tool_call", "no_usage", "negative_usage", "reasoning")
+"""Those of them that end a call: whoever has one in the books should not buy it again."""
 TICK_S = 0.02
 _COMMAND = re.compile(r"\[\[mock (\{.*?\})\]\]", re.DOTALL)
 _WORDS = ("the", "answer", "weighs", "each", "point", "with", "care", "and", "says", "what", "follows", "from", "it")
@@ -56,8 +75,14 @@ class Settings:
     record: bool = False
     """Keep bodies and headers, for tests."""
     answer_chars: int | None = None
+    latency_s_per_token: float = 0.0
+    """Besides `latency_s`, for each token of the answer."""
     known: list[str] = field(default_factory=list)
     """Contents that must not be asked for again: counted as `asked_again`."""
+
+
+ODD: tuple[Any, ...] = (7, {"a": 1}, [1, [2]], [{"type": "text"}, {"text": 5}], True, [{"text": "\ud800"}])
+"""Contents of answers as no wire format promises them."""
 
 
 class Bucket:
@@ -96,6 +121,9 @@ class Provider:
         self.counts: Counter[str] = Counter()
         self.attempts: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.billed: dict[str, list[int]] = {}
+        self.billed_tokens = [0, 0]
         self.admitted: list[tuple[float, int]] = []
         self.recorded: list[dict[str, Any]] = []
         self.in_flight = self.peak_in_flight = 0
@@ -130,6 +158,10 @@ class Provider:
                 "admitted": [[round(at - first, 4), tokens] for at, tokens in self.admitted],
                 "contents": len(self.answered),
                 "answered_twice": sum(count > 1 for count in self.answered.values()),
+                "ended_twice": sum(count - 1 for count in self.ended.values()),
+                "billed_input_tokens": self.billed_tokens[0],
+                "billed_output_tokens": self.billed_tokens[1],
+                "billed_replies": sum(replies for replies, *_ in self.billed.values()),
                 "peak_in_flight": self.peak_in_flight,
                 "slept_s": round(self.slept_s, 2),
             }
@@ -137,6 +169,9 @@ class Provider:
 
     async def show_answered(self, request: web.Request) -> web.Response:
         return web.json_response(dict(self.answered))
+
+    async def show_billed(self, request: web.Request) -> web.Response:
+        return web.json_response(self.billed)
 
     async def show_recorded(self, request: web.Request) -> web.Response:
         return web.json_response(self.recorded)
@@ -173,6 +208,9 @@ class Provider:
             settings.prompt_tokens or sum(len(str(m.get("content"))) for m in body["messages"]) // 4 + 1,
             same.randint(*settings.completion_tokens),
         )
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        if isinstance(most, int):
+            usage = (usage[0], min(usage[1], most))
         limited = not (self.requests.has(1) and self.tokens.has(sum(usage)))
         if limited:
             self.counts["limited"] += 1
@@ -188,12 +226,18 @@ class Provider:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             latency_s = orders.get("latency_s", chance.uniform(*settings.latency_s))
+            latency_s += usage[1] * settings.latency_s_per_token
+            fault = orders.get("fault") or _draw(settings.faults, chance)
+            if fault in BILLED_FAULTS or (not fault and orders.get("status", 200) == 200):
+                # From the moment it begins to work: whoever hangs up meanwhile pays all the same.
+                self._bill(content, usage)
             if latency_s:
                 await asyncio.sleep(latency_s)
-            fault = orders.get("fault") or _draw(settings.faults, chance)
             if fault:
                 self.counts[f"fault_{fault}"] += 1
-                return await self._fail(request, fault, chance)
+                if fault in FINAL_FAULTS:
+                    self.ended[content] += 1
+                return await self._fail(request, fault, chance, body, usage, same, content)
             if "status" in orders:
                 return _error(
                     orders["status"], orders.get("code"), orders.get("message", "as ordered"), orders.get("headers")
@@ -208,9 +252,17 @@ class Provider:
             await response.write_eof()
             self.counts["answered"] += 1
             self.answered[content] += 1
+            self.ended[content] += 1
             return response
         finally:
             self.in_flight -= 1
+
+    def _bill(self, content: str, usage: Any) -> None:
+        entry = self.billed.setdefault(content, [0, 0, 0])
+        for place, amount in enumerate((1, *usage)):
+            entry[place] += amount
+        for place in (0, 1):
+            self.billed_tokens[place] += usage[place]
 
     def _answer(
         self, body: dict[str, Any], orders: dict[str, Any], usage: Any, same: random.Random, content: str
@@ -244,7 +296,40 @@ class Provider:
             }
         return answer
 
-    async def _fail(self, request: web.Request, fault: str, chance: random.Random) -> web.StreamResponse:
+    async def _fail(
+        self,
+        request: web.Request,
+        fault: str,
+        chance: random.Random,
+        body: dict[str, Any],
+        usage: Any,
+        same: random.Random,
+        content: str,
+    ) -> web.StreamResponse:
+        whole = self._answer(body, {}, usage, same, content)
+        choice, counted = whole["choices"][0], whole["usage"]
+        if fault == "cut_off":
+            choice["message"]["content"], choice["finish_reason"] = "", "length"
+        elif fault == "null_content":
+            choice["message"]["content"] = None
+        elif fault == "content_filter":
+            choice["message"]["content"], choice["finish_reason"] = None, "content_filter"
+        elif fault == "tool_call":
+            call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+            choice["message"] |= {"content": None, "tool_calls": [call]}
+            choice["finish_reason"] = "tool_calls"
+        elif fault == "no_usage":
+            del whole["usage"]
+        elif fault == "negative_usage":
+            whole["usage"] = {name: -count for name, count in counted.items()}
+        elif fault == "reasoning":
+            counted["completion_tokens"] = 1  # the total alone tells of the reasoning
+        elif fault == "odd":
+            choice["message"]["content"] = chance.choice(ODD)
+        elif fault == "error_200":
+            return web.json_response({"error": {"message": "upstream failed", "code": 502}})
+        if fault in BILLED_FAULTS and fault not in ("504", "reset", "hang", "malformed"):
+            return web.json_response(whole)
         if fault == "429":
             return _limited(self.settings.fault_retry_after_s)
         if fault == "hang":
@@ -297,9 +382,10 @@ def _error(status: int, code: str | None, message: str, headers: dict[str, str] 
 class MockProvider:
     """A running provider, seen from the benchmark or test that started it."""
 
-    def __init__(self, port: int) -> None:
-        self.base_url = f"http://127.0.0.1:{port}/v1"
-        self._root = f"http://127.0.0.1:{port}"
+    def __init__(self, root: str) -> None:
+        """`root` is its address, such as http://127.0.0.1:8000."""
+        self.base_url = f"{root}/v1"
+        self._root = root
 
     def control(self, **settings: Any) -> None:
         """Begin anew with these settings; with `keep_counts=True` only change them."""
@@ -310,6 +396,10 @@ class MockProvider:
 
     def answered(self) -> dict[str, int]:
         return self._ask("/answered")
+
+    def billed(self) -> dict[str, list[int]]:
+        """By content: replies that were billed, their input and output tokens."""
+        return self._ask("/billed")
 
     def recorded(self) -> list[dict[str, Any]]:
         return self._ask("/recorded")
@@ -330,7 +420,7 @@ def running(**settings: Any) -> Iterator[MockProvider]:
         line = process.stdout.readline()
         if not line:
             raise RuntimeError(f"The mock provider did not start (exit code {process.wait()}).")
-        provider = MockProvider(json.loads(line)["port"])
+        provider = MockProvider(f"http://127.0.0.1:{json.loads(line)['port']}")
         if settings:
             provider.control(**settings)
         yield provider
@@ -352,6 +442,7 @@ async def serve(port: int) -> None:
             web.post("/control", provider.control),
             web.get("/stats", provider.stats),
             web.get("/answered", provider.show_answered),
+            web.get("/billed", provider.show_billed),
             web.get("/recorded", provider.show_recorded),
         ]
     )

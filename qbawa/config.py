@@ -85,6 +85,9 @@ class ModelConfig(_Section):
     """Prices; default: litellm's table. A model with neither is refused unless `free`."""
     free: bool = False
     """True for a server of one's own: its calls cost nothing."""
+    max_output_tokens: int | None = Field(None, gt=0)
+    """The most that the model writes in one answer, reasoning included; what hard caps set aside for calls that set no
+    `max_tokens`."""
     family: str | None = None
     """Judges are checked for favouring answers of their own family; default: the provider's name."""
     extra: dict[str, Any] = {}
@@ -181,6 +184,9 @@ class BudgetConfig(_Section):
     usd_per_day: float | None = Field(None, ge=0)
     usd_per_step: float | None = Field(None, ge=0)
     """Caps; new calls stop where one would be exceeded. No cap where absent."""
+    caps: Literal["soft", "hard"] = "soft"
+    """soft: a call's probable cost is set aside before it is sent, so calls in flight may pass a cap by what they cost
+    beyond it. hard: the largest possible cost is set aside, so that the provider can never bill more than a cap."""
     nightly_usd: float = Field(5.0, ge=0)
     """Cap of one run of the schedule `nightly_replay`."""
 

@@ -4,6 +4,12 @@
 `ProviderError` and below: a model call went wrong; `TransientError` is worth another try, `FinalError` is not.
 """
 
+from typing import Literal
+
+Billing = Literal["no", "unlikely", "unknown", "counted"]
+"""Whether a failed attempt costs something: `no`, the provider did no work; `unlikely`, it says that it failed; `unknown`,
+it may have done the work and nobody said how much; `counted`, it said how many tokens."""
+
 
 class QbawaError(Exception):
     """Base of all."""
@@ -33,6 +39,10 @@ class BusyError(UserError):
     """Another qbawa process holds what this one needs."""
 
 
+class LaunchError(UserError):
+    """A server that qbawa starts on this machine does not come up."""
+
+
 class DisconnectedError(QbawaError):
     """Some strategies never met, even indirectly, so they cannot be compared."""
 
@@ -54,18 +64,33 @@ class BudgetError(NotMadeError):
 
 
 class ProviderError(QbawaError):
-    """A model call went wrong. `reason` is a short stable word that is stored with the cell."""
+    """A model call went wrong. `reason` is a short stable word that is stored with the cell.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `billing` says whether the attempt costs something all the same. An error of a whole call, as the engine raises it,
+    says what the call has cost: `cost_usd` is None where nobody knows.
+    """
+
+    def __init__(self, reason: str, message: str, *, billing: Billing = "no") -> None:
         super().__init__(message)
         self.reason = reason
+        self.billing = billing
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cost_usd: float | None = 0.0
+
+    def count(self, input_tokens: int | None, output_tokens: int | None) -> None:
+        """The provider answered with these tokens, None where it did not count them."""
+        self.input_tokens, self.output_tokens = input_tokens, output_tokens
+        self.billing = "unknown" if input_tokens is None or output_tokens is None else "counted"
 
 
 class TransientError(ProviderError):
     """Worth another try: rate limit, server error, reset, timeout, malformed body."""
 
-    def __init__(self, reason: str, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(reason, message)
+    def __init__(
+        self, reason: str, message: str, retry_after_s: float | None = None, *, billing: Billing = "no"
+    ) -> None:
+        super().__init__(reason, message, billing=billing)
         self.retry_after_s = retry_after_s
 
 

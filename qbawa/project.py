@@ -1,6 +1,8 @@
 """The user's home, one folder, and the project in it: its configuration and its lake."""
 
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,14 @@ class Home:
         self.exports = root / "exports"
         self.dagster = root / "dagster"
         self.postgres = root / "postgres"
+
+    def make_private(self) -> None:
+        """Have the folder, closed to other users of the machine: recordings and answers are nobody else's business."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A mounted volume may belong to somebody who decides that himself.
+        with suppress(PermissionError):
+            if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
+                self.root.chmod(0o700)
 
     @classmethod
     def find(cls) -> "Home":

@@ -31,7 +31,6 @@ from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import choose_cells
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
 from qbawa_assets.metadata import picture
@@ -56,7 +55,10 @@ AFTER = {"after": In(Nothing)}
 class ReplaySweep(Config):
     requests: str = Field("*", description="Glob over request ids.")
     strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
-    states: list[str] = Field(["missing", "failed"], description="States of the cells to take: missing, failed, ok.")
+    states: list[str] = Field(
+        ["missing", "failed"],
+        description="States of the cells to take: missing, failed, refused (may cost again), ok.",
+    )
     older_than_days: float | None = Field(None, description="Answer also cells again that are older than this.")
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
@@ -130,7 +132,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         strategies=replay_stage.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
-    # Imported cells, and what a killed run had answered but not yet said: the lake is right, Dagster is made to agree.
+    # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, opened)
     report = replay_stage.replay(
         opened,
@@ -139,6 +141,7 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         log=context.log.info,
         on_cells=report_cells(context, plan_failures=True),
         usd=config.usd,
+        retry_refused="refused" in config.states,
     )
     opened.publish()
     context.log.info(report.summary())
@@ -152,7 +155,7 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     opened = project.open()
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
-    report = play(
+    report = tournaments_stage.play(
         opened,
         steps=config.steps or None,
         verdict_budget=config.verdict_budget,
@@ -183,7 +186,7 @@ def check_brackets(failure: str) -> None:
 
 @op(ins=AFTER, out=Out(Nothing))
 def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Compact the lake's small files, delete old ones, and publish the catalog anew."""
+    """Compact the lake's small files, delete old ones, and publish a new catalog."""
     done: dict[str, Any] = project.open().maintain()
     context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
 
@@ -213,7 +216,7 @@ def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -
 
 @op(ins=AFTER, out=Out(Nothing))
 def reread_verdicts(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Read every raw reply of a judge anew, in case the parser has improved."""
+    """Re-read every raw reply of a judge, in case the parser has improved."""
     context.log.info(f"{tournaments_stage.reread_verdicts(project.open()):,} verdicts are read otherwise than before.")
 
 
@@ -228,7 +231,7 @@ def replay_sweep() -> None:
 
 
 @job(
-    description="Take in people's verdicts, read judges' replies anew, and decide, rate, pair and promote anew. Asks no model."
+    description="Take in people's verdicts, re-read judges' replies, then decide, rate, pair and promote again. Asks no model."
 )
 def judge_anew() -> None:
     judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))

@@ -35,7 +35,8 @@ def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
         events.materialized(
             (
                 cell_key(cell["request_id"], cell["strategy_id"]),
-                {"cost_usd": cell["cost_usd"] or 0.0, "latency_s": cell["latency_s"] or 0.0},
+                # What is not known is left out.
+                {name: cell[name] for name in ("cost_usd", "latency_s") if cell[name] is not None},
             )
             for cell in good.iter_rows(named=True)
         )

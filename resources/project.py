@@ -8,7 +8,7 @@ from qbawa.project import Home, Project, open_project
 
 
 class ProjectResource(ConfigurableResource):
-    """Opens the user's project. qbawa.yaml is read anew each time, so an edit counts from the next run on."""
+    """Opens the user's project. qbawa.yaml is read each time, so an edit counts from the next run on."""
 
     home: str = ""
     """Folder of the home; default: QBAWA_HOME."""

@@ -59,7 +59,7 @@ def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -
 
 @sensor(job=judge_anew, minimum_interval_seconds=30, default_status=DefaultSensorStatus.RUNNING)
 def new_human_verdicts(context: SensorEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
-    """Tables of verdicts in `human_verdicts/` of the home decide matches anew."""
+    """Tables of verdicts in `human_verdicts/` of the home re-decide matches."""
     try:
         files = tournaments_stage.human_verdict_files(project.open())
     except ConfigError as error:

@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from scripted_provider import ScriptedProvider, scripted_provider
 
 import qbawa
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+hypothesis.settings.register_profile("qbawa", deadline=None)
+hypothesis.settings.load_profile("qbawa")
 
 if TYPE_CHECKING:
     from _mock_provider import MockProvider

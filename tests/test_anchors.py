@@ -18,7 +18,7 @@ from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
 from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
+from qbawa.tournaments.stage import play
 
 pytestmark = needs_anchors
 MODELS, REQUESTS = 6, 40

@@ -16,7 +16,8 @@ from qbawa.ids import cell_id, match_id, recorded_id, verdict_id
 from qbawa.replay.import_answers import import_answers
 from qbawa.storage.frames import frame
 from qbawa.storage.lake import Lake
-from qbawa.tournaments.import_verdicts import import_verdicts, matches_of
+from qbawa.tournaments.decide import unweighted
+from qbawa.tournaments.import_verdicts import import_verdicts
 
 ANSWERS = "request,strategy,answer,question,cost_usd\n001,m-1,red,Colour?,0.5\n001,m-2,blue,Colour?,\n002,m-1,two,Number?,0.25\n"
 VERDICTS = (
@@ -227,7 +228,7 @@ def test_swapping_the_sides_of_a_table_changes_nothing(tmp_path_factory: Any, ca
         import_verdicts(own, table, "s")
         said = own.read("verdicts").drop("judged_at").sort("verdict_id")
         met = own.read("matches").drop("decided_at", "slot").sort("match_id")
-        assert said.height == len(cases) and matches_of(said).height == met.height
+        assert said.height == len(cases) and unweighted(said).height == met.height
         found.append((said, met))
     assert found[0][0].equals(found[1][0]) and found[0][1].equals(found[1][1])
 

@@ -1,5 +1,6 @@
 """`qbawa demo`: the whole flywheel on sample articles."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -70,12 +71,13 @@ def command() -> None:
     }
     for name, path in where.items():
         console.print(f"  {name:14}{path.relative_to(here) if path.is_relative_to(here) else path}", soft_wrap=True)
-    trace = [f"  .venv/bin/qbawa trace {pair['pair_id']}"] if pair is not None else []
+    qbawa = "qbawa" if shutil.which("qbawa") else ".venv/bin/qbawa"
+    trace = [f"  {qbawa} trace {pair['pair_id']}"] if pair is not None else []
     following = [
         "Next:",
-        "  make up                                the same in the Dagster UI, http://127.0.0.1:3000",
+        f"  {qbawa + ' up':<39}the same in the Dagster UI, http://127.0.0.1:3000",
         *trace,
-        '  .venv/bin/qbawa sql "SELECT step, p_best, best_answer, worse_answer FROM qbawa ORDER BY p_best DESC LIMIT 5"',
-        "  your own models, strategies and judges into the configuration, then  .venv/bin/qbawa plan",
+        f'  {qbawa} sql "SELECT step, p_best, best_answer, worse_answer FROM qbawa ORDER BY p_best DESC LIMIT 5"',
+        f"  your own models, strategies and judges into the configuration, then  {qbawa} plan",
     ]
     console.print("\n".join(following), soft_wrap=True)

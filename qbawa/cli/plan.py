@@ -36,7 +36,8 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     from qbawa.project import open_project
     from qbawa.replay import stage as replay_stage
     from qbawa.replay.cells import choose_cells
-    from qbawa.tournaments.estimate import judging_minutes, plan_judging
+    from qbawa.tournaments.estimate import judging_minutes
+    from qbawa.tournaments.stage import plan_judging
 
     project = replay_stage.foresee(open_project())
     chosen = replay_stage.matching_strategies(project, strategies)
@@ -70,8 +71,8 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     )
     budget = project.config.budget
     caps = {"run": budget.usd_per_run, "day": budget.usd_per_day, "step": budget.usd_per_step}
-    said = ", ".join(f"${cap:g} a {name}" for name, cap in caps.items() if cap is not None)
-    click.echo(f"Caps: {said or 'none'}." + _stopped(budget, estimate.cost_usd, judging))
+    shown = ", ".join(f"${cap:g} a {name}" for name, cap in caps.items() if cap is not None)
+    click.echo(f"Caps: {shown or 'none'}." + _stopped(budget, estimate.cost_usd, judging))
 
 
 def _table(judging: Sequence["JudgePlan"]) -> "Table":
@@ -83,7 +84,7 @@ def _table(judging: Sequence["JudgePlan"]) -> "Table":
     from qbawa.tournaments.estimate import judging_minutes
 
     table = Table(title="Judging, at most", title_justify="left", box=SIMPLE, pad_edge=False)
-    for heading in ("step", "judge", "verdicts", "asked anew", "calls to pay", "$", "minutes"):
+    for heading in ("step", "judge", "verdicts", "asked again", "calls to pay", "$", "minutes"):
         table.add_column(heading, justify="left" if heading in ("step", "judge") else "right")
     for row in judging:
         table.add_row(
@@ -106,7 +107,7 @@ def _notes(judging: Sequence["JudgePlan"]) -> Iterable[str]:
     from qbawa.tournaments.estimate import VERDICT_OUTPUT
 
     if any(row.asked_anew_at_most for row in judging):
-        yield "Asked anew: judged before, but with another rubric, model or answer; such a verdict no longer counts."
+        yield "Asked again: judged before, but with another rubric, model or answer; such a verdict no longer counts."
     if guessed := sorted({row.judge for row in judging if row.guessed}):
         yield f"Never asked before, so {VERDICT_OUTPUT:g} output tokens a call at most are guessed: {', '.join(guessed)}."
     for row in judging:

@@ -38,6 +38,8 @@ class ModelSettings(Protocol):
     @property
     def output_usd_per_million(self) -> float | None: ...
     @property
+    def max_output_tokens(self) -> int | None: ...
+    @property
     def free(self) -> bool: ...
     @property
     def extra(self) -> Mapping[str, Any]: ...
@@ -70,13 +72,13 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What a model answered. `cost_usd` is what the answer cost whoever paid it, even where `cached`."""
+    """What a model answered. `cost_usd` is what the answer cost whoever paid it, even where `cached`; None: unknown."""
 
     call_key: str
     text: str
     input_tokens: int
     output_tokens: int
-    cost_usd: float
+    cost_usd: float | None
     latency_s: float
     """Of the attempt that succeeded."""
     attempts: int

@@ -17,13 +17,14 @@ from qbawa.engine.calls import CallResult, ModelCall, ModelSettings
 from qbawa.engine.gc_tuning import gc_tuned
 from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.progress import Silent, Snapshot, Stats, Watcher
-from qbawa.engine.providers.registry import ProviderRegistry, provider_price
+from qbawa.engine.providers.registry import ProviderRegistry, provider_price, with_maximum
 from qbawa.engine.purchase import CallExecutor, Model
 from qbawa.engine.rate_limiter import RateLimiter
 from qbawa.engine.retry import copy_exception
 from qbawa.engine.secrets import Secrets
+from qbawa.engine.signals import ending_on_sigterm
 from qbawa.engine.token_usage import TokenUsage
-from qbawa.errors import FinalError, NotMadeError, ProviderError
+from qbawa.errors import FinalError, LedgerError, NotMadeError, ProviderError
 
 log = logging.getLogger("qbawa.engine")
 
@@ -35,6 +36,8 @@ class Engine:
 
     `models` maps names to their settings; `offline/…` models need none. Leaving the block stops new calls, waits up to
     `drain_s` for those in flight, journals what they brought, and closes the ledger's segment so that it can be loaded.
+    SIGTERM does the same from outside and is passed on at the end. Calls whose answer was withheld, cut off or of
+    another kind are not made again, since that costs as much again, unless `retry_refused`.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Engine:
         *,
         run_id: str | None = None,
         drain_s: float = DRAIN_S,
+        retry_refused: bool = False,
     ) -> None:
         self.stats = Stats()
         self.ledger = ledger
@@ -56,7 +60,10 @@ class Engine:
         self._drain_s = drain_s
         secrets = Secrets()
         self._providers = ProviderRegistry(secrets)
-        self._executor = CallExecutor(ledger, self.budget, secrets, self.stats, self.run_id)
+        self._retry_refused = retry_refused
+        self._executor = CallExecutor(
+            ledger, self.budget, secrets, self.stats, self.run_id, retry_refused=retry_refused
+        )
         self._unusable: dict[str, ProviderError] = {}
         self._preparing: dict[str, asyncio.Future[Model]] = {}
         self._flights: dict[str, asyncio.Task[CallResult]] = {}
@@ -79,11 +86,14 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         # Undone from the last to the first.
+        self._open.enter_context(ending_on_sigterm(self._end_soon))
         self._open.push_async_callback(self.ledger.close)
+        self._open.push_async_callback(self._settle)
         self._open.push_async_callback(self._providers.close)
         self._open.enter_context(gc_tuned())
         self._open.push_async_callback(_end, asyncio.create_task(self.progress.watch(self.snapshot)))
         self._open.push_async_callback(self._drain)
+        await self._journal_lost()
         return self
 
     async def __aexit__(
@@ -115,11 +125,33 @@ class Engine:
         if self._executor.closed is None:
             self._executor.close(NotMadeError(f"{why}, so the call was not made; its cell or match stays open."))
 
+    def _end_soon(self) -> None:
+        """Send nothing more; give up what is still in flight after `drain_s`."""
+        self.stop("The run was asked to end (SIGTERM)")
+        asyncio.get_running_loop().call_later(self._drain_s, self._give_up)
+
+    async def _settle(self) -> None:
+        """Let other processes have what was taken of the caps and not spent, once everything is journalled."""
+        with contextlib.suppress(LedgerError):
+            await self._journal_lost()
+        await asyncio.to_thread(self.budget.give_back)
+
+    async def _journal_lost(self) -> None:
+        lost = await asyncio.to_thread(self.budget.lost)
+        if lost:
+            await self._executor.journal_lost(lost)
+            await asyncio.to_thread(self.budget.noted)
+
     async def _obtain(self, call: ModelCall) -> CallResult:
         found = await self.ledger.find(call.key)
         if found is not None:
             self.stats.cached += 1
             return found
+        refusal = None if self._retry_refused else self.ledger.refusal(call.key)
+        if refusal is not None:
+            self.stats.cached += 1
+            self.stats.failures[refusal.reason] += 1
+            raise refusal
         try:
             return await self._executor.execute(call, await self._model(call.model))
         except ProviderError as error:
@@ -144,7 +176,7 @@ class Engine:
                 raise FinalError(
                     "unknown_model", f"Model '{name}' does not stand under `models`. There: {known}; offline/…."
                 )
-            connection = self._providers.connect(name, settings)
+            connection = self._providers.connect(name, with_maximum(name, settings) if self.budget.hard else settings)
             # Off the event loop: litellm's table takes seconds to import.
             price = await asyncio.to_thread(provider_price, name, connection.settings)
         except ProviderError as error:
@@ -157,7 +189,7 @@ class Engine:
 
     def _notice(self, line: Mapping[str, Any]) -> None:
         """A line of the journal: what another process paid today counts under the caps of day and step."""
-        cost_usd = line.get("cost_usd")
+        cost_usd = line.get("charged_usd", line.get("cost_usd"))
         if line.get("run_id") == self.run_id or not isinstance(cost_usd, float) or cost_usd <= 0:
             return
         if str(line.get("called_at")).startswith(f"{datetime.now(UTC):%Y-%m-%d}"):
@@ -168,11 +200,18 @@ class Engine:
         if not flights:
             return
         _, late = await asyncio.wait(flights, timeout=self._drain_s)
-        for flight in late:
-            flight.cancel()
         if late:
-            log.warning("%d calls were still in flight after %g s and were given up.", len(late), self._drain_s)
+            self._give_up()
             await asyncio.wait(late)
+
+    def _give_up(self) -> None:
+        """Cancel what is in flight; it is journalled, as it may be billed."""
+        if self._flights:
+            log.warning(
+                "%d calls were still in flight after %g s and were given up.", len(self._flights), self._drain_s
+            )
+        for flight in self._flights.values():
+            flight.cancel()
 
     def _ended(self, key: str, flight: asyncio.Task[CallResult]) -> None:
         del self._flights[key]

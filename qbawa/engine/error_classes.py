@@ -12,10 +12,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from qbawa.errors import FinalError, ModelStoppedError, ProviderError, TransientError
+from qbawa.errors import Billing, FinalError, ModelStoppedError, ProviderError, TransientError
 
 SHOWN = 300
 """Characters of a provider's message that are kept."""
+REFUSALS = frozenset({"refused", "unsupported", "context_too_long", "cut_off", "tool_call", "empty"})
+"""Reasons that lie in the call itself: asked again as it is, it would end the same way, and may cost as much again."""
 
 # Looked for in the error's code and type, in this order.
 _CODES: tuple[tuple[str, type[ProviderError], str], ...] = (
@@ -24,6 +26,7 @@ _CODES: tuple[tuple[str, type[ProviderError], str], ...] = (
     (r"permission", ModelStoppedError, "no_permission"),
     (r"context_length|context_window|string_above_max_length|max_tokens_exceeded", FinalError, "context_too_long"),
     (r"content_filter|content_policy|responsible_ai|safety|moderation", FinalError, "refused"),
+    (r"unsupported", FinalError, "unsupported"),
     (r"model_not_found|unknown_model|model_not_available|deployment_?not_?found", FinalError, "unknown_model"),
     (r"rate_limit|too_many_requests|tokens_per_min|requests_per_min", TransientError, "rate_limited"),
     (r"overloaded|server_error|internal_error|engine_overloaded|timeout", TransientError, "server_error"),
@@ -35,6 +38,7 @@ _WORDS: tuple[tuple[str, type[ProviderError], str], ...] = (
     (r"(incorrect|invalid) (api|x-api)[- ]?key|api key not valid", ModelStoppedError, "wrong_key"),
     (r"maximum context length|context (length|window)|prompt is too long|too many (input )?tokens", FinalError,
      "context_too_long"),
+    (r"unsupported (parameter|value|content)|(parameter|value).{0,80}(is|are) not supported", FinalError, "unsupported"),
     (r"content (management|filter|policy)|flagged", FinalError, "refused"),
     (r"model .{0,80}(does not exist|not found|not supported)|no such model|unknown model", FinalError, "unknown_model"),
 )  # fmt: skip
@@ -53,6 +57,9 @@ _STATUSES: dict[int, tuple[type[ProviderError], str]] = {
     429: (TransientError, "rate_limited"),
     529: (TransientError, "overloaded"),
 }
+# The server, or a gateway before it, lost sight of the work or says that it failed; 429, 503 and 529 never began it.
+_MAY_HAVE_WORKED = frozenset({408, 499, 502, 504, 520, 521, 522, 523, 524})
+_NEVER_BEGUN = frozenset({503, 529})
 # A wrong word must not turn a server's fault into a final one, nor a bad request into a retry.
 _MAY_SAY: dict[type[ProviderError], tuple[int, ...]] = {
     ModelStoppedError: (200, 400, 401, 402, 403, 404, 429),
@@ -72,9 +79,26 @@ def classify(status: int, error: Any, headers: Mapping[str, str] | None = None) 
     message = (
         f"{reason.replace('_', ' ')} (HTTP {status}{f', {code}' if code else ''}): {' '.join(shown.split())[:SHOWN]}"
     )
+    message = readable(message)
     if kind is TransientError:
-        return TransientError(reason, message, retry_after_s(headers or {}))
-    return kind(reason, message)
+        return TransientError(reason, message, retry_after_s(headers or {}), billing=billing_of(status))
+    return kind(reason, message, billing=billing_of(status))
+
+
+def billing_of(status: int) -> Billing:
+    """Whether an answer of this HTTP status that brought no usable reply may cost something."""
+    if status == 200 or status in _MAY_HAVE_WORKED:
+        return "unknown"
+    return "unlikely" if status >= 500 and status not in _NEVER_BEGUN else "no"
+
+
+def readable(text: str) -> str:
+    """The text without lone surrogates, which no journal or table can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -89,15 +113,20 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     if value:
         try:
             return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return None
 
 
 def malformed(what: str, body: bytes | str = b"") -> TransientError:
-    """The error for an answer that is not what the wire format promises; the next attempt often brings a whole one."""
+    """The error for an answer that is not what the wire format promises; the next attempt often brings a whole one.
+
+    Whoever sent it has done its work, so it may be billed.
+    """
     shown = body[:SHOWN].decode("utf-8", "replace") if isinstance(body, bytes) else body[:SHOWN]
-    return TransientError("malformed", f"malformed answer: {what}{f', got {shown!r}' if shown else ''}")
+    return TransientError(
+        "malformed", readable(f"malformed answer: {what}{f', got {shown!r}' if shown else ''}"), billing="unknown"
+    )
 
 
 def _kind(status: int, code: str, words: str) -> tuple[type[ProviderError], str]:
@@ -118,11 +147,21 @@ def _code_and_words(error: Any) -> tuple[str, str]:
     if isinstance(error, dict) and "error" in error:
         error = error["error"]
     if isinstance(error, dict):
-        named = [str(error[key]) for key in ("code", "type", "status") if error.get(key) is not None]
+        named = [_shown(error[key]) for key in ("code", "type", "status") if error.get(key) is not None]
         code = " ".join(dict.fromkeys(named))
         words = error.get("message") or error.get("detail") or error.get("msg") or ""
-        return code[:100], words if isinstance(words, str) else repr(words)[:SHOWN]
-    return "", error if isinstance(error, str) else "" if error is None else repr(error)[:SHOWN]
+        return code[:100], _shown(words)
+    return "", "" if error is None else _shown(error)
+
+
+def _shown(value: Any) -> str:
+    """Any JSON value as text, at most SHOWN characters of what is no text itself."""
+    if isinstance(value, str):
+        return value
+    try:
+        return repr(value)[:SHOWN]
+    except (RecursionError, ValueError):  # nested without end; an integer of thousands of digits
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _float(value: str | None) -> float | None:

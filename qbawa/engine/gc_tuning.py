@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gc_tuned() -> Iterator[None]:
-    """Within it, imported modules are not looked at, and thousands of waiting calls only now and then.
+    """While it lasts, the collector skips imported modules and looks at thousands of waiting calls only now and then.
 
     Without it a third of the CPU of a large run goes into looking at them again and again (docs/engine.md).
     """

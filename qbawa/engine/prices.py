@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from qbawa.engine.calls import ModelSettings
@@ -18,6 +18,12 @@ class Price:
 
     def of(self, input_tokens: float, output_tokens: float) -> float:
         return input_tokens * self.input_usd + output_tokens * self.output_usd
+
+
+def total_usd(costs: Iterable[float | None]) -> float | None:
+    """The sum; None where one of them is unknown, since an unknown cost is not 0."""
+    known = list(costs)
+    return None if None in known else sum(cost for cost in known if cost is not None)
 
 
 FREE = Price(0.0, 0.0)

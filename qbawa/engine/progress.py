@@ -35,6 +35,9 @@ class Stats:
     failures: Counter[str] = field(default_factory=Counter)
     """Final failures by reason."""
     cost_usd: float = 0.0
+    """Of what was counted, failures included."""
+    unknown_usd: float = 0.0
+    """What may have been billed besides and nobody counted, at the most it can have been; it counts under the caps."""
     input_tokens: int = 0
     output_tokens: int = 0
 

@@ -2,18 +2,20 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
 
 from qbawa.engine.budget import Budget
 from qbawa.engine.engine import Engine
-from qbawa.engine.ledger.index import CallIndex
+from qbawa.engine.error_classes import REFUSALS
+from qbawa.engine.ledger.index import CallIndex, is_answer
 from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.ledger.to_lake import load_calls
 from qbawa.engine.progress import Progress
+from qbawa.engine.reservations import SharedReservations
 from qbawa.project import Project
-from qbawa.storage.frames import now
 from qbawa.storage.lake import Lake
 
 Log = Callable[[str], Any]
@@ -21,28 +23,31 @@ Log = Callable[[str], Any]
 
 @asynccontextmanager
 async def open_engine(
-    project: Project, progress: Progress, *, run_id: str, usd: float | None = None
+    project: Project, progress: Progress, *, run_id: str, usd: float | None = None, retry_refused: bool = False
 ) -> AsyncIterator[Engine]:
     """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid is in the lake when it closes.
 
-    A run may open several, for its answers and for its verdicts: they share its cap.
+    A run may open several, for its answers and for its verdicts: they share its cap. All processes of the home share the
+    caps of day and step.
     """
     load_calls(project.lake, project.home.calls)
-    caps = [cap for cap in (project.config.budget.usd_per_run, usd) if cap is not None]
+    settings = project.config.budget
+    caps = [cap for cap in (settings.usd_per_run, usd) if cap is not None]
     budget = Budget(
         usd_per_run=min(caps) if caps else None,
-        usd_per_day=project.config.budget.usd_per_day,
-        usd_per_step=project.config.budget.usd_per_step,
-        spent_by_run_usd=_spent_by_run(project.lake, run_id),
-        spent_today_usd=_spent_today(project.lake),
-        spent_by_step_usd=_spent_by_step(project.lake),
+        usd_per_day=settings.usd_per_day,
+        usd_per_step=settings.usd_per_step,
+        hard=settings.caps == "hard",
+        run_id=run_id,
+        reservations=SharedReservations(project.home.calls, run_id, lambda account: spent_usd(project.lake, account)),
     )
     ledger = Ledger(project.home.calls, lambda keys: held_calls(project.lake, keys))
-    engine = Engine(project.config.models, ledger, budget, progress, run_id=run_id)
+    engine = Engine(project.config.models, ledger, budget, progress, run_id=run_id, retry_refused=retry_refused)
     try:
         async with engine:
             yield engine
     finally:
+        budget.give_back()
         load_calls(project.lake, project.home.calls)
 
 
@@ -53,19 +58,20 @@ class LedgerReader:
         self._project = project
 
     async def prefetch(self, keys: Iterable[str]) -> set[str]:
-        """Those of the keys whose answers are held."""
+        """Those of the keys whose answers or refusals are held."""
         wanted = set(keys)
         index = CallIndex(self._project.home.calls)
         try:
             index.refresh()
-            held = {key for key in wanted if key in index}
+            held = {key for key in wanted if key in index or index.refusal(key) is not None}
         finally:
             index.close()
-        return held | {row["call_key"] for row in held_calls(self._project.lake, sorted(wanted - held))}
+        rows = held_calls(self._project.lake, sorted(wanted - held))
+        return held | {row["call_key"] for row in rows if is_answer(row) or row["error"]}
 
 
 def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:
-    """Answered calls among these keys, as the ledger reads them."""
+    """Calls among these keys that were answered, or billed and refused, as the ledger reads them."""
     columns = [
         "call_key",
         "response_text",
@@ -73,22 +79,23 @@ def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:
         "input_tokens",
         "output_tokens",
         "cost_usd",
+        "charged_usd",
         "latency_s",
         "attempts",
+        "error",
     ]
-    held = pl.col("call_key").is_in(list(keys)) & pl.col("error").is_null()
-    return lake.read("calls", columns, keep=held).iter_rows(named=True)
+    among = pl.col("call_key").is_in(list(keys))
+    refused = (pl.col("charged_usd") > 0) & pl.col("error").str.split(":").list.first().is_in(sorted(REFUSALS))
+    return lake.read("calls", columns, keep=among & (pl.col("error").is_null() | refused)).iter_rows(named=True)
 
 
-def _spent_by_run(lake: Lake, run_id: str) -> float:
-    return float(lake.read("calls", ["cost_usd"], keep=pl.col("run_id") == run_id)["cost_usd"].sum())
-
-
-def _spent_today(lake: Lake) -> float:
-    midnight = now().replace(hour=0, minute=0, second=0, microsecond=0)
-    return float(lake.read("calls", ["cost_usd"], keep=pl.col("called_at") >= midnight)["cost_usd"].sum())
-
-
-def _spent_by_step(lake: Lake) -> dict[str, float]:
-    spent = lake.read("calls", ["step", "cost_usd"]).group_by("step").agg(pl.col("cost_usd").sum())
-    return {step: float(usd) for step, usd in spent.iter_rows() if step is not None}
+def spent_usd(lake: Lake, account: str) -> float:
+    """What the lake's calls have spent on the account of a cap: `run:ID`, `day:DATE` or `step:NAME`."""
+    kind, _, name = account.partition(":")
+    if kind == "day":
+        midnight = datetime.fromisoformat(name).replace(tzinfo=UTC)
+        mine = pl.col("called_at").is_between(midnight, midnight + timedelta(days=1), closed="left")
+    else:
+        mine = pl.col("run_id" if kind == "run" else "step") == name
+    calls = lake.read("calls", ["cost_usd", "charged_usd"], keep=mine)
+    return float(calls.select(pl.coalesce("charged_usd", "cost_usd").sum()).item() or 0.0)

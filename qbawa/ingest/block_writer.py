@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from qbawa.ids import recorded_id
 from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.storage.frames import BLOCK, now, schema_of
 
 BLOCK_BYTES = 32 << 20
@@ -81,10 +82,12 @@ class BlockWriter:
         *,
         skip_known: bool = False,
         block_bytes: int = BLOCK_BYTES,
+        prices: RecordedPrices | None = None,
     ) -> None:
         self.counts = Counts()
         self._store, self._name, self._format = store, name, source_format
         self._skip_known, self._limit = skip_known, block_bytes
+        self._prices = prices or RecordedPrices({})
         self._written: dict[str, list[str]] = {table: [] for table in TABLES}
         self._clear()
 
@@ -186,7 +189,7 @@ class BlockWriter:
             "strategy_id": [s.strategy_id or recorded[s.step] for s, *_ in steps],
             "input_tokens": [s.input_tokens for s, *_ in steps],
             "output_tokens": [s.output_tokens for s, *_ in steps],
-            "cost_usd": [s.cost_usd for s, *_ in steps],
+            "cost_usd": [self._cost(s) for s, *_ in steps],
             "latency_s": [s.latency_s for s, *_ in steps],
             "error": [text(s.error) for s, *_ in steps],
             "tags": [self._tags_of(s) for s, *_ in steps],
@@ -195,6 +198,11 @@ class BlockWriter:
             "recorded_at": [when(s.started_at) for s, *_ in steps],
         }
         return _frame("recordings", columns)
+
+    def _cost(self, step: Step) -> float | None:
+        if step.cost_usd is not None:
+            return step.cost_usd
+        return self._prices.cost_usd(step.model, step.input_tokens, step.output_tokens)
 
     def _tags_of(self, step: Step) -> str | None:
         """The step's tags, with those that its request got later, where the request ended in the same block."""

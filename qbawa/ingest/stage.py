@@ -13,6 +13,7 @@ from qbawa.ingest.block_writer import TABLES as SOURCES
 from qbawa.ingest.block_writer import BlockWriter, complete_among
 from qbawa.ingest.journal_lines import read_line
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.project import Project
 from qbawa.storage.journal import OPEN
 from qbawa.storage.lake import DraftLake, Lake
@@ -56,7 +57,8 @@ def held_batches(project: Project) -> set[str]:
 
 def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     """Take batches in, one after the other; the report is their sum."""
-    reports = [ingest_batch(project.lake, load_batch(name, project.journals)) for name in batches]
+    prices = RecordedPrices(project.config.models)
+    reports = [ingest_batch(project.lake, load_batch(name, project.journals), prices=prices) for name in batches]
     project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
@@ -69,26 +71,36 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
 
 
-def ingest_draft(draft: DraftLake, folders: Sequence[Path]) -> None:
-    """Take everything that is pending into a draft of the lake. The journals stay as they are."""
-    for batch in pending_batches(draft, folders, dry_run=True):
-        _take(draft, batch, None)
+def ingest_draft(draft: DraftLake, project: Project) -> None:
+    """Take everything that is pending into a draft of the project's lake. The journals stay as they are."""
+    prices = RecordedPrices(project.config.models)
+    for batch in pending_batches(draft, project.journals, dry_run=True):
+        _take(draft, batch, None, prices)
 
 
-def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | None = None) -> IngestReport:
+def ingest_batch(
+    lake: Lake,
+    batch: Batch,
+    progress: Callable[[int], None] | None = None,
+    *,
+    prices: RecordedPrices | None = None,
+) -> IngestReport:
     """Write a batch's recordings, feedback and bad lines; doing it again changes nothing.
 
-    `progress` is told the bytes read so far. Raises InputError where a segment of the batch is gone.
+    Calls whose client named no cost get that of their tokens by `prices`. `progress` is given the bytes read so far. Raises
+    InputError where a segment of the batch is gone.
     """
-    report = _take(lake, batch, progress)
+    report = _take(lake, batch, progress, prices)
     if not (report.rows or report.feedback or report.quarantined):
         mark_empty(batch)
     return report
 
 
-def _take(lake: Lake, batch: Batch, progress: Callable[[int], None] | None) -> IngestReport:
+def _take(
+    lake: Lake, batch: Batch, progress: Callable[[int], None] | None, prices: RecordedPrices | None
+) -> IngestReport:
     began = time.perf_counter()
-    writer = BlockWriter(lake, batch.name, "journal")
+    writer = BlockWriter(lake, batch.name, "journal", prices=prices)
     lines = size = 0
     for segment in batch.segments:
         if not segment.path.is_file():

@@ -1,4 +1,4 @@
-"""A jury at work: from a match to the calls that its judges make, and from what they say to rows of `verdicts`.
+"""A jury at work: from a match to the calls that its judges make, and from their replies to rows of `verdicts`.
 
     for call in jury_calls(match_id, question, answer_a, answer_b, jury):
         row = await ask(call, engine)
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
 from qbawa.errors import FinalError, ProviderError
 from qbawa.ids import verdict_id
@@ -70,7 +71,7 @@ def shown_first(match_id: str, judge: str, seed: int = 0) -> Side:
 
 
 def same_text(answer: str) -> str:
-    """The answer as it is told from others: blanks around it and at the ends of lines make no difference, indentation does."""
+    """The answer as it is compared with others: blanks around it and at line ends make no difference, indentation does."""
     return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
 
@@ -113,16 +114,16 @@ def jury_calls(
 
 
 def _drawn(answers: Sequence[str], question: Question, judge: str, seed: int) -> list[str]:
-    """Answers to a question in the order in which a listwise judge is shown them: by lots that follow from their words.
+    """Answers to a question in the order in which a listwise judge is shown them: drawn by a hash of their words.
 
     So what is shown before another answer once is shown before it in every list, and after it in every reversed one.
     """
 
-    def lot(answer: str) -> str:
+    def drawn(answer: str) -> str:
         content = [question.request_id, question.step, judge, seed, same_text(answer)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    return sorted(answers, key=lot)
+    return sorted(answers, key=drawn)
 
 
 def _ranking(
@@ -173,11 +174,12 @@ async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
     results = [outcome for outcome in outcomes if isinstance(outcome, CallResult)]
     row = to_verdict_row(judge_call, failures[0] if failures else results)  # type: ignore[arg-type]
     # Of a pointwise judge one score may have been paid for and the other failed.
-    return row | {"cost_usd": sum(result.cost_usd for result in results)}
+    costs = [outcome.cost_usd for outcome in outcomes if isinstance(outcome, CallResult | ProviderError)]
+    return row | {"cost_usd": total_usd(costs)}
 
 
 def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallResult] | ProviderError) -> dict[str, Any]:
-    """A row of the table `verdicts` from what the judge said, or unscored where the call failed.
+    """A row of the table `verdicts` from what the judge replied, or unscored where the call failed.
 
     `call_key` is the paid call; of a pointwise judge both, joined by `+` in the order a, b. `cost_usd` is what it
     cost as a whole, whichever other verdicts it gives too.
@@ -204,7 +206,9 @@ def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallRes
         **opinion(raw, judge_call.shown_first, logprobs),
         "raw": raw,
         "call_key": "+".join(call.key for call in judge_call.calls),
-        "cost_usd": sum(result.cost_usd for result in results),
+        "cost_usd": total_usd(
+            [outcome.cost_usd] if isinstance(outcome, ProviderError) else [r.cost_usd for r in results]
+        ),
         "judged_at": datetime.now(UTC),
         "block_id": judge_call.request_id,
     }

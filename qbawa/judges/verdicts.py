@@ -1,4 +1,4 @@
-"""What a judge said, as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
+"""A judge's reply as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
 
 `raw` of a pairwise judge is the reply as it came. Of the other kinds it is JSON: `{"kind": "pointwise", "replies":
 [of a, of b]}` or `{"kind": "listwise", "answers": n, "a": number shown, "b": number shown, "pair": call_key of the pairwise
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.judges.parse import parse_pairwise, parse_ranking, parse_score
 from qbawa.text import shorten
 
@@ -22,7 +23,7 @@ LogprobsOf = Callable[[Sequence[str]], Mapping[str, Sequence[Mapping[str, Any]]]
 SCORE_SCALE = 2.0
 """A gap of this many points (of 10) between scores is a preference of 73 %. The verdict itself needs no scale."""
 UNSCORED: Mapping[str, Any] = {"verdict": "unscored", "preference": None, "rationale": None}
-ABOUT_CONTENT = frozenset({"refused", "context_too_long", "bad_request", "cut_off", "tool_call"})
+ABOUT_CONTENT = REFUSALS | {"bad_request"}
 """Reasons of a failure that are about what was asked, so that asking again brings the same. All others may pass: an
 outage, a wrong key, a model that is not there. They leave no verdict, and the match open."""
 _FAILED = re.compile(r"The call failed, (\w+):")

@@ -7,12 +7,15 @@ from typing import Literal
 
 import polars as pl
 
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.errors import InputError
 from qbawa.ids import cell_id
 from qbawa.storage.frames import now
 
-State = Literal["missing", "ok", "failed"]
-STATES: tuple[State, ...] = ("missing", "ok", "failed")
+State = Literal["missing", "ok", "failed", "refused"]
+STATES: tuple[State, ...] = ("missing", "ok", "failed", "refused")
+"""refused: failed for a reason that lies in what was asked, such as a content filter or a tool call. Asked again as it is it
+would end so again and may cost as much again, so only whoever says so takes these cells again."""
 
 
 def with_strategies(pairs: Sequence[tuple[str, str]], strategies: pl.DataFrame) -> pl.DataFrame:
@@ -56,9 +59,17 @@ def with_state(cells: pl.DataFrame, answers: pl.DataFrame, unanswered: pl.Series
         .map_elements(lambda c: cell_id(c["request_id"], c["step"], c["strategy_id"]), return_dtype=pl.String)
         .alias("cell_id")
     )
-    done = answers.group_by("cell_id").agg(
-        state=pl.when((pl.col("status") == "failed").any()).then(pl.lit("failed")).otherwise(pl.lit("ok")),
-        answered_at=pl.col("answered_at").max(),
+    done = (
+        answers.with_columns(state=state_of())
+        .group_by("cell_id")
+        .agg(
+            state=pl.when((pl.col("state") == "failed").any())
+            .then(pl.lit("failed"))
+            .when((pl.col("state") == "refused").any())
+            .then(pl.lit("refused"))
+            .otherwise(pl.lit("ok")),
+            answered_at=pl.col("answered_at").max(),
+        )
     )
     return (
         identified.join(done, on="cell_id", how="left")
@@ -66,6 +77,13 @@ def with_state(cells: pl.DataFrame, answers: pl.DataFrame, unanswered: pl.Series
         .filter((pl.col("origin") != "import") | (pl.col("state") != "missing"))
         .sort("request_id", "strategy_id")
     )
+
+
+def state_of() -> pl.Expr:
+    """State of a row of `replay_matrix`, from its status and error."""
+    refused = pl.col("error").str.split(":").list.first().is_in(sorted(REFUSALS))
+    failed = pl.when(refused).then(pl.lit("refused")).otherwise(pl.lit("failed"))
+    return pl.when(pl.col("status") == "failed").then(failed).otherwise(pl.lit("ok"))
 
 
 def choose_cells(
@@ -79,8 +97,8 @@ def choose_cells(
     """The cells to answer now: in one of `states`, or answered longer ago than `older_than`.
 
     `requests` is a request's id or a glob, `strategies` a set of ids. Raises InputError where `requests` selects none
-    although there are cells. Cells that are ok come back as missing, so that they are answered again; what the ledger
-    holds of them is not paid again. Imported answers stay as they are.
+    although there are cells. Refused cells are taken only where `states` says so. Cells that are ok come back as missing,
+    so that they are answered again; what the ledger holds of them is not paid again. Imported answers stay as they are.
     """
     strange = set(states) - set(STATES)
     if strange:

@@ -12,6 +12,7 @@ import polars as pl
 
 from qbawa import __version__
 from qbawa.engine.engine import Engine
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
 from qbawa.errors import FinalError, NotMadeError, UserError
 from qbawa.replay.inputs import Material
@@ -30,22 +31,26 @@ Store = Callable[[pl.DataFrame], None]
 
 @dataclass
 class ReplayReport:
-    """What a replay did. ok + failed + missing = cells."""
+    """What a replay did. ok + failed + refused + missing = cells."""
 
     cells: int = 0
     ok: int = 0
     failed: int = 0
+    refused: int = 0
+    """Failed for a reason that lies in what was asked; not asked again unless somebody says so."""
     missing: int = 0
     """Not answered since a budget, Ctrl-C or the ledger stopped the run; a rerun goes on there."""
     done_before: int = 0
     """Of `ok`: answered by an earlier run, so nothing was done."""
     stopped: str | None = None
     reasons: Counter[str] = field(default_factory=Counter)
-    """Failed cells by reason."""
+    """Failed and refused cells by reason."""
     calls_paid: int = 0
     calls_cached: int = 0
     cost_usd: float = 0.0
-    """Paid by this run."""
+    """Paid by this run, as far as tokens were counted."""
+    unknown_usd: float = 0.0
+    """What it may have paid besides, at most; it counts under the caps."""
     latencies_s: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -54,8 +59,11 @@ class ReplayReport:
         text = f"{self.ok:,} of {self.cells:,} cells answered"
         if self.done_before:
             text += f" ({self.done_before:,} before)"
-        text += f", {self.failed:,} failed, {self.missing:,} missing; {self.calls_paid:,} calls made, "
-        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s"
+        refused = f", {self.refused:,} refused" if self.refused else ""
+        text += f", {self.failed:,} failed{refused}, {self.missing:,} missing; {self.calls_paid:,} calls made, "
+        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}"
+        text += f" and at most ${self.unknown_usd:.4f} that nobody counted" if self.unknown_usd else ""
+        text += f", {self.seconds:.1f} s"
         if self.reasons:
             text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
         return text + (f". Stopped: {self.stopped}" if self.stopped else "")
@@ -68,6 +76,7 @@ class ReplayReport:
             "answered": self.ok - self.done_before,
             "done_before": self.done_before,
             "failed": self.failed,
+            "refused": self.refused,
             "missing": self.missing,
             "reasons": dict(self.reasons),
             "cost_usd": round(self.cost_usd, 6),
@@ -101,13 +110,18 @@ async def answer_cells(
             progress.cell("missing")
             return
         finished.append(row)
-        progress.cell(row["status"])
         if row["status"] == "ok":
+            progress.cell("ok")
             report.ok += 1
             latencies.append(row["latency_s"] or 0.0)
+            return
+        reason = row["error"].split(":", 1)[0]
+        report.reasons[reason] += 1
+        progress.cell("failed")
+        if reason in REFUSALS:
+            report.refused += 1
         else:
             report.failed += 1
-            report.reasons[row["error"].split(":", 1)[0]] += 1
 
     async def work() -> None:
         # All workers draw from one iterator: as many cells are under way as there are workers.
@@ -209,9 +223,9 @@ def _recorded_answer(recording: Mapping[str, Any]) -> CellAnswer:
         raise FinalError("recorded_error", f"production failed on this request: {recording['error']:.500}")
     return CellAnswer(
         answer=recording["output"] or "",
-        input_tokens=recording["input_tokens"] or 0,
-        output_tokens=recording["output_tokens"] or 0,
-        cost_usd=recording["cost_usd"] or 0.0,
+        input_tokens=recording["input_tokens"],
+        output_tokens=recording["output_tokens"],
+        cost_usd=recording["cost_usd"],
         latency_s=recording["latency_s"] or 0.0,
         call_keys=(),
     )

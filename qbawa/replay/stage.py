@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from qbawa.project import Project
-from qbawa.replay.cells import first_recordings, with_state, with_strategies
+from qbawa.replay.cells import first_recordings, state_of, with_state, with_strategies
 from qbawa.replay.strategies.filter import select
 from qbawa.replay.strategies.repository import read_strategies, strategy_names, write_strategies
 from qbawa.replay.strategies.strategy import recorded_strategy
@@ -78,7 +78,7 @@ def foresee(project: Project) -> Project:
 
     draft = DraftLake(project.lake)
     foreseen = dataclasses.replace(project, lake=draft)
-    ingest_draft(draft, project.journals)
+    ingest_draft(draft, project)
     _choose(foreseen)
     _declare(foreseen)
     return foreseen
@@ -145,18 +145,26 @@ def replay(
     log: Log | None = None,
     on_cells: OnCells | None = None,
     usd: float | None = None,
+    retry_refused: bool = False,
 ) -> "ReplayReport":
-    """Answer the cells that are missing or failed among `cells`, which are in the form of `wanted_cells`.
+    """Answer the cells that are missing, failed or refused among `cells`, which are in the form of `wanted_cells`.
 
     `on_cells` is told of every finished cell (request_id, strategy_id, state, error, cost_usd, latency_s) once it is
     in the lake, those done before included. `usd` caps this run, besides the caps of qbawa.yaml. Cells that fail do
-    not stop the others; a budget does, and leaves the rest missing.
+    not stop the others; a budget does, and leaves the rest missing. A call that was billed and refused is made again only
+    with `retry_refused`; without it the cell is refused once more, for nothing.
     """
-    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd))
+    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd, retry_refused))
 
 
 async def _replay(
-    project: Project, cells: pl.DataFrame, run_id: str, log: Log | None, on_cells: OnCells, usd: float | None
+    project: Project,
+    cells: pl.DataFrame,
+    run_id: str,
+    log: Log | None,
+    on_cells: OnCells,
+    usd: float | None,
+    retry_refused: bool,
 ) -> "ReplayReport":
     from qbawa.engine.progress import Progress
     from qbawa.engine.session import open_engine
@@ -172,26 +180,28 @@ async def _replay(
 
     def store(rows: pl.DataFrame) -> None:
         lake.merge("replay_matrix", rows)
-        on_cells(rows.select("request_id", "strategy_id", pl.col("status").alias("state"), *_OUTCOME))
+        on_cells(rows.select("request_id", "strategy_id", state_of().alias("state"), *_OUTCOME))
 
     if due.height:
         material, progress = _material(lake, due), Progress(due.height, log)
-        async with open_engine(project, progress, run_id=run_id, usd=usd) as engine:
+        async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
             ahead = await estimate_cells(due, material, project.config.models, engine.ledger, _model_history(lake))
             (log or logger.info)(ahead.line())
             await answer_cells(engine, due, material, progress, report, store, run_id)
             report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-            report.cost_usd = engine.stats.cost_usd
+            report.cost_usd, report.unknown_usd = engine.stats.cost_usd, engine.stats.unknown_usd
     report.seconds = time.monotonic() - began
     return report
 
 
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
-    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since."""
+    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since.
+
+    Refused ones are not among them: nobody can mend them by running again.
+    """
     columns = ["request_id", "strategy_id", "error"]
-    return project.lake.read(
-        "replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed")
-    ).sort(columns)
+    cells = project.lake.read("replay_matrix", [*columns, "status"], keep=pl.col("run_id") == run_id)
+    return cells.filter(state_of() == "failed").select(columns).sort(columns)
 
 
 def describe_failures(failed: pl.DataFrame) -> str:
@@ -256,7 +266,7 @@ def _with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     unanswered = pl.col("error").is_not_null() | pl.col("output").is_null()
     return with_state(
         cells,
-        lake.read("replay_matrix", ["cell_id", "status", "answered_at"]),
+        lake.read("replay_matrix", ["cell_id", "status", "error", "answered_at"]),
         lake.read("recordings", ["recording_id"], keep=unanswered)["recording_id"],
     )
 

@@ -1,7 +1,8 @@
 """The lake's tables as Delta tables. The only module that imports deltalake.
 
 A write replaces whole *blocks*, in one atomic commit; a writer that loses a race reads again, merges again and commits
-again. So a rerun is idempotent and nothing is lost or doubled by a crash (../MEASUREMENTS: kill -9, four writers).
+again. So a rerun is idempotent and nothing is lost or doubled by a crash, which
+tests/storage/test_lake.py tries with kill -9 and concurrent writers.
 """
 
 import random

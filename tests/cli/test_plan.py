@@ -22,8 +22,7 @@ from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import choose_cells
-from qbawa.tournaments.estimate import plan_judging
-from qbawa.tournaments.play import play
+from qbawa.tournaments.stage import plan_judging, play
 
 # Another size, a strategy gone, another one in its place, a judge with another rubric, and prices.
 CHANGED = """

@@ -26,8 +26,8 @@ from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
 from qbawa.storage.frames import frame, now
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
 from qbawa.tournaments.ratings import fit_ratings
+from qbawa.tournaments.stage import play
 from qbawa_assets.staleness import Unchanged
 
 DATASETS = """

@@ -10,7 +10,7 @@ from qbawa.erasure import forget
 from qbawa.project import Project
 from qbawa.storage.lineage import trace
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
+from qbawa.tournaments.stage import play
 
 POINTWISE = CONFIG.replace(
     "judges: {rubric: {model: offline/judge}, strict: {model: offline/judge-strict}}",

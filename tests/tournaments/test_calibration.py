@@ -8,7 +8,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import InputError
-from qbawa.tournaments.agreement.calibration import MIN_HUMAN_VERDICTS, calibrate, combine, fit, human_labels
+from qbawa.tournaments.agreement.calibration import MIN_HUMAN_VERDICTS, calibrate, fit, human_labels
+from qbawa.tournaments.decide import combine
 
 SCHEMA = {
     "match_id": pl.String,

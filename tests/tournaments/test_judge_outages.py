@@ -16,7 +16,8 @@ from scripted_provider import ScriptedProvider, scripted_provider
 from qbawa.judges.prompt import read_blocks
 from qbawa.project import Project
 from qbawa.tournaments.circuit_breaker import UNREADABLE_AT_FIRST
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
+from qbawa.tournaments.stage import play
 
 UNWELL = '{"error": {"message": "upstream is unwell"}}'
 HTML = "<html><body>Sign in to continue</body></html>"

@@ -23,7 +23,8 @@ from qbawa.replay.cells import choose_cells
 from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.import_verdicts import import_verdicts
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
+from qbawa.tournaments.stage import play
 
 ROUND_ROBIN = CONFIG.replace("{verdict_budget: 400}", "{format: round_robin, goal: order, confidence: 0.999}")
 
@@ -193,7 +194,7 @@ def longest_wins(project: Project) -> set[bool]:
     return {(length[a] > length[b]) == (w == "a") for a, b, w in rows.select("cell_a", "cell_b", "winner").iter_rows()}
 
 
-def test_another_rubric_is_asked_anew_and_decides_anew(desk: Project, wordy: ScriptedProvider) -> None:
+def test_another_rubric_is_asked_again_and_decides_again(desk: Project, wordy: ScriptedProvider) -> None:
     play(reopened(desk.home, with_wordy(wordy, "LONG")), run_id="one", steps=["summarise"])
     asked = wordy.calls
     assert asked and longest_wins(desk) == {True}
@@ -247,7 +248,7 @@ def test_a_judge_that_refuses_one_match_leaves_it_unscored(desk: Project, wordy:
     assert longest_wins(project) == {True}
 
 
-def test_a_new_answer_is_judged_anew(desk: Project, wordy: ScriptedProvider) -> None:
+def test_a_new_answer_is_judged_again(desk: Project, wordy: ScriptedProvider) -> None:
     config = with_wordy(wordy, "LONG", ROUND_ROBIN.replace("{verdict_budget: 400}", "{format: round_robin}"))
     project = reopened(desk.home, config)
     play(project, run_id="one", steps=["summarise"])
@@ -259,7 +260,7 @@ def test_a_new_answer_is_judged_anew(desk: Project, wordy: ScriptedProvider) -> 
     agree(project)
 
 
-# ── read anew ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── re-read ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def with_logprobs(provider: ScriptedProvider) -> str:
@@ -278,7 +279,7 @@ def with_logprobs(provider: ScriptedProvider) -> str:
 
 
 @pytest.mark.parametrize("how", ["played", "people", "all"])
-def test_what_an_older_parser_could_not_read_is_read_anew_for_free(
+def test_what_an_older_parser_could_not_read_is_re_read_for_free(
     desk: Project, wordy: ScriptedProvider, how: str
 ) -> None:
     project = reopened(desk.home, with_logprobs(wordy))

@@ -25,8 +25,9 @@ from qbawa.replay.cells import choose_cells
 from qbawa.replay.stage import replay, wanted_cells
 from qbawa.storage.lineage import trace
 from qbawa.tournaments.formats import Field, Match, Result, make_tournament
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
 from qbawa.tournaments.ranking_batches import LIST_CHARS, LIST_SIZE, ranking_batches
+from qbawa.tournaments.stage import play
 
 NAMES = [f"s{number:02}" for number in range(12)]
 drawn_matches = st.lists(
@@ -241,7 +242,7 @@ def test_a_tournament_cut_off_anywhere_pays_nothing_twice(
     assert decisions(project) == decisions(straight)
 
 
-def test_playing_again_asks_nothing_and_another_rubric_or_kind_asks_anew(
+def test_playing_again_asks_nothing_and_another_rubric_or_kind_asks_again(
     wide_home: Home, tmp_path: Path, ranker: ScriptedProvider
 ) -> None:
     def judged_by(rubric: str) -> PlayReport:
@@ -262,7 +263,7 @@ def test_playing_again_asks_nothing_and_another_rubric_or_kind_asks_anew(
     assert ranker.calls > asked, "a ranking is not what a pairwise judge would say"
 
 
-def test_a_new_answer_asks_its_own_matches_anew_and_one_that_is_gone_none(
+def test_a_new_answer_asks_its_own_matches_again_and_one_that_is_gone_none(
     wide_home: Home, tmp_path: Path, ranker: ScriptedProvider
 ) -> None:
     project = desk(wide_home, tmp_path / "home", ranker, format="round_robin")
@@ -272,10 +273,10 @@ def test_a_new_answer_asks_its_own_matches_anew_and_one_that_is_gone_none(
     cell = cells.sort("cell_id").head(1)
     project.lake.merge("replay_matrix", cell.with_columns(answer=pl.lit("A new and much longer answer. " * 40)))
     summarised(project)
-    anew = verdicts(project).join(before, on=["verdict_id", "call_key"], how="anti")
+    again = verdicts(project).join(before, on=["verdict_id", "call_key"], how="anti")
     its = pl.col("cell_a").eq(cell["cell_id"].item()) | pl.col("cell_b").eq(cell["cell_id"].item())
-    assert 0 < ranker.calls - asked <= anew.height
-    assert set(anew["match_id"]) <= set(project.lake.read("matches", keep=its)["match_id"])
+    assert 0 < ranker.calls - asked <= again.height
+    assert set(again["match_id"]) <= set(project.lake.read("matches", keep=its)["match_id"])
     assert longest_wins(project) == {True}
     asked = ranker.calls
     fewer = reopened(project.home, project.home.config.read_text().replace("offline/lead, ", ""))

@@ -12,10 +12,13 @@ from typing import Any
 
 import orjson
 
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.storage.journal import CLOSED, OPEN
 
 LOADED = "loaded"
 """Subfolder where segments that the lake holds rest for a while, so that runs under way never miss an answer that just moved."""
+REFUSAL = ("error", "input_tokens", "output_tokens", "cost_usd")
+"""What is kept in memory of a call that was refused."""
 _CHUNK = 8 << 20
 _FRESH_NS = 100_000_000  # file systems stamp folders by the clock tick; one so recent may have changed again since
 
@@ -39,8 +42,11 @@ class CallIndex:
         self.folder = folder
         self._on_line = on_line
         self._places: dict[str, tuple[str, int, int]] = {}
+        self._refusals: dict[str, dict[str, Any]] = {}
         self._segments: dict[str, _Segment] = {}
         self._old = {name.removesuffix(CLOSED) for name in _names(folder / LOADED)}
+        self.unreadable = 0
+        """Lines that are no JSON objects, passed over."""
         self._stamp = (-1, -1)
         self._folders = (str(folder), str(folder / LOADED))
 
@@ -77,6 +83,10 @@ class CallIndex:
             self._places.pop(key, None)  # a failed write was cut off and written again elsewhere
             return None
         return line
+
+    def refusal(self, key: str) -> dict[str, Any] | None:
+        """The journalled line of a call that was billed and brought no answer, as of the last `refresh`."""
+        return None if key in self._places else self._refusals.get(key)
 
     def close(self) -> None:
         for segment in self._segments.values():
@@ -120,10 +130,14 @@ class CallIndex:
         for raw in data.split(b"\n")[:-1]:
             length = len(raw) + 1
             line = _parse(raw)
-            if line is not None and line.get("kind") == "call":
+            if line is None:
+                self.unreadable += 1
+            elif line.get("kind") == "call":
                 key = line.get("call_key")
                 if isinstance(key, str) and is_answer(line):
                     self._places[key] = (stem, start, length)
+                elif isinstance(key, str) and is_refusal(line):
+                    self._refusals[key] = {name: line.get(name) for name in REFUSAL}
                 if self._on_line:
                     self._on_line(line)
             start += length
@@ -142,7 +156,7 @@ class CallIndex:
 
 
 def adopt_old_shelf(folder: Path) -> None:
-    """Move what 0.1.0 has put into `landed/` to where it lies now."""
+    """Move loaded segments from `landed/`, where 0.1.0 kept them."""
     old = folder / "landed"
     for name in _names(old):
         (folder / LOADED).mkdir(exist_ok=True)
@@ -155,6 +169,17 @@ def adopt_old_shelf(folder: Path) -> None:
 def is_answer(line: Mapping[str, Any]) -> bool:
     """Whether a journalled call can be used again: it brought an answer and no error."""
     return not line.get("error") and isinstance(line.get("response_text"), str)
+
+
+def is_refusal(line: Mapping[str, Any]) -> bool:
+    """Whether a journalled call was billed and would end the same way if it were made again."""
+    error, charged_usd = line.get("error"), line.get("charged_usd")
+    return (
+        isinstance(error, str)
+        and error.split(":", 1)[0] in REFUSALS
+        and isinstance(charged_usd, int | float)
+        and charged_usd > 0
+    )
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:

@@ -18,13 +18,15 @@ from typing import Any
 import orjson
 
 from qbawa.engine.calls import CallResult
-from qbawa.engine.ledger.index import CallIndex, adopt_old_shelf
+from qbawa.engine.error_classes import readable
+from qbawa.engine.ledger.index import CallIndex, adopt_old_shelf, is_answer
 from qbawa.engine.ledger.locks import CallLocks
-from qbawa.errors import LedgerError
+from qbawa.engine.logprobs import clean_logprobs
+from qbawa.errors import FinalError, LedgerError
 from qbawa.storage.journal import JournalWriter, adopt_orphans
 
 Lookup = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
-"""Rows of the table `calls` (answers only) for those of the keys that it holds."""
+"""Rows of the table `calls` (answers, and refusals that were billed) for those of the keys that it holds."""
 
 LINGER_S = 0.02
 """Under load, answers that arrive within this time share one fsync."""
@@ -49,11 +51,12 @@ class Ledger:
         self._lookup = lookup
         self._writer = JournalWriter(self.folder, max_bytes=SEGMENT_BYTES)
         self.on_line: Callable[[Mapping[str, Any]], None] = lambda line: None
-        """Sees every journalled line of any process once, failures included."""
+        """Gets every journalled line of any process once, failures included."""
         self._index = CallIndex(self.folder, lambda line: self.on_line(line))
         self._locks = CallLocks(self.folder)
         self._in_lake: dict[str, CallResult] = {}
         self._not_in_lake: set[str] = set()
+        self._refused_in_lake: dict[str, FinalError] = {}
         self._asked: dict[str, asyncio.Future[CallResult | None]] = {}
         self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
         self._disk: ThreadPoolExecutor | None = None
@@ -90,10 +93,20 @@ class Ledger:
             unknown = wanted - held - self._not_in_lake - self._in_lake.keys()
             if unknown:
                 rows = await asyncio.to_thread(_rows, self._lookup, sorted(unknown))
-                self._in_lake |= {row["call_key"]: result_of(row) for row in rows}
+                self._in_lake |= self._sorted(rows)
                 self._not_in_lake |= unknown - self._in_lake.keys()
             held |= wanted & self._in_lake.keys()
-        return held
+        return held | {key for key in wanted if self.refusal(key) is not None}
+
+    def refusal(self, key: str) -> FinalError | None:
+        """Why a call was billed and brought no answer, where it would end so again. Ask `find` first."""
+        line = self._index.refusal(key)
+        return self._refused_in_lake.get(key) if line is None else refusal_of(line)
+
+    @property
+    def unreadable(self) -> int:
+        """Lines of the journal that no longer can be read, and were passed over."""
+        return self._index.unreadable
 
     def journalled(self, key: str) -> CallResult | None:
         """The answer as far as the journal holds it, of this or any other process."""
@@ -180,7 +193,7 @@ class Ledger:
             keys = sorted(asked)
             try:
                 rows = await asyncio.to_thread(_rows, self._lookup, keys)
-                found = {row["call_key"]: result_of(row) for row in rows}
+                found = self._sorted(rows)
             except Exception as error:
                 # Better no call than a call that was paid before: whoever asked gets the lake's own error.
                 for key, waiting in asked.items():
@@ -192,6 +205,18 @@ class Ledger:
             for key, waiting in asked.items():
                 del self._asked[key]
                 waiting.set_result(found.get(key))
+
+    def _sorted(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, CallResult]:
+        """The answers among rows of the lake; refusals are remembered apart."""
+        answers = {}
+        for row in rows:
+            if is_answer(row):
+                answers[row["call_key"]] = result_of(row)
+            elif row.get("error"):
+                self._refused_in_lake[row["call_key"]] = refusal_of(row)
+        for key in answers:
+            self._refused_in_lake.pop(key, None)
+        return answers
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -206,19 +231,44 @@ class Ledger:
 
 
 def result_of(row: Mapping[str, Any]) -> CallResult:
-    """A held answer, from a journalled line or a row of the lake."""
-    logprobs = row.get("logprobs")
+    """A held answer, from a journalled line or a row of the lake, whatever else stands in it."""
     return CallResult(
         call_key=row["call_key"],
         text=row["response_text"],
-        input_tokens=row.get("input_tokens") or 0,
-        output_tokens=row.get("output_tokens") or 0,
-        cost_usd=row.get("cost_usd") or 0.0,
-        latency_s=row.get("latency_s") or 0.0,
-        attempts=row.get("attempts") or 1,
+        input_tokens=int(_number(row.get("input_tokens")) or 0),
+        output_tokens=int(_number(row.get("output_tokens")) or 0),
+        cost_usd=_number(row.get("cost_usd")),
+        latency_s=_number(row.get("latency_s")) or 0.0,
+        attempts=int(_number(row.get("attempts")) or 1),
         cached=True,
-        logprobs=orjson.loads(logprobs) if isinstance(logprobs, str) else logprobs,
+        logprobs=_logprobs(row.get("logprobs")),
     )
+
+
+def refusal_of(row: Mapping[str, Any]) -> FinalError:
+    """The error of a call that was billed and brought no answer, from a journalled line or a row of the lake."""
+    reason, _, message = str(row["error"]).partition(": ")
+    error = FinalError(reason, message)
+    input_tokens, output_tokens = _number(row.get("input_tokens")), _number(row.get("output_tokens"))
+    error.input_tokens = None if input_tokens is None else int(input_tokens)
+    error.output_tokens = None if output_tokens is None else int(output_tokens)
+    error.cost_usd = _number(row.get("cost_usd"))
+    return error
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if -1e15 < value < 1e15 else None
+
+
+def _logprobs(found: Any) -> list[Any] | None:
+    if isinstance(found, str):
+        try:
+            found = orjson.loads(found)
+        except orjson.JSONDecodeError:
+            return None
+    return clean_logprobs(found)
 
 
 def _encode(line: Mapping[str, Any]) -> bytes:
@@ -226,7 +276,8 @@ def _encode(line: Mapping[str, Any]) -> bytes:
         return orjson.dumps(line)
     except TypeError:
         # What cannot be JSON (a lone surrogate in a message) never was sent; its failure is still worth a line.
-        return orjson.dumps({**line, "messages": None, "params": None}, default=str)
+        plain = {name: readable(value) if isinstance(value, str) else value for name, value in line.items()}
+        return orjson.dumps({**plain, "messages": None, "params": None, "logprobs": None}, default=str)
 
 
 def _rows(lookup: Lookup, keys: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -70,16 +70,18 @@ def delete_loaded(folder: Path, *, older_than_s: float = 0.0) -> int:
 
 
 def call_row(line: bytes) -> dict[str, Any] | None:
-    """The row of `calls` in a journalled line, without its block; None for a line that is no call."""
+    """The row of `calls` in a journalled line, without its block; None for a line that is no call.
+
+    A value of another type than promised becomes null: it must not keep the rest, which was paid for, out of the lake.
+    """
     try:
         call = orjson.loads(line)
         if not isinstance(call, dict) or call.get("kind") != "call" or not isinstance(call["call_key"], str):
             return None
-        return {name: _plain(name, call.get(name)) for name in _COLUMNS} | {
-            "called_at": datetime.fromisoformat(call["called_at"]).astimezone(UTC)
-        }
-    except (ValueError, KeyError, TypeError):
+        called_at = datetime.fromisoformat(call["called_at"]).astimezone(UTC)
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
+    return {name: _plain(name, call.get(name)) for name in _COLUMNS} | {"called_at": called_at}
 
 
 _TEXT = (
@@ -96,7 +98,7 @@ _TEXT = (
 )
 _JSON = ("messages", "params", "logprobs")
 _INTEGERS = ("sample", "input_tokens", "output_tokens", "attempts")
-_NUMBERS = ("cost_usd", "latency_s")
+_NUMBERS = ("cost_usd", "charged_usd", "latency_s")
 _COLUMNS = ("run_id",) + _TEXT + _JSON + _INTEGERS + _NUMBERS
 
 
@@ -104,10 +106,15 @@ def _plain(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name in _JSON:
-        return orjson.dumps(value).decode()
-    if name in _INTEGERS:
-        return int(value)
-    return float(value) if name in _NUMBERS else str(value)
+        try:
+            return orjson.dumps(value).decode()
+        except TypeError:  # nested too deeply
+            return None
+    if name in _TEXT:
+        return value if isinstance(value, str) else str(value)[:1_000]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
+        return None
+    return int(value) if name in _INTEGERS else float(value)
 
 
 def _load(lake: Lake, folder: Path, paths: list[Path]) -> LoadReport:

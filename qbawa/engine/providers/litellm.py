@@ -1,7 +1,7 @@
 """Every provider that litellm knows. The only module that imports litellm, and only when a call or a price needs it.
 
-litellm takes 6 CPU-seconds to import, fetches a price table unless told not to, and retries on its own unless told
-not to. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's.
+litellm takes 6 CPU-seconds to import, fetches a price table and retries on its own unless these are switched
+off. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from qbawa.engine.calls import Answer, ModelCall, ModelSettings
-from qbawa.engine.error_classes import classify, malformed
+from qbawa.engine.error_classes import SHOWN, classify, malformed, readable
 from qbawa.engine.prices import Price
 from qbawa.engine.providers.openai_wire import read_limits, read_response, request_params
 from qbawa.errors import FinalError, ProviderError, TransientError
@@ -59,14 +59,14 @@ class LitellmProvider:
         except ProviderError:
             raise
         except TimeoutError:
-            raise TransientError("timeout", f"no whole answer within {self._settings.timeout_s:g} s") from None
+            raise TransientError(
+                "timeout", f"no whole answer within {self._settings.timeout_s:g} s", billing="unknown"
+            ) from None
         except Exception as error:  # litellm wraps and leaks any kind of exception
             raise _translate(error) from None
         answer = read_response(body)
-        # Python's own JSON lets lone surrogates through, which no journal or table can hold.
-        text = answer.text.encode("utf-8", "replace").decode()
         limits = read_limits({name.removeprefix("llm_provider-"): str(value) for name, value in headers.items()})
-        return Answer(text, answer.input_tokens, answer.output_tokens, answer.logprobs, limits)
+        return Answer(answer.text, answer.input_tokens, answer.output_tokens, answer.logprobs, limits)
 
     async def close(self) -> None: ...
 
@@ -107,25 +107,41 @@ def _translate(error: Exception) -> ProviderError:
         or getattr(response, "headers", None)
         or {}
     )
-    message = str(getattr(error, "message", None) or error)
+    message = readable(str(getattr(error, "message", None) or error))
     if kind == "ContextWindowExceededError":
         return FinalError("context_too_long", message)
     if kind == "ContentPolicyViolationError":
         return FinalError("refused", message)
     if kind == "Timeout":
-        return TransientError("timeout", message)
+        return TransientError("timeout", message, billing="unknown")
     # litellm reports both as a server's error 500, although no server said so.
     if kind == "APIConnectionError" or (kind == "InternalServerError" and message.endswith("Connection error.")):
-        return TransientError("connection", message)
+        return TransientError("connection", message, billing="no" if _never_sent(error) else "unknown")
     if kind in ("JSONSchemaValidationError", "APIResponseValidationError") or (
         kind == "InternalServerError"
         and re.search(r"invalid response from LLM|Expecting |Extra data|char \d+", message)
     ):
         return malformed(message)
     if not isinstance(status, int):
-        return TransientError("malformed", f"{kind}: {message}")
+        return TransientError("malformed", f"{kind}: {message[:SHOWN]}", billing="unknown")
     code = getattr(error, "code", None)
     detail = body if isinstance(body, dict) else {"message": message, "code": code if code != str(status) else None}
     if "error" not in detail:
         detail = {"message": message, **detail}
-    return classify(status, detail, dict(headers))
+    found = classify(status, detail, dict(headers))
+    # litellm invents a status for an error object in a 200, and calls its own trouble with an answer a server's error.
+    if found.billing == "unlikely" or "response object" in message:
+        found.billing = "unknown"
+    return found
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether no connection came about, so that nothing can have been billed."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return False
+        if type(seen).__name__ in ("ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError"):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import resource
-import zlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,11 +15,10 @@ import orjson
 
 from qbawa.engine.calls import Answer, ModelCall, ModelSettings
 from qbawa.engine.error_classes import SHOWN, classify, malformed
-from qbawa.engine.providers.openai_wire import read_limits, read_response, request_params
+from qbawa.engine.providers.body import ACCEPT_ENCODING, BodyBytes, ByteBudget
+from qbawa.engine.providers.openai_wire import parse_json, read_limits, read_response, request_params
 from qbawa.errors import ConfigError, FinalError, ProviderError, TransientError
 
-MAX_BODY_BYTES = 64 << 20
-"""A longer body is not an answer; reading on would let one server take all memory."""
 MAX_FILES = 10_240  # as many as macOS lets a process ask for
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -30,6 +28,7 @@ class HttpSession:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self.bytes = ByteBudget()
 
     def open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -39,7 +38,7 @@ class HttpSession:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Looking proxies up costs CPU on every call, so only where there is one to find.
                 trust_env=any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ),
-                auto_decompress=True,
+                auto_decompress=False,  # ours counts what it unpacks
                 raise_for_status=False,
             )
         return self._session
@@ -63,6 +62,7 @@ class OpenAIProvider:
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        self._headers["Accept-Encoding"] = ACCEPT_ENCODING
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
@@ -72,20 +72,27 @@ class OpenAIProvider:
             async with self._session.open().post(
                 self.url, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
             ) as response:
-                data = await _read(response)
-                return _interpret(response.status, response.headers, data)
+                with BodyBytes(self._session.bytes) as body_bytes:
+                    data = await body_bytes.read(response)
+                    return _interpret(response.status, response.headers, data)
         except ProviderError:
             raise
         except TimeoutError:
-            raise TransientError("timeout", f"no whole answer within {self._settings.timeout_s:g} s") from None
-        except (aiohttp.ContentTypeError, aiohttp.ClientPayloadError, zlib.error) as error:
+            raise TransientError(
+                "timeout", f"no whole answer within {self._settings.timeout_s:g} s", billing="unknown"
+            ) from None
+        except (aiohttp.ContentTypeError, aiohttp.ClientPayloadError) as error:
             raise malformed(f"{type(error).__name__} while reading") from None
         except aiohttp.InvalidURL:
             raise FinalError("bad_request", f"models: base_url of '{call.model}' is not a usable address.") from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             # The error's own text may hold the address with credentials; its kind says enough.
             what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-            raise TransientError("connection", f"connection failed: {what}") from None
+            # Whatever broke after the request had left may have cost something.
+            never_sent = isinstance(error, aiohttp.ClientConnectorError)
+            raise TransientError(
+                "connection", f"connection failed: {what}", billing="no" if never_sent else "unknown"
+            ) from None
         except ValueError as error:  # aiohttp's parser on hostile headers
             raise malformed(f"unreadable response: {type(error).__name__}") from None
 
@@ -125,21 +132,11 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise malformed(f"a body of more than {MAX_BODY_BYTES >> 20} MiB")
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
 def _interpret(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
     parsed: Any = None
     try:
-        parsed = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        parsed = parse_json(data)
+    except ValueError:
         if status == 200:
             raise malformed("not JSON" if data else "an empty body", data) from None
     if status != 200:

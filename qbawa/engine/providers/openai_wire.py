@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from qbawa.engine.calls import Answer, Json, Limits, ModelCall
-from qbawa.engine.error_classes import classify, malformed
-from qbawa.errors import FinalError
+from qbawa.engine.error_classes import classify, malformed, readable
+from qbawa.engine.logprobs import clean_logprobs
+from qbawa.engine.token_usage import MAX_TOKENS
+from qbawa.errors import FinalError, ProviderError, TransientError
 
 SCHEMA = "response_schema"
 """Our parameter for a JSON schema of the answer; sent as OpenAI's `response_format`."""
+MOST_TOKENS = 1 << 26
+"""No model reads or writes as many in one call; a larger count is a mistake, and believing it would hold up all others."""
 _NOT_YOURS = frozenset({"model", "messages", "stream", "api_key", "api_base", "base_url", "n", "stream_options"})
 
 
@@ -19,7 +26,7 @@ def request_params(call: ModelCall, extra: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises FinalError for a parameter that would change where the request goes or how its answer reads.
     """
-    params = {name: value for name, value in {**extra, **call.params}.items() if value is not None}
+    params = merged_params(call.params, extra)
     strange = _NOT_YOURS & params.keys()
     if strange:
         raise FinalError(
@@ -35,8 +42,60 @@ def request_params(call: ModelCall, extra: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
+def merged_params(own: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's parameters over the model's `extra`. A maximum of the call's replaces the model's, however it is called."""
+    if any(own.get(name) is not None for name in MAX_TOKENS):
+        extra = {name: value for name, value in extra.items() if name not in MAX_TOKENS}
+    return {name: value for name, value in {**extra, **own}.items() if value is not None}
+
+
+def parse_json(data: bytes) -> Json:
+    """The JSON value of a body. Raises ValueError where there is none, also for one that nests without end.
+
+    Lone surrogates and huge numbers are no JSON to orjson; they still come with an answer that was paid for.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(data)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
 def read_response(body: Json) -> Answer:
-    """The answer in a parsed 200 body. Raises ProviderError for anything that is not a whole answer."""
+    """The answer in a parsed 200 body of any shape.
+
+    Raises ProviderError for anything that is not a whole answer; the error says what was counted, since it is billed.
+    """
+    input_tokens, output_tokens = read_usage(body)
+    try:
+        text, logprobs = _read_answer(body)
+    except ProviderError as error:
+        error.count(input_tokens, output_tokens)
+        raise
+    return Answer(text=text, input_tokens=input_tokens, output_tokens=output_tokens, logprobs=logprobs)
+
+
+def read_usage(body: Json) -> tuple[int | None, int | None]:
+    """Input and output tokens that a body of any shape counts; None for what it does not count.
+
+    Reasoning that a provider keeps out of `completion_tokens` stands in the total, and is billed as output.
+    """
+    usage = body.get("usage") if isinstance(body, dict) else None
+    if not isinstance(usage, dict):
+        return None, None
+    input_tokens = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    output_tokens = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    if input_tokens == output_tokens == 0:
+        return None, None  # litellm's way to say that nobody counted; no prompt has no tokens
+    total = _count(usage.get("total_tokens"))
+    if total is not None and input_tokens is not None and output_tokens is not None:
+        output_tokens = max(output_tokens, total - input_tokens)
+    return input_tokens, output_tokens
+
+
+def _read_answer(body: Json) -> tuple[str, list[Json] | None]:
     if not isinstance(body, dict):
         raise malformed(f"a JSON {type(body).__name__} instead of an object")
     if body.get("error"):
@@ -48,32 +107,26 @@ def read_response(body: Json) -> Answer:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise malformed("a choice without a message")
-    text = message.get("content")
-    if isinstance(text, list):  # some servers answer in parts
-        text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
+    content = message.get("content")
+    if isinstance(content, list):  # some servers answer in parts
+        content = "".join(
+            text for part in content if isinstance(part, dict) and isinstance(text := part.get("text"), str)
+        )
     finish = choice.get("finish_reason")
     if finish == "content_filter":
         raise FinalError("refused", "The provider's content filter withheld the answer.")
-    if not text and message.get("refusal"):
+    if not content and isinstance(message.get("refusal"), str):
         # The model's own refusal is an answer: people and judges should see it.
-        text = str(message["refusal"])
-    if not text and message.get("tool_calls"):
+        content = message["refusal"] or content
+    if not content and message.get("tool_calls"):
         raise FinalError("tool_call", "The model answered with a tool call instead of text.")
-    if not text and finish == "length":
+    if not content and finish == "length":
         raise FinalError("cut_off", "The model spent max_tokens before its first word. Raise max_tokens.")
-    if not isinstance(text, str):
-        raise malformed("a message without content")
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    input_tokens, output_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if input_tokens == output_tokens == 0:
-        input_tokens = output_tokens = None  # litellm's way to say that nobody counted; no prompt has no tokens
-    return Answer(
-        text=text,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        logprobs=_logprobs(choice.get("logprobs")),
-    )
+    if content is None:
+        raise TransientError("empty", "The model answered with nothing.")
+    if not isinstance(content, str):
+        raise malformed(f"content that is a JSON {type(content).__name__}")
+    return readable(content), _logprobs(choice.get("logprobs"))
 
 
 def read_limits(headers: Mapping[str, str]) -> Limits | None:
@@ -86,12 +139,13 @@ def read_limits(headers: Mapping[str, str]) -> Limits | None:
 
 
 def _logprobs(found: Json) -> list[Json] | None:
-    content = found.get("content") if isinstance(found, dict) else None
-    return content if isinstance(content, list) and content else None
+    return clean_logprobs(found.get("content")) if isinstance(found, dict) else None
 
 
 def _count(value: Json) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
 def _number(value: str | None) -> float | None:

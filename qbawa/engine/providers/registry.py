@@ -13,6 +13,7 @@ from qbawa.engine.providers.offline import OfflineProvider
 from qbawa.engine.providers.openai_http import OPENAI_URL, HttpSession, OpenAIProvider, speaks_openai, wire_name
 from qbawa.engine.rate_limiter import RateLimiter
 from qbawa.engine.secrets import Secrets
+from qbawa.engine.token_usage import HARD_MAX_TOKENS, max_tokens
 from qbawa.errors import ModelStoppedError
 
 _OFFLINE = ModelConfig.model_validate({"free": True, "max_in_flight": 64})
@@ -76,3 +77,15 @@ class ProviderRegistry:
 def provider_price(model: str, settings: ModelSettings) -> Price:
     """The price of a model as configured, else by litellm's table (which imports litellm). Raises as `price_of` does."""
     return price_of(model, settings, table_price)
+
+
+def with_maximum(model: str, settings: ModelSettings | None) -> ModelSettings | None:
+    """The settings with a maximum of the answer's tokens that is sent where a call sets none, as hard caps need it."""
+    if not isinstance(settings, ModelConfig) or settings.free or max_tokens(settings.extra) is not None:
+        return settings
+    # OpenAI's reasoning models refuse the older name, other servers do not know the newer one.
+    own = settings.base_url is None and speaks_openai(model, settings)
+    most = settings.max_output_tokens or HARD_MAX_TOKENS
+    return settings.model_copy(
+        update={"extra": {**settings.extra, "max_completion_tokens" if own else "max_tokens": most}}
+    )

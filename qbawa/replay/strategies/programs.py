@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from qbawa.config import JudgeConfig
 from qbawa.engine.calls import CallResult, ModelCall
+from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
-from qbawa.errors import InputError
+from qbawa.errors import InputError, ProviderError
 from qbawa.ids import content_id
 from qbawa.judges.jury import Caller, judge_model_call, jury_calls
 from qbawa.judges.parse import parse_ranking, parse_score
@@ -46,9 +47,10 @@ class CellAnswer:
     """An answer and what it took: sums over the cell's calls, each counted once, paid now or found in the ledger."""
 
     answer: str
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+    """None where one of the calls is of unknown cost."""
     latency_s: float
     """Seconds the calls took one after the other, as if none ran side by side."""
     call_keys: tuple[str, ...]
@@ -63,6 +65,13 @@ class Tally:
     def add(self, result: CallResult) -> None:
         self.results.setdefault(result.call_key, result)
 
+    def add_failed(self, call: ModelCall, error: ProviderError) -> None:
+        """A call that brought no answer may have cost something all the same."""
+        if error.cost_usd == 0:
+            return
+        tokens = error.input_tokens or 0, error.output_tokens or 0
+        self.add(CallResult(call.key, "", *tokens, error.cost_usd, 0.0, 1, cached=False))
+
     def answer(self, text: str) -> CellAnswer:
         """The cell's answer with the sums."""
         results = self.results.values()
@@ -70,7 +79,7 @@ class Tally:
             answer=text,
             input_tokens=sum(result.input_tokens for result in results),
             output_tokens=sum(result.output_tokens for result in results),
-            cost_usd=sum(result.cost_usd for result in results),
+            cost_usd=total_usd(result.cost_usd for result in results),
             latency_s=sum(result.latency_s for result in results),
             call_keys=tuple(self.results),
         )
@@ -127,7 +136,11 @@ class _Cell:
         return (await self.pay(call)).text
 
     async def pay(self, call: ModelCall) -> CallResult:
-        result = await self.engine.call(call)
+        try:
+            result = await self.engine.call(call)
+        except ProviderError as error:
+            self.tally.add_failed(call, error)
+            raise
         self.tally.add(result)
         return result
 
