@@ -60,7 +60,7 @@ class HeldCalls(Protocol):
     """Where answers that were paid before are found: a ledger, or one who only reads it."""
 
     async def prefetch(self, keys: Iterable[str]) -> set[str]:
-        """Those of the keys whose answers are held."""
+        """Those of the keys whose answers or refusals are held."""
 
 
 async def estimate(

@@ -71,9 +71,10 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
 
 
-def ingest_draft(draft: DraftLake, folders: Sequence[Path], prices: RecordedPrices) -> None:
-    """Take everything that is pending into a draft of the lake. The journals stay as they are."""
-    for batch in pending_batches(draft, folders, dry_run=True):
+def ingest_draft(draft: DraftLake, project: Project) -> None:
+    """Take everything that is pending into a draft of the project's lake. The journals stay as they are."""
+    prices = RecordedPrices(project.config.models)
+    for batch in pending_batches(draft, project.journals, dry_run=True):
         _take(draft, batch, None, prices)
 
 

@@ -74,12 +74,11 @@ def foresee(project: Project) -> Project:
 
     What that changes lies in memory, and nothing in the home does. Its lake can be read and has no files.
     """
-    from qbawa.ingest.recorded_prices import RecordedPrices
     from qbawa.ingest.stage import ingest_draft
 
     draft = DraftLake(project.lake)
     foreseen = dataclasses.replace(project, lake=draft)
-    ingest_draft(draft, project.journals, RecordedPrices(project.config.models))
+    ingest_draft(draft, project)
     _choose(foreseen)
     _declare(foreseen)
     return foreseen
