@@ -21,7 +21,7 @@ from qbawa.replay.runner import replay
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.play import play
 
-pytestmark = needs_anchors
+pytestmark = [needs_anchors, pytest.mark.slow]
 MODELS, REQUESTS = 6, 40
 
 

@@ -28,6 +28,8 @@ from qbawa_assets.definitions import ASSETS
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 240
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STRATEGIES = {

@@ -25,6 +25,8 @@ from qbawa.replay.runner import replay
 from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes, plan_judging
 from qbawa.tournaments.play import play
 
+pytestmark = pytest.mark.slow
+
 ONE = "{a: {model: a, rubric: LONG}}"
 TWO = "{a: {model: a, rubric: LONG}, b: {model: b}}"
 JURIES = {

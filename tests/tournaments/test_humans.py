@@ -18,6 +18,8 @@ from qbawa.tournaments.humans import HumanTask, open_tasks
 from qbawa.tournaments.import_verdicts import import_verdicts
 from qbawa.tournaments.play import play
 
+pytestmark = pytest.mark.slow
+
 STEP = "summarise"
 
 

@@ -18,6 +18,8 @@ from qbawa.project import Project
 from qbawa.tournaments.circuit_breaker import UNREADABLE_AT_FIRST
 from qbawa.tournaments.play import PlayReport, play
 
+pytestmark = pytest.mark.slow
+
 UNWELL = '{"error": {"message": "upstream is unwell"}}'
 HTML = "<html><body>Sign in to continue</body></html>"
 

@@ -28,6 +28,8 @@ from qbawa.tournaments.formats import Field, Match, Result, make_tournament
 from qbawa.tournaments.play import PlayReport, play
 from qbawa.tournaments.ranking_batches import LIST_CHARS, LIST_SIZE, ranking_batches
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"s{number:02}" for number in range(12)]
 drawn_matches = st.lists(
     st.tuples(st.sampled_from(["r1", "r2"]), st.sets(st.sampled_from(NAMES), min_size=2, max_size=2), st.booleans()),
