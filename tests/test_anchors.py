@@ -20,7 +20,7 @@ from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.stage import play
 
-pytestmark = needs_anchors
+pytestmark = [needs_anchors, pytest.mark.slow]
 MODELS, REQUESTS = 6, 40
 
 

@@ -18,6 +18,8 @@ from qbawa.storage.journal import JournalWriter, closed_segments, read_lines
 from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
 
+pytestmark = pytest.mark.slow
+
 GONE = "r_3"
 
 

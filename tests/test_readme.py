@@ -20,6 +20,8 @@ from recording import rows, run
 from qbawa.cli.demo_app.pipeline import record_demo
 from qbawa.project import Home
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REQUESTS = 4

@@ -9,17 +9,17 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from qbawa.home import Home
+from qbawa.replay.run import ReplayReport, replay
+from qbawa.strategies.store import write_strategies
+from qbawa.strategies.strategy import Template, make_strategy
 from scripted_provider import ScriptedProvider, scripted_provider
 
 from qbawa import flywheel
 from qbawa.engine.session import held_calls, spent_usd
-from qbawa.home import Home
 from qbawa.project import Project, open_project
 from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.run import ReplayReport, replay
 from qbawa.storage.lake import Lake, frame, now
-from qbawa.strategies.store import write_strategies
-from qbawa.strategies.strategy import Template, make_strategy
 
 WAY = make_strategy(
     name="a", step="sum", model="scripted", template=Template("prompt", "Sum up: {{ text }}"), params={"max_tokens": 20}

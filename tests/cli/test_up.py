@@ -23,6 +23,7 @@ from qbawa_assets.definitions import ASSETS
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
+pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STRATEGIES = {
     "step": "explain",

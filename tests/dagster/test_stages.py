@@ -28,6 +28,7 @@ from qbawa.storage.frames import frame, now
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.ratings import fit_ratings
 from qbawa.tournaments.stage import play
+from qbawa_assets import staleness
 from qbawa_assets.staleness import Unchanged
 
 DATASETS = """
@@ -218,6 +219,14 @@ def test_a_stage_runs_again_under_another_configuration(project: Project) -> Non
     changed = reopened(project.home, CONFIG + DATASETS.replace("0.9", "0.91"))
     assert not since(changed)
     assert since(reopened(project.home, CONFIG + DATASETS + "# a remark\n"))
+
+
+def test_a_stage_runs_again_under_another_version_of_qbawa(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(project)
+    monkeypatch.setattr(staleness, "__version__", "0.0.1")
+    assert not since(project), "newer code may come to another result from the same tables"
+    ran(project)
+    assert since(project)
 
 
 def test_what_is_written_while_a_stage_runs_is_seen_by_the_next_run(project: Project) -> None:

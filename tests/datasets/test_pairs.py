@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qbawa import ids
 from qbawa.config import PairsConfig
 from qbawa.datasets.pairs.build import PairsReport, build_pairs
+from qbawa.datasets.pairs.evidence import weigh
 from qbawa.datasets.pairs.pair_ids import pair_ids
 from qbawa.datasets.pairs.policy import choose
 from qbawa.datasets.pairs.posterior import Evidence, fit_posterior, people_say
@@ -169,6 +170,16 @@ def test_refusals_are_kept_where_wanted_and_an_apology_before_an_answer_is_none(
     assert built(answers, [("r", "s1", "s2", 1.0)]).pairs.height == 1
 
 
+@pytest.mark.parametrize(("length", "refuses"), [(600, True), (601, False), (5_000, False)])
+def test_a_long_answer_that_opens_with_an_apology_has_answered(length: int, refuses: bool) -> None:
+    apology = "I'm sorry, but I cannot give an exact figure. About"
+    answers = {("r", "s1"): "Paris.", ("r", "s2"): apology + " two million people live there;" * 200}
+    answers[("r", "s2")] = str(answers[("r", "s2")])[: length - 1] + "."
+    report = built(answers, [("r", "s1", "s2", 1.0)])
+    assert report.removed == ({"refusal against answer": 1} if refuses else {})
+    assert report.pairs.height == (0 if refuses else 1)
+
+
 def test_equal_answers_of_two_strategies_make_one_pair() -> None:
     answers = {("r", "s1"): "good", ("r", "s2"): "Good!", ("r", "s3"): "bad"}
     report = built(answers, [("r", "s1", "s3", 1.0), ("r", "s2", "s3", 1.0)])
@@ -201,6 +212,25 @@ def test_llmonpys_share_of_a_mixed_match_is_taken_out() -> None:
     )
     pair = build_pairs(matches, mixed, cells, questions, config()).pairs.row(0, named=True)
     assert pair["best_strategy"] == "s2" and pair["judges"] == ["judy"]
+
+
+def test_verdicts_on_one_match_err_together_and_count_for_less_than_as_many_matches() -> None:
+    """o1-mini on JudgeBench is right on 75.9 % in one order and on 86.4 % where both agree: log-odds 1.147 and 1.849."""
+    matches, verdicts, *_ = tables({}, [("r1", "s1", "s2", 1.0), ("r2", "s1", "s2", 1.0), ("r4", "s1", "s2", 1.0)])
+    given = pl.concat([verdicts, verdicts[1:], verdicts[2:], verdicts[2:]])
+    one, two, four = weigh(matches, given).matches.sort("request_id")["weight"]
+    assert one == 1.0
+    assert two == pytest.approx(1.849 / 1.147, abs=0.03)
+    assert four == pytest.approx(two**2)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.5, 2.0, 9.0])
+@pytest.mark.parametrize("gap", [-3.0, 0.0, 0.7, 4.0])
+def test_what_people_say_is_averaged_over_what_the_gap_may_be(gap: float, variance: float) -> None:
+    """Against the integral that MacKay's approximation stands for."""
+    at, share = np.polynomial.hermite_e.hermegauss(80)
+    averaged = float((share / share.sum()) @ (1 / (1 + np.exp(-(gap + variance**0.5 * at)))))
+    assert float(people_say(np.array(gap), variance)) == pytest.approx(averaged, abs=0.02)
 
 
 def field(strategies: int = 6, requests: int = 40, seed: int = 0) -> tuple[Any, ...]:

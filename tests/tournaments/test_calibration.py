@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import InputError
-from qbawa.tournaments.agreement.calibration import MIN_HUMAN_VERDICTS, calibrate, fit, human_labels
+from qbawa.tournaments.agreement.calibration import MIN_HUMAN_VERDICTS, Calibration, calibrate, fit, human_labels
 from qbawa.tournaments.decide import combine
 
 SCHEMA = {
@@ -212,6 +212,17 @@ def test_few_labels_give_modest_probabilities() -> None:
     many, _ = jury(7, 400, 400, {"strict": 1.0})
     certain = [fit(v).p_a(v)["p_a"].max() for v in (few, many)]
     assert certain[0] < 0.95 < certain[1]
+
+
+@pytest.mark.parametrize(("weight", "sd"), [(1.0, 0.0), (1.0, 1.0), (2.5, 1.5), (4.0, 3.0), (0.3, 4.0)])
+def test_a_probability_averages_over_what_the_weights_may_be(weight: float, sd: float) -> None:
+    """Against the integral that MacKay's approximation stands for, which is good to a few hundredths."""
+    doubtful = Calibration((("strict", "verdict"),), np.array([weight]), np.array([[sd**2]]), 1.0, 0.0, 8)
+    verdicts = frame([(side, "strict", "llm", None, side, None, 1, 1) for side in "ab"])
+    p = dict(doubtful.p_a(verdicts).select("match_id", "p_a").iter_rows())
+    at, share = np.polynomial.hermite_e.hermegauss(80)
+    averaged = float((share / share.sum()) @ (1 / (1 + np.exp(-(weight + sd * at)))))
+    assert p["a"] == pytest.approx(averaged, abs=0.02) and p["b"] == pytest.approx(1 - averaged, abs=0.02)
 
 
 def test_an_undecided_jury_is_a_tie() -> None:

@@ -25,6 +25,8 @@ from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes
 from qbawa.tournaments.stage import plan_judging, play
 
+pytestmark = pytest.mark.slow
+
 ONE = "{a: {model: a, rubric: LONG}}"
 TWO = "{a: {model: a, rubric: LONG}, b: {model: b}}"
 JURIES = {

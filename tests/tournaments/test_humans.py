@@ -18,6 +18,8 @@ from qbawa.tournaments.import_verdicts import import_verdicts
 from qbawa.tournaments.scores import scored_verdicts
 from qbawa.tournaments.stage import play
 
+pytestmark = pytest.mark.slow
+
 STEP = "summarise"
 
 

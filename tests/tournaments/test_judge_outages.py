@@ -19,6 +19,8 @@ from qbawa.tournaments.circuit_breaker import UNREADABLE_AT_FIRST
 from qbawa.tournaments.play import PlayReport
 from qbawa.tournaments.stage import play
 
+pytestmark = pytest.mark.slow
+
 UNWELL = '{"error": {"message": "upstream is unwell"}}'
 HTML = "<html><body>Sign in to continue</body></html>"
 

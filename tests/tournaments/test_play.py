@@ -26,6 +26,8 @@ from qbawa.tournaments.import_verdicts import import_verdicts
 from qbawa.tournaments.play import PlayReport
 from qbawa.tournaments.stage import play
 
+pytestmark = pytest.mark.slow
+
 ROUND_ROBIN = CONFIG.replace("{verdict_budget: 400}", "{format: round_robin, goal: order, confidence: 0.999}")
 
 

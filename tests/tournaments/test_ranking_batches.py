@@ -29,6 +29,8 @@ from qbawa.tournaments.play import PlayReport
 from qbawa.tournaments.ranking_batches import LIST_CHARS, LIST_SIZE, ranking_batches
 from qbawa.tournaments.stage import play
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"s{number:02}" for number in range(12)]
 drawn_matches = st.lists(
     st.tuples(st.sampled_from(["r1", "r2"]), st.sets(st.sampled_from(NAMES), min_size=2, max_size=2), st.booleans()),
