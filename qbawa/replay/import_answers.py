@@ -118,11 +118,6 @@ def _unknown(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     return cells.join(known.select(content), on=content, how="anti", nulls_equal=True)
 
 
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _models(rows: pl.DataFrame) -> dict[str, str | None]:
     if "model" not in rows.columns:
         return {}

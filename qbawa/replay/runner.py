@@ -14,6 +14,7 @@ from qbawa import __version__
 from qbawa.engine.engine import Engine
 from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
+from qbawa.engine.run_report import RunReport
 from qbawa.errors import FinalError, NotMadeError, UserError
 from qbawa.replay.inputs import Material
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
@@ -30,7 +31,7 @@ Store = Callable[[pl.DataFrame], None]
 
 
 @dataclass
-class ReplayReport:
+class ReplayReport(RunReport):
     """What a replay did. ok + failed + refused + missing = cells."""
 
     cells: int = 0
@@ -45,14 +46,7 @@ class ReplayReport:
     stopped: str | None = None
     reasons: Counter[str] = field(default_factory=Counter)
     """Failed and refused cells by reason."""
-    calls_paid: int = 0
-    calls_cached: int = 0
-    cost_usd: float = 0.0
-    """Paid by this run, as far as tokens were counted."""
-    unknown_usd: float = 0.0
-    """What it may have paid besides, at most; it counts under the caps."""
     latencies_s: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
     def summary(self) -> str:
         """The report in one line."""
@@ -60,10 +54,7 @@ class ReplayReport:
         if self.done_before:
             text += f" ({self.done_before:,} before)"
         refused = f", {self.refused:,} refused" if self.refused else ""
-        text += f", {self.failed:,} failed{refused}, {self.missing:,} missing; {self.calls_paid:,} calls made, "
-        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}"
-        text += f" and at most ${self.unknown_usd:.4f} that nobody counted" if self.unknown_usd else ""
-        text += f", {self.seconds:.1f} s"
+        text += f", {self.failed:,} failed{refused}, {self.missing:,} missing; {self.spent()}"
         if self.reasons:
             text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
         return text + (f". Stopped: {self.stopped}" if self.stopped else "")
@@ -79,11 +70,9 @@ class ReplayReport:
             "refused": self.refused,
             "missing": self.missing,
             "reasons": dict(self.reasons),
-            "cost_usd": round(self.cost_usd, 6),
-            "calls_paid": self.calls_paid,
+            **self.spent_values(),
             "cache_share": round(self.calls_cached / asked, 4) if asked else 0.0,
             **{f"latency_{name}_s": round(value, 3) for name, value in self.latencies_s.items()},
-            "seconds": round(self.seconds, 1),
         } | ({"stopped": self.stopped} if self.stopped else {})
 
 

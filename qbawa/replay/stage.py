@@ -188,8 +188,7 @@ async def _replay(
             ahead = await estimate_cells(due, material, project.config.models, engine.ledger, _model_history(lake))
             (log or logger.info)(ahead.line())
             await answer_cells(engine, due, material, progress, report, store, run_id)
-            report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-            report.cost_usd, report.unknown_usd = engine.stats.cost_usd, engine.stats.unknown_usd
+            report.count(engine.stats)
     report.seconds = time.monotonic() - began
     return report
 

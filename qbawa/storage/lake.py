@@ -80,19 +80,16 @@ class Lake:
         self,
         table: str,
         columns: Sequence[str] | None = None,
-        where: str | None = None,
         blocks: Sequence[str] | None = None,
         keep: pl.Expr | None = None,
     ) -> pl.DataFrame:
         """The table's rows at its newest version, all columns and `block_id` unless told otherwise.
 
-        `where` is an SQL condition and `keep` a Polars one; both are pushed down to the files.
+        `keep` is a condition, pushed down to the files.
         """
         rows = self.scan(table)
         if blocks is not None:
             rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
-        if where is not None:
-            rows = rows.filter(pl.sql_expr(where))
         if keep is not None:
             rows = rows.filter(keep)
         return (rows.select(columns) if columns is not None else rows).collect()

@@ -8,7 +8,7 @@ import polars as pl
 
 from qbawa.ids import cell_id, content_id, match_id, verdict_id
 from qbawa.ingest.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
-from qbawa.replay.import_answers import by_blocks, quoted
+from qbawa.replay.import_answers import by_blocks
 from qbawa.replay.strategies.repository import add_strategies, resolve
 from qbawa.storage.frames import BLOCK, now
 from qbawa.storage.lake import Lake
@@ -123,9 +123,9 @@ def _canonical(verdicts: pl.DataFrame) -> pl.DataFrame:
 
 def _unknown(lake: Lake, verdicts: pl.DataFrame, step: str) -> pl.DataFrame:
     """Verdicts that the lake does not hold with this very content."""
-    where = f"step = {quoted(step)}"
-    matches = lake.read("matches", ["match_id", "strategy_a", "strategy_b"], where=where)
-    known = lake.read("verdicts", where=where).join(matches, on="match_id").sort(BLOCK, "match_id")
+    here = pl.col("step") == step
+    matches = lake.read("matches", ["match_id", "strategy_a", "strategy_b"], keep=here)
+    known = lake.read("verdicts", keep=here).join(matches, on="match_id").sort(BLOCK, "match_id")
     # Repeats are alike but for their place, so it is enough to count those with the same content.
     content = [name for name in _CONTENT if name != "repeat"]
     count = pl.int_range(pl.len()).over(content).alias("nth")

@@ -72,7 +72,7 @@ def said(project: Project) -> dict[tuple[str, str], JudgePlan]:
 
 
 def calls_of(project: Project) -> Counter[tuple[str, str]]:
-    calls = project.lake.read("calls", ["step", "judge"], where="purpose = 'judge'")
+    calls = project.lake.read("calls", ["step", "judge"], keep=pl.col("purpose") == "judge")
     return Counter(calls.iter_rows())
 
 

@@ -37,7 +37,7 @@ def project(played: Home, tmp_path: Path) -> Project:
 
 
 def split(project: Project) -> dict[str, bool]:
-    return dict(strata(scored_verdicts(project.lake.read("verdicts", where=f"step = '{STEP}'"))).iter_rows())
+    return dict(strata(scored_verdicts(project.lake.read("verdicts", keep=pl.col("step") == STEP))).iter_rows())
 
 
 def judge(project: Project, matches: list[HumanTask], person: str) -> None:

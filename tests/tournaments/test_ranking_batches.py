@@ -97,7 +97,7 @@ def wide_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     project = reopened(newsdesk(tmp_path_factory.mktemp("wide")).home, FIELD)
     replay_stage.declare_strategies(project)
     replay(project, choose_cells(wanted_cells(project.lake)), run_id="wide")
-    cells = project.lake.read("replay_matrix", where="step = 'summarise'").sort("cell_id")
+    cells = project.lake.read("replay_matrix", keep=pl.col("step") == "summarise").sort("cell_id")
     signed = pl.when(pl.int_range(pl.len()) % 9 > 0).then(pl.col("answer") + " " + pl.col("cell_id"))
     project.lake.merge("replay_matrix", cells.with_columns(answer=signed.otherwise("answer")))
     return project.home
@@ -165,7 +165,7 @@ def longest_wins(project: Project) -> set[bool]:
     """Whether the longer answer, as a judge sees it, won: over all matches that were judged."""
     answers = project.lake.read("replay_matrix", ["cell_id", "answer"]).drop_nulls()
     length = {cell: len(answer) for cell, answer in answers.iter_rows()}
-    rows = project.lake.read("matches", where="origin = 'tournament' AND winner <> 'tie'")
+    rows = project.lake.read("matches", keep=(pl.col("origin") == "tournament") & (pl.col("winner") != "tie"))
     judged = rows.select("cell_a", "cell_b", "winner").iter_rows()
     return {(length[a] > length[b]) == (w == "a") for a, b, w in judged if length[a] != length[b]}
 
@@ -177,8 +177,8 @@ def test_a_listwise_jury_makes_fewer_calls_than_matches(
     project = desk(wide_home, tmp_path / "home", ranker, format=format)
     report = summarised(project)
     agree(project)
-    said, calls = verdicts(project), project.lake.read("calls", where="purpose = 'judge'")
-    judged = project.lake.read("matches", where="origin = 'tournament'")
+    said, calls = verdicts(project), project.lake.read("calls", keep=pl.col("purpose") == "judge")
+    judged = project.lake.read("matches", keep=pl.col("origin") == "tournament")
     # A row for every match that was asked and none besides: other pairs on the lists have no verdict.
     assert set(said["match_id"]) == set(judged["match_id"]) and said.height == report.steps["summarise"].verdicts
     assert ranker.calls == calls.height == report.calls_paid < said.height / 2.5
@@ -271,7 +271,9 @@ def test_a_new_answer_asks_its_own_matches_again_and_one_that_is_gone_none(
     project = desk(wide_home, tmp_path / "home", ranker, format="round_robin")
     summarised(project)
     before, asked = verdicts(project), ranker.calls
-    cells = project.lake.read("replay_matrix", where="step = 'summarise' AND request_id = 'demo-01'")
+    cells = project.lake.read(
+        "replay_matrix", keep=(pl.col("step") == "summarise") & (pl.col("request_id") == "demo-01")
+    )
     cell = cells.sort("cell_id").head(1)
     project.lake.merge("replay_matrix", cell.with_columns(answer=pl.lit("A new and much longer answer. " * 40)))
     summarised(project)
@@ -325,7 +327,7 @@ def test_an_answer_that_speaks_to_its_judge_changes_no_lists_structure(
     wide_home: Home, tmp_path: Path, ranker: ScriptedProvider
 ) -> None:
     project = desk(wide_home, tmp_path / "home", ranker)
-    cells = project.lake.read("replay_matrix", where="step = 'summarise'").sort("cell_id")
+    cells = project.lake.read("replay_matrix", keep=pl.col("step") == "summarise").sort("cell_id")
     attacks = [text for text in INJECTIONS if text.strip() and "\ud800" not in text]
     said = [f"{attacks[k % len(attacks)]} {k}" if k % 2 else text for k, text in enumerate(cells["answer"])]
     project.lake.merge("replay_matrix", cells.with_columns(answer=pl.Series(said, dtype=pl.String)))
