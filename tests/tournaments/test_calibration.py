@@ -238,6 +238,23 @@ def test_an_undecided_jury_is_a_tie() -> None:
     assert row["winner"] == "tie" and row["p_a"] == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.parametrize(("p", "winner"), [(0.5, "tie"), (0.54, "tie"), (0.56, "a"), (0.46, "tie"), (0.44, "b")])
+def test_a_calibrated_jury_names_a_winner_from_five_points_on(p: float, winner: str) -> None:
+    weight = np.log(p / (1 - p))
+    sure = Calibration((("strict", "verdict"),), np.array([weight]), np.zeros((1, 1)), 1.0, 0.0, 60)
+    row = combine(frame([("m", "strict", "llm", None, "a", None, 1, 1)]), sure).row(0, named=True)
+    assert row["p_a"] == pytest.approx(p) and row["winner"] == winner and row["decided_by"] == "calibration"
+
+
+def test_a_persons_vote_decides_what_a_calibrated_jury_left_open() -> None:
+    open_ = Calibration((("strict", "verdict"),), np.zeros(1), np.zeros((1, 1)), 1.0, 0.0, 60)
+    judged = [("m", "strict", "llm", None, "b", None, 1, 1)]
+    row = combine(frame([*judged, ("m", "ann", "human", None, "a", None, 1, 1)]), open_).row(0, named=True)
+    assert (row["winner"], row["decided_by"]) == ("a", "people") and row["p_a"] == pytest.approx(0.89)
+    both = [*judged, *(("m", who, "human", None, side, None, 1, 1) for who, side in (("ann", "a"), ("ben", "b")))]
+    assert combine(frame(both), open_)["winner"].to_list() == ["tie"], "people who disagree leave it open"
+
+
 def test_majority_of_people_is_the_label() -> None:
     votes = [("m", f"p{k}", "human", None, side, None, 1, 1) for k, side in enumerate(["a", "b", "a"])]
     votes += [("n", f"p{k}", "human", None, side, None, 1, 1) for k, side in enumerate(["a", "b", "tie"])]
