@@ -335,7 +335,7 @@ def test_status_says_what_the_lake_holds(project: Project) -> None:
     assert json.loads(json.dumps(status.as_json()))["rows"] == status.rows
     for table, count in status.rows.items():
         assert project.lake.read(table).height == count, table
-    assert status.cells.rows() == [("summarise", REQUESTS * 5, 0, 0), ("triage", REQUESTS * 3, 0, 0)]
+    assert status.cells.rows() == [("summarise", REQUESTS * 5, 0, 0, 0), ("triage", REQUESTS * 3, 0, 0, 0)]
     assert status.cost_usd == 0 and status.home == str(project.home.root)
     for (_,), rows in status.leaderboard.group_by("step", maintain_order=True):
         assert rows["rank"].is_sorted() and rows["strength"].is_sorted(descending=True)
