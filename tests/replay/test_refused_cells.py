@@ -9,17 +9,18 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from qbawa.home import Home
-from qbawa.replay.run import ReplayReport, replay
-from qbawa.strategies.store import write_strategies
-from qbawa.strategies.strategy import Template, make_strategy
 from scripted_provider import ScriptedProvider, scripted_provider
 
-from qbawa import flywheel
 from qbawa.engine.session import held_calls, spent_usd
-from qbawa.project import Project, open_project
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.storage.lake import Lake, frame, now
+from qbawa.project import Home, Project, open_project
+from qbawa.replay import stage as replay_stage
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.runner import ReplayReport
+from qbawa.replay.stage import replay, wanted_cells
+from qbawa.replay.strategies.repository import write_strategies
+from qbawa.replay.strategies.strategy import Template, make_strategy
+from qbawa.storage.frames import frame, now
+from qbawa.storage.lake import Lake
 
 WAY = make_strategy(
     name="a", step="sum", model="scripted", template=Template("prompt", "Sum up: {{ text }}"), params={"max_tokens": 20}
@@ -81,7 +82,7 @@ def test_a_refused_cell_is_neither_red_nor_asked_again_until_somebody_asks(tmp_p
         row = project.lake.read("replay_matrix", keep=pl.col("request_id") == "bad").row(0, named=True)
         assert row["status"] == "failed" and row["error"].startswith(f"{reason}: ")
         assert row["cost_usd"] == pytest.approx(0.0 if reason == "unsupported" else 0.04), "what was billed is known"
-        assert flywheel.failures_of_run(project, "one").is_empty(), "no run ends in failure over it"
+        assert replay_stage.failures_of_run(project, "one").is_empty(), "no run ends in failure over it"
 
         before = len(asked)
         assert sweep(project, "two").cells == 0 and len(asked) == before
