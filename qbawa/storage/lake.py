@@ -25,6 +25,7 @@ from qbawa.storage.tables import TABLES, ColumnType, table_named
 MAX_TRIES = 50
 # What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
 _NOT_IN_FOLDERS = re.compile(r"[\[\]\\^|?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+_FORMAT, _FORMAT_KEY = "_format", "qbawa.format"
 _WRITER = WriterProperties(compression="ZSTD")
 
 
@@ -102,6 +103,11 @@ class Lake:
         """Version of every table; grows by one with each commit."""
         return {name: self._open(name).version() for name in TABLES}
 
+    def state(self, table: str) -> tuple[str, int]:
+        """Which table this is, whatever its address, and its version: one that was made anew has another id."""
+        delta = self._open(table)
+        return str(delta.metadata().id), delta.version()
+
     def query(self, sql: str) -> pl.DataFrame:
         """The answer of DuckDB to `sql`, with every table as a view at its newest version."""
         with duckdb.connect() as connection:
@@ -126,6 +132,33 @@ class Lake:
                 "files_deleted": len(gone),
             }
         return done
+
+    def format(self) -> int | None:
+        """Number of the last migration that the lake has been through, 0 as 0.1.0 left it; None where it has no table yet."""
+        options = self.storage_options or None
+        if DeltaTable.is_deltatable(f"{self.uri}/{_FORMAT}", options):
+            table = DeltaTable(f"{self.uri}/{_FORMAT}", storage_options=options)
+            return int(table.metadata().configuration.get(_FORMAT_KEY, 0))
+        return 0 if any(DeltaTable.is_deltatable(f"{self.uri}/{name}", options) for name in TABLES) else None
+
+    def note_format(self, number: int) -> None:
+        """Write down that the lake has been through the migration of this number. A number never goes back."""
+        if not self._is_remote:
+            Path(self.uri, _FORMAT).mkdir(parents=True, exist_ok=True)
+        options = self.storage_options or None
+        schema = pl.DataFrame(schema={"note": pl.String}).to_arrow().schema
+        note = "A property of this table is the lake's format; docs/lake.md says more. It has no rows."
+        table = DeltaTable.create(
+            f"{self.uri}/{_FORMAT}", schema, mode="ignore", description=note, storage_options=options
+        )
+        for _ in range(MAX_TRIES):
+            if int(table.metadata().configuration.get(_FORMAT_KEY, 0)) >= number:
+                return
+            try:
+                table.alter.set_table_properties({_FORMAT_KEY: str(number)}, raise_if_not_exists=False)
+                return
+            except CommitFailedError:  # another process is at it
+                table.update_incremental()
 
     def purge(self, table: str) -> int:
         """Delete every file of a table that its newest version does not need; returns how many. Ends time travel.
@@ -224,14 +257,19 @@ class Lake:
         return (rows.select(columns) if columns is not None else rows).collect()
 
 
-def view_sql(table: str, files: Sequence[str]) -> str:
-    """SQL that makes a DuckDB view of a table over exactly these Parquet files."""
+def view_sql(table: str, files: Sequence[str], home: Path | None = None) -> str:
+    """SQL that makes a DuckDB view of a table over exactly these Parquet files.
+
+    With `home` its paths, which are relative to the home, are shown whole.
+    """
     columns = table_named(table).columns
     empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {sql_name(c.name)}' for c in columns)} WHERE false"
     if not files:
         return f"CREATE VIEW {sql_name(table)} AS {empty}"
     names, paths = (
-        ", ".join(sql_name(column.name) for column in columns),
+        ", ".join(
+            _whole_path(column.name, home) if column.is_path and home else sql_name(column.name) for column in columns
+        ),
         ", ".join(sql_literal(path) for path in files),
     )
     # The empty part has the columns that a newer qbawa added and none of these files holds yet.
@@ -249,6 +287,11 @@ _DUCKDB: dict[ColumnType, str] = {
     "time": "TIMESTAMPTZ",
     "texts": "VARCHAR[]",
 }
+
+
+def _whole_path(column: str, home: Path) -> str:
+    name = sql_name(column)
+    return f"CASE WHEN starts_with({name}, '/') THEN {name} ELSE {sql_literal(f'{home}/')} || {name} END AS {name}"
 
 
 def _add_new_columns(delta: DeltaTable, table: str) -> None:
