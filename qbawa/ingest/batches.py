@@ -1,36 +1,32 @@
 """Batches: groups of journal segments that are ingested together and are one partition of `recordings`.
 
-Which segments a batch holds stands in a small manifest, `<journal>/batches/<name>.json`, written once and atomically.
-Whether it has been ingested is not written there: the lake knows (`qbawa.ingest.block_writer.is_complete`).
+Which segments a batch holds stands in a small manifest, `<journal>/batches/<name>.json`, written once and atomically, until
+the lake holds it; then in `<journal>/batches/done.sqlite` with all others (`qbawa.ingest.batch_index`). The lake alone knows
+what is ingested (`qbawa.ingest.block_writer.is_complete`): what stands there is compared with it.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from qbawa.errors import InputError
-from qbawa.ingest.block_writer import complete_among
+from qbawa.ingest.batch_index import BatchIndex, Segment
+from qbawa.ingest.block_writer import TABLES, complete_among
 from qbawa.storage.files import file_lock, write_atomically
-from qbawa.storage.journal import adopt_orphans, closed_segments
+from qbawa.storage.journal import CLOSED, adopt_orphans
 from qbawa.storage.lake import Lake
 
 BATCH_BYTES = 256 << 20
 MANIFESTS = "batches"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A closed segment as it was when its batch was formed. A copy of it under any name has the same sha256."""
-
-    path: Path
-    bytes: int
-    changed_ns: int
-    sha256: str
+INGESTED = "ingested"
+"""Subfolder of a journal for segments that the lake has held for a while, a folder a day; the sensor does not look there."""
+PACKED = ".gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,68 +42,173 @@ class Batch:
 
 
 def pending_batches(
-    lake: Lake, folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES, dry_run: bool = False
+    lake: Lake,
+    folders: Sequence[Path],
+    *,
+    batch_bytes: int = BATCH_BYTES,
+    dry_run: bool = False,
+    thorough: bool = True,
 ) -> list[Batch]:
     """Batches that the lake does not hold yet, oldest first; closed segments that are in no batch form new ones.
 
     Segments of writers that died are closed first. A late segment forms a batch of its own; a segment dropped twice,
     under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable. With `dry_run` batches are
     only told, not formed: the same segments may land in others.
+
+    `thorough` compares everything with the lake, in case rows went. Otherwise only what is open is: what was found there
+    once counts as held for as long as the lake is the same one and has not gone back to an earlier version.
     """
+    index = index_of(folders)
     if dry_run:
-        batches = all_batches(folders)
-        batches += _form(_new_segments(batches, folders), folders[0], batch_bytes)
-    else:
-        for folder in folders:
-            adopt_orphans(folder)
-        with _locked(folders[0]):
-            batches = all_batches(folders)
-            for batch in _form(_new_segments(batches, folders), folders[0], batch_bytes):
-                _write_manifest(batch)
-                batches.append(batch)
-    non_empty = [batch for batch in batches if not batch.empty]
-    done = complete_among(lake, [batch.name for batch in non_empty])
-    return [batch for batch in non_empty if batch.name not in done]
+        batches = _open_batches(folders)
+        batches += _form(_new_segments(batches, folders, thorough=True), folders[0], batch_bytes)
+        done = complete_among(lake, [batch.name for batch in batches])
+        return [batch for batch in batches if batch.name not in done and not batch.empty]
+    with _locked(folders[0]):
+        tables = {table: lake.state(table) for table in TABLES}
+        if thorough or _is_another(index.lake(), tables):
+            _reopen_lost(lake, folders)
+        batches = _open_batches(folders)
+        for batch in _form(_new_segments(batches, folders, thorough=thorough), folders[0], batch_bytes):
+            _write_manifest(batch)
+            batches.append(batch)
+        done = complete_among(lake, [batch.name for batch in batches])
+        for batch in batches:
+            if batch.empty or batch.name in done:
+                _settle(batch)
+        index.note_lake(tables)
+    return [batch for batch in batches if batch.name not in done and not batch.empty]
 
 
 def load_batch(name: str, folders: Sequence[Path]) -> Batch:
     """The batch of that name. Raises InputError where none was formed."""
     path = folders[0] / MANIFESTS / f"{name}.json"
-    if Path(name).name != name or not path.is_file():
-        raise InputError(
-            f"There is no recording batch '{name}': {path} does not exist. `qbawa import` lists new batches."
-        )
-    return _read_manifest(path)
+    if Path(name).name == name and path.is_file():
+        return _found(_read_manifest(path), folders)
+    if settled := index_of(folders).get(name):
+        return _found(Batch(name, settled[0], folders[0].resolve(), settled[1]), folders)
+    raise InputError(f"There is no recording batch '{name}': {path} does not exist. `qbawa import` lists new batches.")
 
 
 def all_batches(folders: Sequence[Path]) -> list[Batch]:
     """Every batch that was ever formed, oldest first."""
+    index, batches = index_of(folders), {batch.name: batch for batch in _open_batches(folders)}
+    names = {*batches, *index.names(empty=False), *index.names(empty=True)}
+    return [load_batch(name, folders) for name in sorted(names)]
+
+
+def mark_ingested(batch: Batch, *, empty: bool = False) -> None:
+    """Remember that the lake holds a batch or that it makes no row, which the lake, having nothing of it, cannot know."""
+    _settle(Batch(batch.name, batch.segments, batch.journal, empty))
+
+
+def segments_rewritten(journal: Path, contents: Mapping[Path, Segment]) -> None:
+    """Lines were cut out of these segments, or the changed ones would look new and be ingested once more.
+
+    `journal` is the folder that holds the manifests; `contents` says by path what a segment is now.
+    """
+    if not contents:
+        return
+    with _locked(journal):
+        for batch in _open_batches([journal]):
+            if any(segment.path in contents for segment in batch.segments):
+                segments = tuple(contents.get(segment.path, segment) for segment in batch.segments)
+                _write_manifest(Batch(batch.name, segments, batch.journal, batch.empty))
+        index_of([journal]).rewritten(contents)
+
+
+def shelf_of(segment: Segment) -> Path:
+    """Where a segment lies once the lake has held it for a while: a folder for the day on which it was written."""
+    written = datetime.fromtimestamp(segment.changed_ns / 1e9, UTC)
+    return segment.path.parent / INGESTED / f"{written:%Y-%m-%d}" / segment.path.name
+
+
+def index_of(folders: Sequence[Path]) -> BatchIndex:
+    """What is known of the batches that the lake holds; `folders[0]` keeps it."""
+    journal = folders[0].resolve()
+    return BatchIndex(journal / MANIFESTS, journal.parent)
+
+
+def _open_batches(folders: Sequence[Path]) -> list[Batch]:
     return [_read_manifest(path) for path in sorted((folders[0] / MANIFESTS).glob("b_*.json"))]
 
 
-def mark_empty(batch: Batch) -> None:
-    """Remember that a batch makes no row: the lake, which has nothing of it, cannot know that it was read."""
-    _write_manifest(replace(batch, empty=True))
+def _settle(batch: Batch) -> None:
+    # In this order: killed in between, the batch is in both places and is settled once more.
+    index_of([batch.journal]).add(batch.name, batch.segments, empty=batch.empty)
+    (batch.journal / MANIFESTS / f"{batch.name}.json").unlink(missing_ok=True)
 
 
-def _new_segments(batches: Sequence[Batch], folders: Sequence[Path]) -> list[Segment]:
+def _is_another(known: Mapping[str, tuple[str, int]], tables: Mapping[str, tuple[str, int]]) -> bool:
+    """Whether the lake was made anew or put back from a back-up since it was last looked at."""
+    return any(
+        name not in known or known[name][0] != id or version < known[name][1] for name, (id, version) in tables.items()
+    )
+
+
+def _reopen_lost(lake: Lake, folders: Sequence[Path]) -> None:
+    """Batches that the lake held and holds no more have a manifest again."""
+    index = index_of(folders)
+    names = index.names(empty=False)
+    for name in sorted(set(names) - complete_among(lake, names)):
+        _write_manifest(load_batch(name, folders))
+        index.remove(name)
+
+
+def _found(batch: Batch, folders: Sequence[Path]) -> Batch:
+    """The batch with its segments where they lie now: in place, put aside, or in a home that was moved."""
+
+    def place(segment: Segment) -> Path:
+        shelved = shelf_of(segment)
+        moved = [folder.resolve() / segment.path.name for folder in folders]
+        candidates = [segment.path, shelved, shelved.with_name(shelved.name + PACKED), *moved]
+        return next((path for path in candidates if path.is_file()), segment.path)
+
+    segments = tuple(Segment(place(s), s.bytes, s.changed_ns, s.sha256) for s in batch.segments)
+    return Batch(batch.name, segments, batch.journal, batch.empty)
+
+
+def _new_segments(batches: Sequence[Batch], folders: Sequence[Path], *, thorough: bool) -> list[Segment]:
+    """Closed segments whose content is in no batch. Of known names only a `thorough` look reads the size and time."""
+    index = index_of(folders)
     taken = {segment.sha256 for batch in batches for segment in batch.segments}
     # Hashing costs a second a GiB: a file that has not changed since its batch was formed is not read again.
     unchanged = {(s.path, s.bytes, s.changed_ns) for batch in batches for s in batch.segments}
-    new = []
-    for path in dict.fromkeys(path.resolve() for folder in folders for path in closed_segments(folder)):
-        try:
-            stat = path.stat()
-            if not stat.st_size or (path, stat.st_size, stat.st_mtime_ns) in unchanged:
-                continue
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            continue  # taken away since it was listed
-        if sha256 not in taken:
-            taken.add(sha256)
-            new.append(Segment(path, stat.st_size, stat.st_mtime_ns, sha256))
+    new, copies = [], []
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        names = _closed_names(folder)
+        if thorough:
+            unchanged |= {(s.path, s.bytes, s.changed_ns) for _, s in index.taken_before(folder, 1 << 62)}
+        elif names:
+            names = sorted(set(names) - index.names_in(folder))
+        for path in (folder / name for name in names):
+            try:
+                stat = path.stat()
+                if not stat.st_size or (path, stat.st_size, stat.st_mtime_ns) in unchanged:
+                    continue
+                with path.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            except FileNotFoundError:
+                continue  # taken away since it was listed
+            if index.holds(sha256):
+                copies.append(path)
+            elif sha256 not in taken:
+                taken.add(sha256)
+                new.append(Segment(path, stat.st_size, stat.st_mtime_ns, sha256))
+    if not thorough:
+        index.note_copies(copies)
     return new
+
+
+def _closed_names(folder: Path) -> list[str]:
+    """Names of the closed segments of a folder, sorted; those of writers that died are closed first."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    if any(not name.endswith(CLOSED) for name in names) and adopt_orphans(folder, names):
+        names = os.listdir(folder)
+    return sorted(name for name in names if name.endswith(CLOSED) and name[0] != ".")
 
 
 def _form(segments: Sequence[Segment], journal: Path, batch_bytes: int) -> Iterator[Batch]:
@@ -129,9 +230,9 @@ def _name(segments: Sequence[Segment], journal: Path) -> Batch:
 
 
 def _write_manifest(batch: Batch) -> None:
-    """Paths inside the journal folder are written relative to it, so that a home can be moved."""
+    """Paths inside the home are written relative to the journal, so that the home can be moved."""
     root = batch.journal.resolve()
-    segments = [asdict(s) | {"path": str(_relative(s.path, root))} for s in batch.segments]
+    segments = [asdict(s) | {"path": _relative(s.path, root)} for s in batch.segments]
     manifest = {"name": batch.name, "empty": batch.empty, "segments": segments}
     write_atomically(root / MANIFESTS / f"{batch.name}.json", json.dumps(manifest, indent=1))
 
@@ -140,7 +241,7 @@ def _read_manifest(path: Path) -> Batch:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         root = path.resolve().parent.parent
-        segments = tuple(Segment(**s | {"path": root / s["path"]}) for s in content["segments"])
+        segments = tuple(Segment(**s | {"path": Path(os.path.normpath(root / s["path"]))}) for s in content["segments"])
         # 0.1.0 called it barren.
         return Batch(content["name"], segments, root, content["empty"] if "empty" in content else content["barren"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -150,8 +251,8 @@ def _read_manifest(path: Path) -> Batch:
         ) from None
 
 
-def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path
+def _relative(path: Path, root: Path) -> str:
+    return os.path.relpath(path, root) if path.is_relative_to(root.parent) else str(path)
 
 
 @contextlib.contextmanager

@@ -1,18 +1,18 @@
 """Stage 0: journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from qbawa.errors import InputError
-from qbawa.ingest.batches import Batch, load_batch, mark_empty, pending_batches
+from qbawa.ingest.batches import MANIFESTS, PACKED, Batch, load_batch, mark_ingested, pending_batches
 from qbawa.ingest.block_writer import TABLES as SOURCES
 from qbawa.ingest.block_writer import BlockWriter
 from qbawa.ingest.journal_lines import read_line
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.project import Project
+from qbawa.storage.frames import BLOCK
 from qbawa.storage.lake import Lake
 
 
@@ -32,14 +32,18 @@ class IngestReport:
     changed: bool = True
 
 
-def new_batches(project: Project) -> list[str]:
-    """Names of the batches that the lake does not hold yet, oldest first."""
-    return [batch.name for batch in pending_batches(project.lake, project.journals)]
+def new_batches(project: Project, *, thorough: bool = True) -> list[str]:
+    """Names of the batches that the lake does not hold yet, oldest first.
+
+    `thorough` compares all that were ever formed with the lake; otherwise the cost does not grow with them.
+    """
+    return [batch.name for batch in pending_batches(project.lake, project.journals, thorough=thorough)]
 
 
 def held_batches(project: Project) -> set[str]:
     """Names of everything that the lake holds whole: batches of segments and imported files."""
-    return {block for table in SOURCES for block in project.lake.blocks(table) if not re.search(r"/\d+$", block)}
+    blocks = (project.lake.read(table, [BLOCK])[BLOCK].unique() for table in SOURCES)
+    return set().union(*(names.filter(~names.str.contains(r"/\d+$")) for names in blocks))
 
 
 def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
@@ -67,19 +71,23 @@ def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | Non
     lines = size = 0
     for segment in batch.segments:
         if not segment.path.is_file():
+            manifest = batch.journal / MANIFESTS / f"{batch.name}.json"
             raise InputError(
-                f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. Put it back from a back-up, or "
-                f"remove {batch.journal / 'batches' / batch.name}.json to give its lines up."
+                f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. "
+                + (
+                    f"Put it back from a back-up, or remove {manifest} to give its lines up."
+                    if manifest.exists()
+                    else "Its rows stay in the lake as they are; to read it once more, put it back from a back-up."
+                )
             )
         for number, line in numbered_lines(segment.path):
             lines += 1
-            writer.add(segment.path.name, number, line, read_line(line))
+            writer.add(segment.path.name.removesuffix(PACKED), number, line, read_line(line))
         size += segment.bytes
         if progress:
             progress(size)
     counts = writer.close()
-    if not (counts.rows or counts.feedback or counts.quarantined):
-        mark_empty(batch)
+    mark_ingested(batch, empty=not (counts.rows or counts.feedback or counts.quarantined))
     seconds = time.perf_counter() - began
     return IngestReport(
         batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason),
