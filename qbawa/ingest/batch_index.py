@@ -43,14 +43,16 @@ class BatchIndex:
     def __init__(self, manifests: Path, home: Path) -> None:
         self._path, self._home = manifests / NAME, home
 
-    def add(self, name: str, segments: Sequence[Segment], *, empty: bool) -> None:
-        """The lake holds this batch, or has nothing of it because it is `empty`."""
-        rows = [
-            (name, at, self._folder(s.path.parent), s.path.name, s.bytes, s.changed_ns, s.sha256)
-            for at, s in enumerate(segments)
-        ]
+    def add(self, batches: Iterable[tuple[str, Sequence[Segment], bool]]) -> None:
+        """The lake holds these batches (name, segments), or has nothing of one because it is empty (True)."""
+        named, rows = [], []
+        for batch, segments, empty in batches:
+            named.append((batch, empty))
+            for at, s in enumerate(segments):
+                place = (self._folder(s.path.parent), s.path.name)
+                rows.append((batch, at, *place, s.bytes, s.changed_ns, s.sha256))
         with self._writing() as index:
-            index.execute("INSERT OR REPLACE INTO batch VALUES (?, ?)", (name, empty))
+            index.executemany("INSERT OR REPLACE INTO batch VALUES (?, ?)", named)
             index.executemany("INSERT OR REPLACE INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def remove(self, name: str) -> None:

@@ -73,9 +73,7 @@ def pending_batches(
             _write_manifest(batch)
             batches.append(batch)
         done = complete_among(lake, [batch.name for batch in batches])
-        for batch in batches:
-            if batch.empty or batch.name in done:
-                _settle(batch)
+        _settle(folders[0], [batch for batch in batches if batch.empty or batch.name in done])
         index.note_lake(tables)
     return [batch for batch in batches if batch.name not in done and not batch.empty]
 
@@ -99,7 +97,7 @@ def all_batches(folders: Sequence[Path]) -> list[Batch]:
 
 def mark_ingested(batch: Batch, *, empty: bool = False) -> None:
     """Remember that the lake holds a batch or that it makes no row, which the lake, having nothing of it, cannot know."""
-    _settle(Batch(batch.name, batch.segments, batch.journal, empty))
+    _settle(batch.journal, [Batch(batch.name, batch.segments, batch.journal, empty)])
 
 
 def segments_rewritten(journal: Path, contents: Mapping[Path, Segment]) -> None:
@@ -133,10 +131,13 @@ def _open_batches(folders: Sequence[Path]) -> list[Batch]:
     return [_read_manifest(path) for path in sorted((folders[0] / MANIFESTS).glob("b_*.json"))]
 
 
-def _settle(batch: Batch) -> None:
-    # In this order: killed in between, the batch is in both places and is settled once more.
-    index_of([batch.journal]).add(batch.name, batch.segments, empty=batch.empty)
-    (batch.journal / MANIFESTS / f"{batch.name}.json").unlink(missing_ok=True)
+def _settle(journal: Path, batches: Sequence[Batch]) -> None:
+    if not batches:
+        return
+    # In this order: killed in between, a batch is in both places and is settled once more.
+    index_of([journal]).add((batch.name, batch.segments, batch.empty) for batch in batches)
+    for batch in batches:
+        (journal / MANIFESTS / f"{batch.name}.json").unlink(missing_ok=True)
 
 
 def _is_another(known: Mapping[str, tuple[str, int]], tables: Mapping[str, tuple[str, int]]) -> bool:

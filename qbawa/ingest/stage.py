@@ -1,5 +1,6 @@
 """Stage 0: journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from qbawa.ingest.batches import MANIFESTS, PACKED, Batch, load_batch, mark_inge
 from qbawa.ingest.block_writer import TABLES as SOURCES
 from qbawa.ingest.block_writer import BlockWriter
 from qbawa.ingest.journal_lines import read_line
+from qbawa.ingest.journal_retention import Retired, retire_segments
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.project import Project
 from qbawa.storage.frames import BLOCK
@@ -44,6 +46,18 @@ def held_batches(project: Project) -> set[str]:
     """Names of everything that the lake holds whole: batches of segments and imported files."""
     blocks = (project.lake.read(table, [BLOCK])[BLOCK].unique() for table in SOURCES)
     return set().union(*(names.filter(~names.str.contains(r"/\d+$")) for names in blocks))
+
+
+def held_version(project: Project) -> str:
+    """What `held_batches` is a function of; where it has not changed, neither have they."""
+    return json.dumps({table: project.lake.state(table) for table in SOURCES})
+
+
+def retire_journals(project: Project) -> Retired:
+    """Take segments that the lake has held for long enough out of the journals, as `retention` in qbawa.yaml says."""
+    retention = project.config.retention
+    age_s = retention.journals_days * 86_400
+    return retire_segments(project.lake, project.journals, retention.journals, older_than_s=age_s)
 
 
 def ingest(project: Project, batches: Sequence[str]) -> IngestReport:

@@ -5,6 +5,7 @@ again. So a rerun is idempotent and nothing is lost or doubled by a crash, which
 tests/storage/test_lake.py tries with kill -9 and concurrent writers.
 """
 
+import contextlib
 import random
 import re
 import time
@@ -23,8 +24,15 @@ from qbawa.storage.sql import sql_literal, sql_name
 from qbawa.storage.tables import TABLES, ColumnType, table_named
 
 MAX_TRIES = 50
+MOST_FILES = 64
+"""Commits that a table may have behind it before its small files are joined; each leaves one."""
+JOINED_BYTES = 64 << 20
+"""Files of this size are not joined any more, so that no row is written again and again."""
+LOG_DAYS = 1
+"""How long the log keeps what earlier versions were: as long as their files are kept."""
 # What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
 _NOT_IN_FOLDERS = re.compile(r"[\[\]\\^|?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+_LOG_RETENTION = "delta.logRetentionDuration"
 _FORMAT, _FORMAT_KEY = "_format", "qbawa.format"
 _WRITER = WriterProperties(compression="ZSTD")
 
@@ -46,6 +54,7 @@ class Lake:
             )
         self.storage_options = dict(storage_options or {})
         self._ready: set[str] = set()
+        self._compact_at: dict[str, int] = {}
 
     def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool:
         """Make these blocks hold exactly these rows. False where they did already, and nothing was written."""
@@ -124,7 +133,8 @@ class Lake:
         done = {}
         for name in TABLES:
             table = self._open(name)
-            compacted = table.optimize.compact(writer_properties=_WRITER)
+            compacted = table.optimize.compact(target_size=JOINED_BYTES, writer_properties=_WRITER)
+            _shorten_log(table)
             gone = table.vacuum(_hours(keep), dry_run=False, enforce_retention_duration=False, full=True)
             done[name] = {
                 "files_before": int(compacted["numFilesRemoved"]),
@@ -170,7 +180,7 @@ class Lake:
         gone = delta.vacuum(0, dry_run=False, enforce_retention_duration=False)
         gone += delta.vacuum(1, dry_run=False, enforce_retention_duration=False, full=True)
         delta.alter.set_table_properties(
-            {"delta.logRetentionDuration": "interval 0 seconds", "delta.enableExpiredLogCleanup": "true"}
+            {_LOG_RETENTION: "interval 0 seconds", "delta.enableExpiredLogCleanup": "true"}
         )
         delta = self._open(table)
         delta.create_checkpoint()
@@ -197,12 +207,21 @@ class Lake:
                     # Our own retry re-reads; a blind retry inside delta-rs would keep a merge that is out of date.
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
+                self._compact_if_many(table, delta)
                 return True
             except CommitFailedError:
                 time.sleep(random.uniform(0, min(0.02 * 2**attempt, 1.0)))
         raise LakeConflictError(
             f"Table '{table}' was changed by others {MAX_TRIES} times while {len(blocks)} of its blocks were written."
         )
+
+    def _compact_if_many(self, table: str, delta: DeltaTable) -> None:
+        """Join small files where commits have left many: reading a table opens them all. The old ones stay for readers."""
+        if len(delta.file_uris()) < self._compact_at.get(table, MOST_FILES):
+            return
+        with contextlib.suppress(CommitFailedError):  # another writer was faster; the next commit tries again
+            delta.optimize.compact(target_size=JOINED_BYTES, writer_properties=_WRITER)
+        self._compact_at[table] = len(self._open(table).file_uris()) + MOST_FILES
 
     def _open(self, table: str) -> DeltaTable:
         uri = f"{self.uri}/{table_named(table).name}"
@@ -307,6 +326,15 @@ def _add_new_columns(delta: DeltaTable, table: str) -> None:
             return
         except CommitFailedError:  # another process is at it
             delta.update_incremental()
+
+
+def _shorten_log(delta: DeltaTable) -> None:
+    """Put the log together in a checkpoint, and delete what is older than LOG_DAYS; a table that was purged keeps nothing."""
+    if _LOG_RETENTION not in delta.metadata().configuration:
+        delta.alter.set_table_properties({_LOG_RETENTION: f"interval {LOG_DAYS} days"})
+        delta.update_incremental()
+    delta.create_checkpoint()
+    delta.cleanup_metadata()
 
 
 def _conform(table: str, rows: pl.DataFrame) -> pl.DataFrame:

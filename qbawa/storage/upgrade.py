@@ -56,5 +56,6 @@ def check_format(lake: Lake, held: int | None) -> None:
     if held is not None and held > FORMAT:
         raise LakeFormatError(
             f"The lake {lake.uri} has format {held}, this version of qbawa knows formats up to {FORMAT}: a newer version "
-            "has written it. Use that version or a later one (`git pull` and `make install`, or pip install -U 'qbawa[pipeline]')."
+            "has written it. Use that version or a later one (`git pull` and `make install`, or pip install -U with the extra "
+            "`pipeline`)."
         )
