@@ -41,7 +41,7 @@ class BatchIndex:
     """
 
     def __init__(self, manifests: Path, home: Path) -> None:
-        self._path, self._home = manifests / NAME, home
+        self.path, self._home = manifests / NAME, home
 
     def add(self, batches: Iterable[tuple[str, Sequence[Segment], bool]]) -> None:
         """The lake holds these batches (name, segments), or has nothing of one because it is empty (True)."""
@@ -80,6 +80,11 @@ class BatchIndex:
         here = (self._folder(folder),)
         sql = "SELECT name FROM segment WHERE folder = ?1 UNION ALL SELECT name FROM copy WHERE folder = ?1"
         return {name for (name,) in self._rows(sql, here)}
+
+    def knows(self, folder: Path, name: str) -> bool:
+        """Whether the file of this name in a folder is one of `names_in`."""
+        sql = "SELECT 1 FROM segment WHERE folder = ?1 AND name = ?2 UNION ALL SELECT 1 FROM copy WHERE folder = ?1 AND name = ?2"
+        return bool(self._rows(sql, (self._folder(folder), name)))
 
     def holds(self, sha256: str) -> bool:
         """Whether a segment of this content is in one of the batches."""
@@ -129,15 +134,15 @@ class BatchIndex:
         return str(folder.relative_to(self._home)) if folder.is_relative_to(self._home) else str(folder)
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
-        if not self._path.exists():
+        if not self.path.exists():
             return []
-        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
+        with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
             return index.execute(sql, values).fetchall()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        os.makedirs(self._path.parent, exist_ok=True)
-        with closing(sqlite3.connect(self._path, timeout=60)) as index:
+        os.makedirs(self.path.parent, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=60)) as index:
             index.executescript(_TABLES)
             with index:
                 yield index

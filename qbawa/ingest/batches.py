@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -177,11 +178,11 @@ def _new_segments(batches: Sequence[Batch], folders: Sequence[Path], *, thorough
     unchanged = {(s.path, s.bytes, s.changed_ns) for batch in batches for s in batch.segments}
     new, copies = [], []
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        names = _closed_names(folder)
         if thorough:
+            names = _closed_names(folder, os.listdir(folder) if folder.is_dir() else [])
             unchanged |= {(s.path, s.bytes, s.changed_ns) for _, s in index.taken_before(folder, 1 << 62)}
-        elif names:
-            names = sorted(set(names) - index.names_in(folder))
+        else:
+            names = _unknown_names(folder, index)
         for path in (folder / name for name in names):
             try:
                 stat = path.stat()
@@ -201,15 +202,59 @@ def _new_segments(batches: Sequence[Batch], folders: Sequence[Path], *, thorough
     return new
 
 
-def _closed_names(folder: Path) -> list[str]:
-    """Names of the closed segments of a folder, sorted; those of writers that died are closed first."""
+@dataclass(slots=True)
+class _Look:
+    """What this process last saw in a folder."""
+
+    stamp: int = -1
+    """When the folder's list of names last changed, in ns; -1 where it must be read."""
+    growing: list[str] = field(default_factory=list)
+    """Names that are no closed segments: writers at work, or killed."""
+    known: set[str] = field(default_factory=set)
+    """Closed segments whose content had been taken."""
+    unknown: list[str] = field(default_factory=list)
+
+
+_looks: dict[tuple[Path, Path], _Look] = {}
+_FRESH_NS = 100_000_000  # file systems stamp folders by the clock tick; one so recent may have changed again since
+
+
+def _unknown_names(folder: Path, index: BatchIndex) -> list[str]:
+    """Names of a folder's closed segments that are not in the index, sorted.
+
+    100,000 names take 0.1 s to list and as long to compare: they are listed where the folder has changed, and compared
+    once a process. What is known stays known; it is only ever put aside.
+    """
+    look = _looks.setdefault((folder, index.path), _Look())
+    if look.known and not index.path.exists():  # somebody deleted it
+        _looks[folder, index.path] = look = _Look()
+    if look.growing:
+        adopt_orphans(folder, look.growing)
     try:
-        names = os.listdir(folder)
+        stamp = folder.stat().st_mtime_ns
+        if stamp != look.stamp:
+            listed = os.listdir(folder)
+            names = _closed_names(folder, listed)
+            look.stamp = -1 if time.time_ns() - stamp < _FRESH_NS else stamp
+            look.growing = [name for name in listed if not name.endswith(CLOSED)]
+            look.unknown = [name for name in names if name not in look.known]
+            look.known.intersection_update(names)
     except FileNotFoundError:
         return []
-    if any(not name.endswith(CLOSED) for name in names) and adopt_orphans(folder, names):
-        names = os.listdir(folder)
-    return sorted(name for name in names if name.endswith(CLOSED) and name[0] != ".")
+    if len(look.unknown) > 100:
+        look.known |= index.names_in(folder).intersection(look.unknown)
+    else:
+        look.known |= {name for name in look.unknown if index.knows(folder, name)}
+    look.unknown = [name for name in look.unknown if name not in look.known]
+    return look.unknown
+
+
+def _closed_names(folder: Path, listed: Sequence[str]) -> list[str]:
+    """Names of the closed segments of a folder, sorted; those of writers that died are closed first."""
+    growing = [name for name in listed if not name.endswith(CLOSED)]
+    if growing and adopt_orphans(folder, growing):
+        listed = os.listdir(folder)
+    return sorted(name for name in listed if name.endswith(CLOSED) and name[0] != ".")
 
 
 def _form(segments: Sequence[Segment], journal: Path, batch_bytes: int) -> Iterator[Batch]:

@@ -112,7 +112,40 @@ def test_a_copy_under_another_name_is_read_once(lake: Lake, journal: Path, monke
     shutil.copy(segment, journal / "copy.jsonl")
     assert quick(lake, journal) == []
     monkeypatch.setattr(batches_module.hashlib, "file_digest", None)  # whoever reads a file now fails
+    monkeypatch.setattr(batches_module, "_looks", {})  # as a process that has just started
     assert quick(lake, journal) == []
+
+
+def test_a_process_that_looks_again_and_again_sees_what_others_do(lake: Lake, journal: Path) -> None:
+    assert quick(lake, journal) == []
+    for number in range(3):
+        drop(journal, number)
+        (batch,) = quick(lake, journal)
+        assert quick(lake, journal) == [batch], "it is still to be ingested"
+        ingest_batch(lake, batch)
+        assert quick(lake, journal) == []
+    # A writer that dies leaves its folder as it is.
+    dead = subprocess.Popen(
+        [sys.executable, "-c", _DIES, str(journal), drop(journal.parent / "aside", 9).read_text().strip()]
+    )
+    assert dead.wait() == -9 and list(journal.glob("*.open"))
+    time.sleep(0.2)
+    (batch,) = quick(lake, journal)
+    assert ingest_batch(lake, batch).rows == 1
+    retire_segments(lake, [journal], "archive", older_than_s=0)
+    assert quick(lake, journal) == []
+    drop(journal, 4)
+    assert len(quick(lake, journal)) == 1
+
+
+_DIES = """
+import os, signal, sys
+from qbawa.storage.journal import JournalWriter
+writer = JournalWriter(sys.argv[1])
+writer.append(sys.argv[2].encode())
+writer.sync()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_moved_home_finds_segments_of_its_other_journals(lake: Lake, journal: Path, tmp_path: Path) -> None:
