@@ -49,7 +49,7 @@ class ForgetReport:
     strategies: list[str]
     """Strategies that carried its text (as an example, say): retired, their templates erased."""
     stale_steps: list[str]
-    """Steps whose ratings, pairs and judge reliability must be built anew, unless `rebuild` has done it."""
+    """Steps whose ratings, pairs and judge reliability must be built again, unless `rebuild` has done it."""
     datasets: list[str]
     """Folders of exported dataset versions that still hold it. Delete them, and tell whoever has copies."""
     files: list[str]
@@ -77,7 +77,7 @@ def forget(
             _refuse_growing(folder, needle, request_id)
     if home.calls.is_dir():
         load_calls(lake, home.calls)
-        # A landed segment rests a day for runs under way; its calls are in the lake, where they can be cut out.
+        # A loaded segment stays for a day, for runs under way; its calls are in the lake, where they can be cut out.
         delete_loaded(home.calls, older_than_s=0)
     exports = sorted(map(str, _holding(home.exports, request_id)))
     noted = lake.read("datasets", keep=pl.col("request_ids").list.contains(request_id))
@@ -217,19 +217,19 @@ def _forget_calls(lake: Lake, request_id: str, telling: Sequence[str]) -> tuple[
         ]
     ).explode("call_key", empty_as_null=True)
     users = users.drop_nulls()
-    shared = users.filter(~own).group_by("call_key").agg(heir=pl.col("request_id").min())
+    shared = users.filter(~own).group_by("call_key").agg(new_owner=pl.col("request_id").min())
     its = users.filter(own)["call_key"].unique()
     calls = lake.read("calls").with_columns(telling=_holds(("messages", "response_text"), telling))
     # A shared answer is the other user's too; a text that only this request has is not, whoever was answered with it.
     mine = calls.filter(own | pl.col("call_key").is_in(its.implode()) | pl.col("telling")).join(
         shared, on="call_key", how="left"
     )
-    gone = mine.filter(pl.col("heir").is_null() | pl.col("telling"))
-    given = mine.filter(pl.col("heir").is_not_null() & ~pl.col("telling") & own)
+    gone = mine.filter(pl.col("new_owner").is_null() | pl.col("telling"))
+    given = mine.filter(pl.col("new_owner").is_not_null() & ~pl.col("telling") & own)
     if gone.is_empty() and given.is_empty():
         return 0, 0
     blocks = pl.concat([gone["block_id"], given["block_id"]]).unique().to_list()
-    heirs = given.select("call_key", "heir").unique("call_key")
+    new_owners = given.select("call_key", "new_owner").unique("call_key")
     rows = (
         calls.filter(pl.col("block_id").is_in(blocks))
         .join(
@@ -238,9 +238,9 @@ def _forget_calls(lake: Lake, request_id: str, telling: Sequence[str]) -> tuple[
             how="anti",
             nulls_equal=True,
         )
-        .join(heirs, on="call_key", how="left")
-        .with_columns(request_id=pl.when(own).then(pl.coalesce("heir", "request_id")).otherwise("request_id"))
-        .drop("heir", "telling")
+        .join(new_owners, on="call_key", how="left")
+        .with_columns(request_id=pl.when(own).then(pl.coalesce("new_owner", "request_id")).otherwise("request_id"))
+        .drop("new_owner", "telling")
     )
     lake.replace("calls", blocks, rows)
     return given.height, gone.height

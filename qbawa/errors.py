@@ -47,6 +47,10 @@ class BusyError(UserError):
     """Another qbawa process holds what this one needs."""
 
 
+class LaunchError(UserError):
+    """A server that qbawa starts on this machine does not come up."""
+
+
 class DisconnectedError(QbawaError):
     """Some strategies never met, even indirectly, so they cannot be compared."""
 

@@ -1,6 +1,8 @@
 """The user's home, one folder, and the project in it: its configuration and its lake."""
 
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,14 @@ class Home:
     def whole_path(self, path: str) -> Path:
         """Where a path of a table lies: those of the home are relative to it."""
         return self.root / path
+
+    def make_private(self) -> None:
+        """Have the folder, closed to other users of the machine: recordings and answers are nobody else's business."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A mounted volume may belong to somebody else, or be read-only.
+        with suppress(OSError):
+            if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
+                self.root.chmod(0o700)
 
     @classmethod
     def find(cls) -> "Home":
@@ -83,6 +93,7 @@ def open_project(home: Home | None = None) -> Project:
     """
     home = home or Home.find()
     config = load_config(home.config)
+    home.make_private()
     options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
     lake = Lake(_lake_uri(home, config), options)
     try:

@@ -30,8 +30,7 @@ from pydantic import Field
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
@@ -58,7 +57,10 @@ AFTER = {"after": In(Nothing)}
 class ReplaySweep(Config):
     requests: str = Field("*", description="Glob over request ids.")
     strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
-    states: list[str] = Field(["missing", "failed"], description="States of the cells to take: missing, failed, ok.")
+    states: list[str] = Field(
+        ["missing", "failed"],
+        description="States of the cells to take: missing, failed, refused (may cost again), ok.",
+    )
     older_than_days: float | None = Field(None, description="Answer also cells again that are older than this.")
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
@@ -124,7 +126,7 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
 def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: ProjectResource) -> None:
     """Answer exactly the cells that are missing or failed. Failed cells show red when the run ends, all others stay."""
     opened = project.open()
-    wanted = wanted_cells(opened.lake)
+    wanted = replay_stage.wanted_cells(opened.lake)
     chosen = choose_cells(
         wanted,
         states=config.states,
@@ -134,13 +136,14 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     )
     # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, opened)
-    report = replay(
+    report = replay_stage.replay(
         opened,
         chosen,
         run_id=context.run_id,
         log=context.log.info,
         on_cells=report_cells(context, plan_failures=True),
         usd=config.usd,
+        retry_refused="refused" in config.states,
     )
     opened.publish()
     context.log.info(report.summary())
@@ -236,7 +239,7 @@ def replay_sweep() -> None:
 
 
 @job(
-    description="Take in people's verdicts, re-read judges' replies, and re-decide, re-rate, re-pair and promote. Asks no model."
+    description="Take in people's verdicts, re-read judges' replies, then decide, rate, pair and promote again. Asks no model."
 )
 def judge_anew() -> None:
     judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))

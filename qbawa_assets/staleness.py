@@ -7,6 +7,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import polars as pl
+
 from qbawa import __version__
 from qbawa.project import Project
 
@@ -49,7 +51,8 @@ class Unchanged:
 
 def newest_answers(project: Project) -> str:
     """What there is to judge: how many answers, and when the last was given. Changes with every new answer; '' for none."""
-    times = project.lake.read("replay_matrix", ["answered_at"], where="status = 'ok' AND sample = 0")["answered_at"]
+    answered = (pl.col("status") == "ok") & (pl.col("sample") == 0)
+    times = project.lake.read("replay_matrix", ["answered_at"], keep=answered)["answered_at"]
     return f"{len(times):,} answers, the last of {times.dt.to_string('%F %T%.6f').max()!s} UTC" if len(times) else ""
 
 
@@ -71,6 +74,6 @@ def unbudgeted_judges(project: Project) -> list[str]:
     config = project.config
     if config.budget.usd_per_run is not None or config.budget.usd_per_day is not None:
         return []
-    steps = project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"].unique().sort()
+    steps = project.lake.read("replay_matrix", ["step"], keep=pl.col("status") == "ok")["step"].unique().sort()
     paid = {name for step in steps for name, judge in config.jury(step).items() if not config.model(judge.model).free}
     return sorted(paid)

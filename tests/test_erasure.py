@@ -11,13 +11,14 @@ from small_lake import STEP, TOPICS, build, make
 
 from qbawa.erasure import forget
 from qbawa.errors import BusyError, InputError
-from qbawa.ingest.batches import pending_batches
-from qbawa.ingest.stage import ingest_batch
+from qbawa.ingest.stage import ingest_batch, pending_batches
 from qbawa.project import Home
 from qbawa.storage.frames import frame, schema_of
 from qbawa.storage.journal import JournalWriter, closed_segments, read_lines
 from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
+
+pytestmark = pytest.mark.slow
 
 GONE = "r_3"
 

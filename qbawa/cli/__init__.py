@@ -5,6 +5,7 @@ something wrong, which the message explains.
 """
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -56,6 +57,8 @@ def main() -> None:
         Everything lies in one folder: $QBAWA_HOME, by default .qbawa/ here.
         """
 
+    # What we write holds recordings and answers: for the owner alone.
+    os.umask(0o077)
     try:
         qbawa(prog_name="qbawa")
     except Exception as error:

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbawa.storage.lake import Lake
+    from qbawa.project import Project
 
 _READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -62,9 +62,9 @@ def command(
     journals = [folder.resolve() for folder in project.journals]
     # A segment of our own journal is ingested, for the sensor would take it once more.
     own = [path for path in paths if {path.resolve(), path.resolve().parent} & set(journals)]
-    reports = [_ingest(project.lake, project.journals, dry_run)] if own or not paths else []
+    reports = [_ingest(project, dry_run)] if own or not paths else []
     for path in _files([path for path in paths if path not in own]):
-        reports.append(_import(project.lake, path, format_, step, kind, mapping, dry_run, quiet=as_json))
+        reports.append(_import(project, path, format_, step, kind, mapping, dry_run, quiet=as_json))
     number = 0
     for report in (report for group in reports for report in group):
         number += 1
@@ -77,16 +77,17 @@ def command(
         project.publish()
 
 
-def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
-    from qbawa.ingest.batches import pending_batches
-    from qbawa.ingest.stage import ingest_batch
+def _ingest(project: "Project", dry_run: bool) -> Iterator[Any]:
+    from qbawa.ingest.recorded_prices import RecordedPrices
+    from qbawa.ingest.stage import ingest_batch, pending_batches
 
-    for batch in pending_batches(lake, journals, dry_run=dry_run):
-        yield batch if dry_run else ingest_batch(lake, batch)
+    prices = RecordedPrices(project.config.models)
+    for batch in pending_batches(project.lake, project.journals, dry_run=dry_run):
+        yield batch if dry_run else ingest_batch(project.lake, batch, prices=prices)
 
 
 def _import(
-    lake: "Lake",
+    project: "Project",
     path: Path,
     format_: str | None,
     step: str | None,
@@ -97,14 +98,17 @@ def _import(
 ) -> Iterator[Any]:
     from qbawa.errors import InputError
     from qbawa.importing import import_file, table_kind
+    from qbawa.ingest.recorded_prices import RecordedPrices
     from qbawa.replay.import_answers import import_answers
     from qbawa.tournaments.import_verdicts import import_verdicts
 
+    lake = project.lake
     if kind == "auto" and format_ is None:
         kind = table_kind(path, columns)
     if kind == "auto":
         with _progress(path, quiet) as progress:
-            yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress)
+            prices = RecordedPrices(project.config.models)
+            yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress, prices=prices)
             return
     if step is None:
         raise InputError(f"{path} is a table of {kind}: name the step that they belong to with --step.")

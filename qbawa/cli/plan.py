@@ -22,8 +22,9 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     """Say how many cells are missing or failed, what answering them takes (calls, dollars, minutes), and what judging
     takes at most.
 
-    Takes new recordings in and expands qbawa.yaml first, as a run would; asks no model. Judging is a bound: every match
-    that may still be asked, within the verdict budget. A tournament stops earlier where its goal is reached.
+    Counts new recordings and what qbawa.yaml says now, as a run would find them; asks no model and changes nothing. Judging
+    is a bound: every match that may still be asked, within the verdict budget. A tournament stops earlier where its goal
+    is reached.
 
     \b
     Example:
@@ -32,21 +33,16 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from qbawa.ingest import stage as ingest_stage
     from qbawa.project import open_project
     from qbawa.replay import stage as replay_stage
-    from qbawa.replay.cells import choose_cells, wanted_cells
-    from qbawa.replay.estimate import plan
+    from qbawa.replay.cells import choose_cells
     from qbawa.tournaments.estimate import judging_minutes
     from qbawa.tournaments.stage import plan_judging
 
-    project = open_project()
-    ingest_stage.ingest(project, ingest_stage.new_batches(project))
-    replay_stage.choose_requests(project)
-    replay_stage.declare_strategies(project)
+    project = replay_stage.foresee(open_project())
     chosen = replay_stage.matching_strategies(project, strategies)
-    cells = choose_cells(wanted_cells(project.lake), requests=requests, strategies=chosen)
-    estimate = plan(project, cells)
+    cells = choose_cells(replay_stage.wanted_cells(project.lake), requests=requests, strategies=chosen)
+    estimate = replay_stage.plan(project, cells)
     judging = plan_judging(project, cells)
     judging_usd = sum(row.cost_usd_at_most for row in judging)
     total = {
@@ -75,8 +71,8 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     )
     budget = project.config.budget
     caps = {"run": budget.usd_per_run, "day": budget.usd_per_day, "step": budget.usd_per_step}
-    shown = ", ".join(f"${cap:g} a {name}" for name, cap in caps.items() if cap is not None)
-    click.echo(f"Caps: {shown or 'none'}." + _stopped(budget, estimate.cost_usd, judging))
+    said = ", ".join(f"${cap:g} a {name}" for name, cap in caps.items() if cap is not None)
+    click.echo(f"Caps: {said or 'none'}." + _stopped(budget, estimate.cost_usd, judging))
 
 
 def _table(judging: Sequence["JudgePlan"]) -> "Table":
@@ -88,7 +84,7 @@ def _table(judging: Sequence["JudgePlan"]) -> "Table":
     from qbawa.tournaments.estimate import judging_minutes
 
     table = Table(title="Judging, at most", title_justify="left", box=SIMPLE, pad_edge=False)
-    for heading in ("step", "judge", "verdicts", "asked again", "calls to pay", "$", "minutes"):
+    for heading in ("step", "judge", "verdicts", "asked anew", "calls to pay", "$", "minutes"):
         table.add_column(heading, justify="left" if heading in ("step", "judge") else "right")
     for row in judging:
         table.add_row(
@@ -111,7 +107,7 @@ def _notes(judging: Sequence["JudgePlan"]) -> Iterable[str]:
     from qbawa.tournaments.estimate import VERDICT_OUTPUT
 
     if any(row.asked_anew_at_most for row in judging):
-        yield "Asked again: judged before, but with another rubric, model or answer; such a verdict no longer counts."
+        yield "Asked anew: judged before, but with another rubric, model or answer; such a verdict no longer counts."
     if guessed := sorted({row.judge for row in judging if row.guessed}):
         yield f"Never asked before, so {VERDICT_OUTPUT:g} output tokens a call at most are guessed: {', '.join(guessed)}."
     for row in judging:

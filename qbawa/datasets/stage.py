@@ -19,7 +19,7 @@ from qbawa.tournaments.stage import rows_in_order
 
 
 def build_qbawa(project: Project) -> PairsReport:
-    """Build every step's pairs anew; splits that were given stay."""
+    """Rebuild every step's pairs; splits that were given stay."""
     lake = project.lake
     matches, verdicts, cells = (
         rows_in_order(lake, "matches"),

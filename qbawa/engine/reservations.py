@@ -297,16 +297,11 @@ class _Slot:
         return self._numbers[2 * place], self._numbers[2 * place + 1]
 
     def close(self) -> None:
+        """Also in a child after a fork: the lock is the parent's and must end with it."""
         if not self.closed:
             self.closed = True
             self._numbers.release()
-            self._memory.close()
-            os.close(self._file)
-
-    def let_go_after_fork(self) -> None:
-        """The lock is the parent's and must end with it."""
-        if not self.closed:
-            self.closed = True
+            self._memory.close()  # it holds a descriptor of its own, and so the lock
             os.close(self._file)
 
     @staticmethod
@@ -351,7 +346,7 @@ _slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for slot in list(_slots):
-        slot.let_go_after_fork()
+        slot.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,7 +2,7 @@
 
 Which segments a batch holds stands in a small manifest, `<journal>/batches/<name>.json`, written once and atomically, until
 the lake holds it; then in `<journal>/batches/done.sqlite` with all others (`qbawa.ingest.batch_index`). The lake alone knows
-what is ingested (`qbawa.ingest.block_writer.is_complete`): what stands there is compared with it.
+what is ingested: what stands there is compared with it (`qbawa.ingest.stage.pending_batches`).
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +18,8 @@ from typing import Any
 
 from qbawa.errors import InputError
 from qbawa.ingest.batch_index import BatchIndex, Segment
-from qbawa.ingest.block_writer import TABLES, complete_among
 from qbawa.storage.files import file_lock, write_atomically
-from qbawa.storage.journal import CLOSED, adopt_orphans
-from qbawa.storage.lake import Lake
+from qbawa.storage.journal import CLOSED, adopt_orphans, closed_segments, orphans
 
 BATCH_BYTES = 256 << 20
 MANIFESTS = "batches"
@@ -42,48 +40,43 @@ class Batch:
     """True once it was read and made no row at all, as when requests only ended in it."""
 
 
-def pending_batches(
-    lake: Lake,
-    folders: Sequence[Path],
-    *,
-    batch_bytes: int = BATCH_BYTES,
-    dry_run: bool = False,
-    thorough: bool = True,
-) -> list[Batch]:
-    """Batches that the lake does not hold yet, oldest first; closed segments that are in no batch form new ones.
+def form_batches(folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES, thorough: bool = True) -> list[Batch]:
+    """Batches that are not settled yet, oldest first, once closed segments that are in none have formed new ones.
 
     Segments of writers that died are closed first. A late segment forms a batch of its own; a segment dropped twice,
-    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable. With `dry_run` batches are
-    only told, not formed: the same segments may land in others.
-
-    `thorough` compares everything with the lake, in case rows went. Otherwise only what is open is: what was found there
-    once counts as held for as long as the lake is the same one and has not gone back to an earlier version.
+    under whatever name, is taken once. `folders[0]` keeps the manifests and must be writable. Only a `thorough` look
+    notices a segment whose content has changed under its name.
     """
-    index = index_of(folders)
-    if dry_run:
-        batches = _open_batches(folders)
-        batches += _form(_new_segments(batches, folders, thorough=True), folders[0], batch_bytes)
-        done = complete_among(lake, [batch.name for batch in batches])
-        return [batch for batch in batches if batch.name not in done and not batch.empty]
     with _locked(folders[0]):
-        tables = {table: lake.state(table) for table in TABLES}
-        if thorough or _is_another(index.lake(), tables):
-            _reopen_lost(lake, folders)
         batches = _open_batches(folders)
         for batch in _form(_new_segments(batches, folders, thorough=thorough), folders[0], batch_bytes):
             _write_manifest(batch)
             batches.append(batch)
-        done = complete_among(lake, [batch.name for batch in batches])
-        _settle(folders[0], [batch for batch in batches if batch.empty or batch.name in done])
-        index.note_lake(tables)
-    return [batch for batch in batches if batch.name not in done and not batch.empty]
+    return batches
+
+
+def foreseen_batches(folders: Sequence[Path], *, batch_bytes: int = BATCH_BYTES) -> list[Batch]:
+    """The batches that `form_batches` would return; nothing is written. The same segments may land in others yet.
+
+    Segments of writers that died still have their own names there, and maybe a torn last line.
+    """
+    batches, index = _open_batches(folders), index_of(folders)
+    taken = {segment.sha256 for batch in batches for segment in batch.segments}
+    unchanged = {(s.path, s.bytes, s.changed_ns) for batch in batches for s in batch.segments}
+    paths: list[Path] = []
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        paths += sorted((*closed_segments(folder), *orphans(folder)))
+        unchanged |= _as_taken(index, folder)
+    new = [segment for segment in _hashed(paths, taken, unchanged) if not index.holds(segment.sha256)]
+    return [*batches, *_form(new, folders[0], batch_bytes)]
 
 
 def load_batch(name: str, folders: Sequence[Path]) -> Batch:
     """The batch of that name. Raises InputError where none was formed."""
     path = folders[0] / MANIFESTS / f"{name}.json"
-    if Path(name).name == name and path.is_file():
-        return _found(_read_manifest(path), folders)
+    if Path(name).name == name:
+        with contextlib.suppress(FileNotFoundError):
+            return _found(_read_manifest(path), folders)
     if settled := index_of(folders).get(name):
         return _found(Batch(name, settled[0], folders[0].resolve(), settled[1]), folders)
     raise InputError(f"There is no recording batch '{name}': {path} does not exist. `qbawa import` lists new batches.")
@@ -96,9 +89,22 @@ def all_batches(folders: Sequence[Path]) -> list[Batch]:
     return [load_batch(name, folders) for name in sorted(names)]
 
 
-def mark_ingested(batch: Batch, *, empty: bool = False) -> None:
-    """Remember that the lake holds a batch or that it makes no row, which the lake, having nothing of it, cannot know."""
-    _settle(batch.journal, [Batch(batch.name, batch.segments, batch.journal, empty)])
+def settle(batches: Sequence[Batch]) -> None:
+    """Remember that the lake holds these batches or that one makes no row, which the lake, having nothing of it, cannot know."""
+    if not batches:
+        return
+    journal = batches[0].journal
+    # In this order: killed in between, a batch is in both places and is settled once more.
+    index_of([journal]).add((batch.name, batch.segments, batch.empty) for batch in batches)
+    for batch in batches:
+        (journal / MANIFESTS / f"{batch.name}.json").unlink(missing_ok=True)
+
+
+def reopen(names: Iterable[str], folders: Sequence[Path]) -> None:
+    """Batches that the lake held and holds no more have a manifest again."""
+    for name in names:
+        _write_manifest(load_batch(name, folders))
+        index_of(folders).remove(name)
 
 
 def segments_rewritten(journal: Path, contents: Mapping[Path, Segment]) -> None:
@@ -129,32 +135,11 @@ def index_of(folders: Sequence[Path]) -> BatchIndex:
 
 
 def _open_batches(folders: Sequence[Path]) -> list[Batch]:
-    return [_read_manifest(path) for path in sorted((folders[0] / MANIFESTS).glob("b_*.json"))]
-
-
-def _settle(journal: Path, batches: Sequence[Batch]) -> None:
-    if not batches:
-        return
-    # In this order: killed in between, a batch is in both places and is settled once more.
-    index_of([journal]).add((batch.name, batch.segments, batch.empty) for batch in batches)
-    for batch in batches:
-        (journal / MANIFESTS / f"{batch.name}.json").unlink(missing_ok=True)
-
-
-def _is_another(known: Mapping[str, tuple[str, int]], tables: Mapping[str, tuple[str, int]]) -> bool:
-    """Whether the lake was made anew or put back from a back-up since it was last looked at."""
-    return any(
-        name not in known or known[name][0] != id or version < known[name][1] for name, (id, version) in tables.items()
-    )
-
-
-def _reopen_lost(lake: Lake, folders: Sequence[Path]) -> None:
-    """Batches that the lake held and holds no more have a manifest again."""
-    index = index_of(folders)
-    names = index.names(empty=False)
-    for name in sorted(set(names) - complete_among(lake, names)):
-        _write_manifest(load_batch(name, folders))
-        index.remove(name)
+    batches = []
+    for path in sorted((folders[0] / MANIFESTS).glob("b_*.json")):
+        with contextlib.suppress(FileNotFoundError):  # another process has settled it just now
+            batches.append(_read_manifest(path))
+    return batches
 
 
 def _found(batch: Batch, folders: Sequence[Path]) -> Batch:
@@ -176,30 +161,43 @@ def _new_segments(batches: Sequence[Batch], folders: Sequence[Path], *, thorough
     taken = {segment.sha256 for batch in batches for segment in batch.segments}
     # Hashing costs a second a GiB: a file that has not changed since its batch was formed is not read again.
     unchanged = {(s.path, s.bytes, s.changed_ns) for batch in batches for s in batch.segments}
-    new, copies = [], []
+    paths: list[Path] = []
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         if thorough:
             names = _closed_names(folder, os.listdir(folder) if folder.is_dir() else [])
-            unchanged |= {(s.path, s.bytes, s.changed_ns) for _, s in index.taken_before(folder, 1 << 62)}
+            unchanged |= _as_taken(index, folder)
         else:
             names = _unknown_names(folder, index)
-        for path in (folder / name for name in names):
-            try:
-                stat = path.stat()
-                if not stat.st_size or (path, stat.st_size, stat.st_mtime_ns) in unchanged:
-                    continue
-                with path.open("rb") as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            except FileNotFoundError:
-                continue  # taken away since it was listed
-            if index.holds(sha256):
-                copies.append(path)
-            elif sha256 not in taken:
-                taken.add(sha256)
-                new.append(Segment(path, stat.st_size, stat.st_mtime_ns, sha256))
-    if not thorough:
-        index.note_copies(copies)
-    return new
+        paths += [folder / name for name in names]
+    new = list(_hashed(paths, taken, unchanged))
+    copies = [segment for segment in new if index.holds(segment.sha256)]
+    if copies and not thorough:
+        index.note_copies(segment.path for segment in copies)
+    return [segment for segment in new if segment not in copies]
+
+
+def _as_taken(index: BatchIndex, folder: Path) -> set[tuple[Path, int, int]]:
+    """Path, size and time of a folder's segments as they were when their batch was formed."""
+    return {(s.path, s.bytes, s.changed_ns) for _, s in index.taken_before(folder, 1 << 62)}
+
+
+def _hashed(
+    paths: Iterable[Path], taken: Collection[str], unchanged: Collection[tuple[Path, int, int]]
+) -> Iterator[Segment]:
+    """The segments at these paths whose content is not among `taken`, each content once."""
+    seen = set(taken)
+    for path in paths:
+        try:
+            stat = path.stat()
+            if not stat.st_size or (path, stat.st_size, stat.st_mtime_ns) in unchanged:
+                continue
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue  # taken away since it was listed
+        if sha256 not in seen:
+            seen.add(sha256)
+            yield Segment(path, stat.st_size, stat.st_mtime_ns, sha256)
 
 
 @dataclass(slots=True)
@@ -290,6 +288,8 @@ def _read_manifest(path: Path) -> Batch:
         segments = tuple(Segment(**s | {"path": Path(os.path.normpath(root / s["path"]))}) for s in content["segments"])
         # 0.1.0 called it barren.
         return Batch(content["name"], segments, root, content["empty"] if "empty" in content else content["barren"])
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a batch manifest ({error}). Remove it: its segments then form a new batch, and recordings "

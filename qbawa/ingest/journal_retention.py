@@ -4,17 +4,15 @@ import contextlib
 import gzip
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from qbawa.ingest.batch_index import Segment
 from qbawa.ingest.batches import INGESTED, PACKED, index_of, shelf_of
-from qbawa.ingest.block_writer import complete_among
 from qbawa.storage.files import write_atomically
 from qbawa.storage.journal import CLOSED
-from qbawa.storage.lake import Lake
 
 Fate = Literal["keep", "archive", "delete"]
 _GONE = ".deleted"
@@ -30,10 +28,13 @@ class Retired:
     """Segments that are old enough and stay, since their folder cannot be written."""
 
 
-def retire_segments(lake: Lake, folders: Sequence[Path], fate: Fate, *, older_than_s: float) -> Retired:
+def retire_segments(
+    folders: Sequence[Path], fate: Fate, *, older_than_s: float, held: Callable[[Sequence[str]], set[str]]
+) -> Retired:
     """Take segments that were last written so long ago, and that the lake holds now, out of the journals' folders.
 
     `keep` moves them into `ingested/<day>/`, `archive` packs them there, `delete` deletes them, those put aside before too.
+    `held` says which of some batches the lake holds; it is asked anew, since what the index believes must not cost a line.
     A batch can be ingested again from what is kept or packed. Killed anywhere, the next run goes on.
     """
     index = index_of(folders)
@@ -41,12 +42,11 @@ def retire_segments(lake: Lake, folders: Sequence[Path], fate: Fate, *, older_th
     places = [folder.resolve() for folder in folders]
     places += sorted({path.parent for folder in places for path in put_aside(folder)})
     due = [(batch, segment) for place in places for batch, segment in index.taken_before(place, before_ns)]
-    # The lake is asked anew: what the index believes must not cost a line.
-    held = complete_among(lake, sorted({batch for batch, _ in due})) | set(index.names(empty=True))
+    sure = held(sorted({batch for batch, _ in due})) | set(index.names(empty=True))
     moved: dict[Path, Path] = {}
     size = left = 0
     for batch, segment in due:
-        if batch not in held or segment.path.suffix == _GONE:
+        if batch not in sure or segment.path.suffix == _GONE:
             continue
         try:
             new = _retire(segment, fate)

@@ -153,6 +153,15 @@ def all_segments(folder: str | os.PathLike[str]) -> list[Path]:
     return [found[stem] for stem in sorted(found)]
 
 
+def orphans(folder: str | os.PathLike[str]) -> list[Path]:
+    """Segments whose writers died, as `adopt_orphans` would find them; nothing is changed. A last line may be torn."""
+    found = []
+    for path in _named(Path(folder), OPEN):
+        with contextlib.suppress(OSError), _held(path):
+            found.append(path)
+    return found
+
+
 def adopt_orphans(folder: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[Path]:
     """Segments closed on behalf of writers that died: a torn last line is cut, an empty segment removed.
 

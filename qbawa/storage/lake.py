@@ -90,15 +90,23 @@ class Lake:
         self,
         table: str,
         columns: Sequence[str] | None = None,
-        where: str | None = None,
         blocks: Sequence[str] | None = None,
         keep: pl.Expr | None = None,
     ) -> pl.DataFrame:
         """The table's rows at its newest version, all columns and `block_id` unless told otherwise.
 
-        `where` is an SQL condition and `keep` a Polars one; both are pushed down to the files.
+        `keep` is a condition, pushed down to the files.
         """
-        return self._read(self._open(table), table, columns, where, blocks, keep)
+        rows = self.scan(table)
+        if blocks is not None:
+            rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
+        if keep is not None:
+            rows = rows.filter(keep)
+        return (rows.select(columns) if columns is not None else rows).collect()
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """The table's rows at its newest version, not read yet: for those who want less of them than `read` can say."""
+        return self._scan(self._open(table), table)
 
     def blocks(self, table: str) -> set[str]:
         """Names of the blocks that hold at least one row."""
@@ -193,7 +201,7 @@ class Lake:
         predicate = f"{BLOCK} IN ({', '.join(sql_literal(block) for block in sorted(blocks))})"
         for attempt in range(MAX_TRIES):
             delta = self._open(table)
-            old = self._read(delta, table, None, None, blocks)
+            old = self._scan(delta, table).filter(pl.col(BLOCK).is_in(blocks)).collect()
             rows = _conform(table, make(old))
             if _same(old, rows):
                 return False
@@ -249,31 +257,51 @@ class Lake:
         # delta-rs writes the folder as in a URL (`my%20lake`); the files lie directly in it, under plain names.
         return [f"{self.uri}/{table}/{uri.rsplit('/', 1)[1]}" for uri in uris]
 
-    def _read(
-        self,
-        delta: DeltaTable,
-        table: str,
-        columns: Sequence[str] | None,
-        where: str | None,
-        blocks: Sequence[str] | None,
-        keep: pl.Expr | None = None,
-    ) -> pl.DataFrame:
+    def _scan(self, delta: DeltaTable, table: str) -> pl.LazyFrame:
         schema = schema_of(table)
         files = self._files(delta, table)
         if not files:
-            empty = schema.to_frame()
-            return empty.select(columns) if columns is not None else empty
+            return schema.to_frame().lazy()
         # Columns that a newer qbawa added are absent from older files.
-        rows = pl.scan_parquet(
+        return pl.scan_parquet(
             files, storage_options=self.storage_options or None, schema=schema, missing_columns="insert", glob=False
         )
-        if blocks is not None:
-            rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
-        if where is not None:
-            rows = rows.filter(pl.sql_expr(where))
-        if keep is not None:
-            rows = rows.filter(keep)
-        return (rows.select(columns) if columns is not None else rows).collect()
+
+
+class DraftLake(Lake):
+    """A lake as it would be: shows what another one holds, keeps in memory what is written to it, and touches no file.
+
+    What is about files (`files`, `versions`, `query`, `delete`, `maintain`, `purge`) it cannot do.
+    """
+
+    def __init__(self, base: Lake) -> None:
+        super().__init__(base.uri, base.storage_options)
+        self._drafts: dict[str, pl.DataFrame] = {}
+        self._replaced: dict[str, set[str]] = {name: set() for name in TABLES}
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        uri, options = f"{self.uri}/{table_named(table).name}", self.storage_options or None
+        if DeltaTable.is_deltatable(uri, options):
+            held = self._scan(DeltaTable(uri, storage_options=options), table)
+        else:
+            held = schema_of(table).to_frame().lazy()
+        if table not in self._drafts:
+            return held
+        stays = ~pl.col(BLOCK).is_in(list(self._replaced[table]))
+        return pl.concat([held.filter(stays), self._drafts[table].lazy()])
+
+    def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
+        old = self.read(table, blocks=blocks)
+        rows = _conform(table, make(old))
+        if not blocks or _same(old, rows):
+            return False
+        others = self._drafts.get(table, rows.clear()).filter(~pl.col(BLOCK).is_in(blocks))
+        self._drafts[table] = pl.concat([others, rows])
+        self._replaced[table].update(blocks)
+        return True
+
+    def _open(self, table: str) -> DeltaTable:
+        raise NotImplementedError(f"A draft of table '{table}' lies in memory and has no files.")
 
 
 def view_sql(table: str, files: Sequence[str], home: Path | None = None) -> str:

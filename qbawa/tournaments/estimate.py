@@ -97,7 +97,7 @@ def _priced(
 ) -> JudgePlan:
     judge = state.jury[name]
     if not asked.calls:
-        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.anew, 0)
+        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.asked_again, 0)
     tokens_in, problem = _prompt_tokens(state, name, samples)
     most = max_tokens(judge.params)
     tokens_out = VERDICT_OUTPUT if known is None else known.output_tokens
@@ -114,13 +114,13 @@ def _priced(
     offline = judge.model.startswith("offline/")
     problem = problem or estimate.unusable.get(judge.model)
     if problem:
-        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.anew, 0, problem=problem)
+        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.asked_again, 0, problem=problem)
     return JudgePlan(
         step=state.step,
         judge=name,
         model=judge.model,
         verdicts_at_most=asked.verdicts,
-        asked_anew_at_most=asked.anew,
+        asked_anew_at_most=asked.asked_again,
         calls_at_most=asked.calls,
         cost_usd_at_most=estimate.cost_usd,
         minutes_at_most=0.0 if offline else estimate.minutes + (rounds - 1) * latency_s / 60,

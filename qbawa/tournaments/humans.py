@@ -17,9 +17,9 @@ import polars as pl
 from qbawa.engine.prompting.question import Question
 from qbawa.judges.jury import shown_first
 from qbawa.storage.frames import now
-from qbawa.tournaments.agreement.calibration import scored_verdicts
 from qbawa.tournaments.agreement.reliability import audit
 from qbawa.tournaments.agreement.stratification import strata
+from qbawa.tournaments.scores import scored_verdicts
 from qbawa.tournaments.step_state import StepState
 
 COLUMNS = ("request", "strategy_a", "strategy_b", "judge", "verdict", "order_shown", "judged_at")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from qbawa.config import TournamentConfig
 from qbawa.engine.engine import Engine
+from qbawa.engine.run_report import RunReport
 from qbawa.engine.session import Log
 from qbawa.errors import BudgetError, NotMadeError, ProviderError, TemplateError
 from qbawa.judges.jury import ask
@@ -48,16 +49,14 @@ class StepReport:
 
 
 @dataclass
-class PlayReport:
+class PlayReport(RunReport):
+    """What tournaments did, by step."""
+
     steps: dict[str, StepReport] = field(default_factory=dict)
     matches_by_request: Counter[str] = field(default_factory=Counter)
     """Matches played by this run."""
     unfinished: set[str] = field(default_factory=set)
     """Requests that may have matches left, since the tournament of one of their steps could not go on."""
-    cost_usd: float = 0.0
-    calls_paid: int = 0
-    calls_cached: int = 0
-    seconds: float = 0.0
 
     @property
     def failure(self) -> str | None:
@@ -78,10 +77,7 @@ class PlayReport:
         )
         unread = f" ({unscored:,} of them unscored)" if unscored else ""
         ends = "; ".join(f"{name} ended by {step.reason}" + step.sureness for name, step in self.steps.items())
-        return (
-            f"{matches:,} matches, {verdicts:,} verdicts{unread}, {self.calls_paid:,} calls made, "
-            f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s. {ends}"
-        )
+        return f"{matches:,} matches, {verdicts:,} verdicts{unread}, {self.spent()}. {ends}"
 
     def metadata(self) -> dict[str, Any]:
         """The report as plain values, for a UI."""
@@ -90,10 +86,8 @@ class PlayReport:
             "verdicts": sum(step.verdicts for step in self.steps.values()),
             "unscored": sum(step.unscored for step in self.steps.values()),
             "undecided": sum(step.undecided for step in self.steps.values()),
-            "cost_usd": round(self.cost_usd, 6),
-            "calls_paid": self.calls_paid,
+            **self.spent_values(),
             "calls_cached": self.calls_cached,
-            "seconds": round(self.seconds, 1),
             **{
                 f"ended_{name}": f"{step.reason}{step.sureness}, {step.strategies} strategies × {step.requests} requests"
                 for name, step in self.steps.items()

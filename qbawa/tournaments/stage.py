@@ -84,8 +84,7 @@ async def _play(
                 continue
             state = _read_step(project, step)
             report.steps[step] = await play_step(engine, state, config, store, report, log, requests)
-        report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-        report.cost_usd = engine.stats.cost_usd
+        report.count(engine.stats)
     report.seconds = time.monotonic() - began
     return report
 

@@ -19,10 +19,10 @@ from qbawa.ids import cell_id, match_id
 from qbawa.judges.jury import JudgeCall, jury_calls, same_text
 from qbawa.judges.verdicts import may_pass, stands_for
 from qbawa.storage.frames import now, schema_of
-from qbawa.tournaments.agreement.calibration import Calibration, calibrate, combine
+from qbawa.tournaments.agreement.calibration import Calibration, calibrate
 from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
+from qbawa.tournaments.decide import decide_matches
 from qbawa.tournaments.formats import Field, Goal, Match, Result, Tournament, make_tournament
-from qbawa.tournaments.import_verdicts import matches_of
 from qbawa.tournaments.ranking_batches import ranking_batches
 
 Key = tuple[str, str]
@@ -165,7 +165,7 @@ class StepState:
     def decide(self, verdicts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
         """What each group of verdict rows comes to: P(a is better), None where none could be read."""
         rows = [{**row, "match_id": str(group)} for group, some in enumerate(verdicts) for row in some]
-        decided = self._combined(rows)
+        decided = self._decide(rows)
         return [decided[str(group)]["p_a"] if str(group) in decided else None for group in range(len(verdicts))]
 
     def share_costs(self, verdicts: Sequence[dict[str, Any]]) -> None:
@@ -250,7 +250,7 @@ class StepState:
         self.judges = rated + [name for name in self.jury if name not in rated]
 
     def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:
-        decided = self._combined([row for identity in identities for row in self._counted(identity)])
+        decided = self._decide([row for identity in identities for row in self._counted(identity)])
         rows = []
         for identity in identities:
             row, found = self._matches[identity], decided.get(identity)
@@ -275,17 +275,10 @@ class StepState:
             )
         return pl.DataFrame(rows, schema=schema_of("matches"), orient="row")
 
-    def _combined(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """What verdicts come to, by match. Another evaluation's judges, where nobody else has judged, count alike."""
-        frame = _frame(verdicts)
-        ours = frame.filter(pl.col("judge_kind") != "imported").select("match_id").unique()
-        if self.calibration is not None:
-            ours = frame.select("match_id").unique()
-        combined = [
-            *combine(frame.join(ours, on="match_id", how="semi"), self.calibration, self.judges).iter_rows(named=True),
-            *matches_of(frame.join(ours, on="match_id", how="anti")).iter_rows(named=True),
-        ]
-        return {row["match_id"]: row for row in combined}
+    def _decide(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What verdicts come to, by match."""
+        decided = decide_matches(_frame(verdicts), self.calibration, self.judges)
+        return {row["match_id"]: row for row in decided.iter_rows(named=True)}
 
     def _counted(self, identity: str) -> list[dict[str, Any]]:
         """The verdicts on a match that count. Without a jury, or where an answer is gone, nobody can tell, and all do."""

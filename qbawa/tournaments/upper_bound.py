@@ -22,7 +22,7 @@ BRACKETS = ("single_elimination", "double_elimination", "swiss")
 @dataclass(frozen=True, slots=True)
 class JudgeBound:
     verdicts: int = 0
-    anew: int = 0
+    asked_again: int = 0
     """Of those: on matches that the judge has judged, but not as it would be asked now."""
     calls: int = 0
     """To pay for these verdicts."""
@@ -55,7 +55,7 @@ class Bound:
         """What each judge of the jury may be asked, by name."""
         if not self.matches:
             return {name: JudgeBound() for name in self.state.jury}
-        anew, questions = self._judged_before()
+        asked_again, questions = self._judged_before()
         held = set(self._answered_calls({key for keys in questions.values() for key in keys}))
         bounds = {}
         for name, judge in self.state.jury.items():
@@ -68,7 +68,7 @@ class Bound:
                 # A ranking serves several matches; which ones shows only in each round, so each is taken to stand alone.
                 paid = sum(questions[name][key] for key in held)
                 calls = min(verdicts, self._open * both - paid)
-            bounds[name] = JudgeBound(verdicts, min(anew[name], verdicts), max(0, calls))
+            bounds[name] = JudgeBound(verdicts, min(asked_again[name], verdicts), max(0, calls))
         return bounds
 
     def _pairs(self) -> int:
@@ -101,33 +101,33 @@ class Bound:
         counting = Counter[str]()
         for result in self._past:
             counting[self.state.id_of(result.match)] += result.verdicts
-        anew, questions = Counter[str](), defaultdict[str, Counter[str]](Counter)
+        asked_again, questions = Counter[str](), defaultdict[str, Counter[str]](Counter)
         for row in self.state.matches:
             identity, match = row["match_id"], Match(row["request_id"], row["strategy_a"], row["strategy_b"], 0, 0)
-            said = [
+            given = [
                 (verdict["judge"], self._question(verdict))
                 for verdict in self.state.verdicts_on(identity)
                 if verdict["judge_kind"] == "llm" and verdict["judge"] in jury
             ]
             there = all(key in self.state.answers and key not in self.coming for key in _cells(match))
-            if not said or not there or not self._differ(match):
+            if not given or not there or not self._differ(match):
                 continue
-            wanted = self._wanted(match, said, questions) if len(said) > counting[identity] else None
-            for name, question in said:
+            wanted = self._wanted(match, given, questions) if len(given) > counting[identity] else None
+            for name, question in given:
                 if wanted is None:
                     if jury[name].kind == "pointwise":
                         questions[name].update(question.split("+"))
                 elif wanted[name] and question not in wanted[name]:
-                    anew[name] += 1
-        return anew, questions
+                    asked_again[name] += 1
+        return asked_again, questions
 
     def _wanted(
-        self, match: Match, said: Sequence[tuple[str, str]], questions: defaultdict[str, Counter[str]]
+        self, match: Match, given: Sequence[tuple[str, str]], questions: defaultdict[str, Counter[str]]
     ) -> defaultdict[str, set[str]]:
         """What the judges would be asked about a match that is still open, by judge; `questions` grows by the calls."""
         wanted = defaultdict[str, set[str]](set)
         # The second order is looked at where somebody has judged twice: rendering prompts is what takes time.
-        orders = min(self.state.orders, max(Counter(name for name, _ in said).values()))
+        orders = min(self.state.orders, max(Counter(name for name, _ in given).values()))
         for swapped in (False, True)[:orders]:
             other_order = Match(match.request, match.a, match.b, 0, 0, swapped)
             if _round_key(other_order) in self._asked:

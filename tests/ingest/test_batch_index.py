@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ import pytest
 from qbawa.erasure import forget
 from qbawa.errors import InputError
 from qbawa.ingest import batches as batches_module
-from qbawa.ingest.batches import Batch, all_batches, load_batch, pending_batches
-from qbawa.ingest.journal_retention import Fate, put_aside, retire_segments
-from qbawa.ingest.stage import ingest_batch
+from qbawa.ingest.batches import Batch, all_batches, load_batch
+from qbawa.ingest.block_writer import complete_among
+from qbawa.ingest.journal_retention import Fate, Retired, put_aside, retire_segments
+from qbawa.ingest.stage import ingest_batch, pending_batches
 from qbawa.project import Home
 from qbawa.storage.journal import JournalWriter
 from qbawa.storage.lake import Lake
@@ -132,7 +134,7 @@ def test_a_process_that_looks_again_and_again_sees_what_others_do(lake: Lake, jo
     time.sleep(0.2)
     (batch,) = quick(lake, journal)
     assert ingest_batch(lake, batch).rows == 1
-    retire_segments(lake, [journal], "archive", older_than_s=0)
+    retire(lake, journal, "archive")
     assert quick(lake, journal) == []
     drop(journal, 4)
     assert len(quick(lake, journal)) == 1
@@ -180,8 +182,13 @@ def test_absolute_paths_of_0_1_0_are_found_in_a_moved_home(lake: Lake, journal: 
 # ── retention ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def retired(lake: Lake, journal: Path, fate: Fate, older_than_s: float = 0.0) -> Retired:
+    held = functools.partial(complete_among, lake)
+    return retire_segments([journal], fate, older_than_s=older_than_s, held=held)
+
+
 def retire(lake: Lake, journal: Path, fate: Fate, older_than_s: float = 0.0) -> int:
-    return retire_segments(lake, [journal], fate, older_than_s=older_than_s).segments
+    return retired(lake, journal, fate, older_than_s).segments
 
 
 @pytest.mark.parametrize("fate", ["keep", "archive"])
@@ -228,10 +235,12 @@ def test_nothing_is_retired_that_the_lake_does_not_hold_or_that_is_young(lake: L
 _RETIRE = """
 import sys
 from pathlib import Path
+from qbawa.ingest.block_writer import complete_among
 from qbawa.ingest.journal_retention import retire_segments
 from qbawa.storage.lake import Lake
 print("begun", flush=True)
-retire_segments(Lake(sys.argv[1]), [Path(sys.argv[2])], "archive", older_than_s=0)
+held = lambda names: complete_among(Lake(sys.argv[1]), names)
+retire_segments([Path(sys.argv[2])], "archive", older_than_s=0, held=held)
 """
 
 
@@ -277,7 +286,7 @@ def test_a_folder_that_cannot_be_written_keeps_its_segments(lake: Lake, journal:
     ingest(lake, journal)
     journal.chmod(0o500)
     try:
-        done = retire_segments(lake, [journal], "archive", older_than_s=0)
+        done = retired(lake, journal, "archive")
         assert (done.segments, done.left) == (0, 1)
     finally:
         journal.chmod(0o700)

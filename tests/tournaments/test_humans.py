@@ -11,12 +11,14 @@ from newsdesk import CONFIG, newsdesk, reopened
 
 from qbawa.project import Home, Project, open_project
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.agreement.calibration import scored_verdicts
 from qbawa.tournaments.agreement.reliability import audit
 from qbawa.tournaments.agreement.stratification import strata
 from qbawa.tournaments.humans import HumanTask
 from qbawa.tournaments.import_verdicts import import_verdicts
+from qbawa.tournaments.scores import scored_verdicts
 from qbawa.tournaments.stage import play
+
+pytestmark = pytest.mark.slow
 
 STEP = "summarise"
 
@@ -35,7 +37,7 @@ def project(played: Home, tmp_path: Path) -> Project:
 
 
 def split(project: Project) -> dict[str, bool]:
-    return dict(strata(scored_verdicts(project.lake.read("verdicts", where=f"step = '{STEP}'"))).iter_rows())
+    return dict(strata(scored_verdicts(project.lake.read("verdicts", keep=pl.col("step") == STEP))).iter_rows())
 
 
 def judge(project: Project, matches: list[HumanTask], person: str) -> None:

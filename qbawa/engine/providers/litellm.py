@@ -129,8 +129,9 @@ def _translate(error: Exception) -> ProviderError:
     if "error" not in detail:
         detail = {"message": message, **detail}
     found = classify(status, detail, dict(headers))
-    if found.billing == "unlikely":
-        found.billing = "unknown"  # litellm calls its own trouble with an answer a server's error, too
+    # litellm invents a status for an error object in a 200, and calls its own trouble with an answer a server's error.
+    if found.billing == "unlikely" or "response object" in message:
+        found.billing = "unknown"
     return found
 
 
