@@ -6,8 +6,8 @@ home (exports that were handed on, files that were imported, back-ups) cannot be
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ import polars as pl
 from qbawa.datasets.exports.manifest import LINEAGE, read_manifest
 from qbawa.engine.ledger.to_lake import delete_loaded, load_calls
 from qbawa.errors import BusyError, InputError
+from qbawa.ingest.batch_index import Segment
+from qbawa.ingest.batches import PACKED, segments_rewritten
+from qbawa.ingest.journal_retention import put_aside
+from qbawa.ingest.line_reader import open_bytes
 from qbawa.project import Home
 from qbawa.storage.files import write_atomically
 from qbawa.storage.journal import CLOSED, adopt_orphans, all_segments, read_lines
@@ -77,7 +81,7 @@ def forget(
         delete_loaded(home.calls, older_than_s=0)
     exports = sorted(map(str, _holding(home.exports, request_id)))
     noted = lake.read("datasets", keep=pl.col("request_ids").list.contains(request_id))
-    lines = sum(_cut(folder, request_id, needle) for folder in journals if folder.is_dir())
+    lines = sum(_cut(folder, journals[0], request_id, needle) for folder in journals if folder.is_dir())
     telling = _telling_texts(lake, request_id)
     stale = _stale_steps(lake, request_id)
     rows: dict[str, int] = {}
@@ -88,7 +92,7 @@ def forget(
     rows["quarantine"] = _forget_raw_lines(lake, request_id, telling)
     _forget_note(lake, noted, request_id)
     rows = {table: n for table, n in rows.items() if n}
-    held = sorted({*exports, *(path for path in noted["path"] if Path(path).exists())})
+    held = sorted({*exports, *(str(path) for path in map(home.whole_path, noted["path"]) if path.exists())})
     files = _mentions(home.root / "human_verdicts", request_id)
     if not (rows or lines or held or files or strategies):
         raise InputError(
@@ -110,32 +114,26 @@ def _refuse_growing(folder: Path, needle: bytes, request_id: str) -> None:
             )
 
 
-def _cut(folder: Path, request_id: str, needle: bytes) -> int:
-    """Rewrite a folder's closed segments without the request's lines; how many lines went.
+def _cut(folder: Path, manifests: Path, request_id: str, needle: bytes) -> int:
+    """Rewrite a folder's closed segments, those put aside too, without the request's lines; how many lines went.
 
-    The manifests of batches follow, or the changed segments would look new and be ingested once more.
+    The batches, kept in the journal `manifests`, follow, or changed segments would look new and be ingested once more.
     """
     cut, changed = 0, {}
-    for segment in all_segments(folder):
-        if segment.suffix != CLOSED:
+    for segment in (*all_segments(folder), *put_aside(folder)):
+        if segment.suffix not in (CLOSED, PACKED):
             continue
-        lines = list(read_lines(segment))
-        kept = [line for line in lines if needle not in line or not _is_about(line, request_id)]
+        with open_bytes(segment) as file:
+            lines = file.read().splitlines(keepends=True)
+        kept = [line for line in lines if needle not in line or not _is_about(line.rstrip(b"\n"), request_id)]
         if len(kept) == len(lines):
             continue
         cut += len(lines) - len(kept)
-        data = b"".join(line + b"\n" for line in kept)
-        write_atomically(segment, data)
-        changed[segment.resolve()] = {
-            "bytes": len(data), "changed_ns": segment.stat().st_mtime_ns, "sha256": hashlib.sha256(data).hexdigest()
-        }  # fmt: skip
-    manifests = folder / "batches"
-    for path in sorted(manifests.glob("b_*.json")) if changed else ():
-        batch = json.loads(path.read_text(encoding="utf-8"))
-        touched = [(s, changed.get((folder / s["path"]).resolve())) for s in batch["segments"]]
-        if any(new for _, new in touched):
-            batch["segments"] = [s | (new or {}) for s, new in touched]
-            write_atomically(path, json.dumps(batch, indent=1).encode())
+        data = b"".join(kept)
+        write_atomically(segment, gzip.compress(data) if segment.suffix == PACKED else data)
+        path = segment.resolve()
+        changed[path] = Segment(path, len(data), segment.stat().st_mtime_ns, hashlib.sha256(data).hexdigest())
+    segments_rewritten(manifests, changed)
     return cut
 
 

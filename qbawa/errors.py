@@ -31,6 +31,14 @@ class TemplateError(UserError):
     """A prompt template cannot be rendered for this request."""
 
 
+class StorageError(UserError):
+    """A disk, a folder or an object store refuses: full, read-only, not ours, a wrong key."""
+
+
+class LakeFormatError(UserError):
+    """The lake was written by a newer qbawa than this one."""
+
+
 class LeakError(UserError):
     """A dataset would let the same question stand in training and in test."""
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from qbawa.config import Config
 from qbawa.config_file import load_config
-from qbawa.errors import ConfigError
+from qbawa.errors import ConfigError, QbawaError
 from qbawa.storage.backends import Notes
 from qbawa.storage.catalog import publish
+from qbawa.storage.faults import explain
 from qbawa.storage.lake import Lake
+from qbawa.storage.upgrade import upgrade
 
 DEFAULT_FOLDER = ".qbawa"
 
@@ -32,8 +34,13 @@ class Home:
         self.lake = root / "lake"
         self.catalog = root / "catalog.duckdb"
         self.exports = root / "exports"
+        self.upgrade_lock = root / "upgrade.lock"
         self.dagster = root / "dagster"
         self.postgres = root / "postgres"
+
+    def whole_path(self, path: str) -> Path:
+        """Where a path of a table lies: those of the home are relative to it."""
+        return self.root / path
 
     def make_private(self) -> None:
         """Have the folder, closed to other users of the machine: recordings and answers are nobody else's business."""
@@ -79,12 +86,25 @@ class Project:
 
 
 def open_project(home: Home | None = None) -> Project:
-    """The project in a home (default: the one in force). Raises ConfigError where qbawa.yaml is absent or wrong."""
+    """The project in a home (default: the one in force), its lake upgraded where an older qbawa has written it.
+
+    Raises ConfigError where qbawa.yaml is absent or wrong, LakeFormatError for the lake of a newer qbawa, StorageError where
+    disk or object store refuse.
+    """
     home = home or Home.find()
     config = load_config(home.config)
     home.make_private()
     options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
-    return Project(home, config, Lake(_lake_uri(home, config), options))
+    lake = Lake(_lake_uri(home, config), options)
+    try:
+        upgrade(lake, home.upgrade_lock)
+    except QbawaError:
+        raise
+    except Exception as error:
+        if said := explain(error):
+            raise said from error
+        raise
+    return Project(home, config, lake)
 
 
 def _lake_uri(home: Home, config: Config) -> str:

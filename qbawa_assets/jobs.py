@@ -5,6 +5,7 @@ it made as materialisations of the assets, so the UI shows the same picture whic
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -45,6 +46,7 @@ from qbawa_assets.partition_reports import (
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
+from qbawa_assets.retention import delete_old_logs, delete_old_runs
 from qbawa_assets.staleness import Unchanged, newest_answers, note_judged
 from qbawa_assets.tournaments import rate, rate_jury, take_human
 from resources import ProjectResource
@@ -186,9 +188,15 @@ def check_brackets(failure: str) -> None:
 
 @op(ins=AFTER, out=Out(Nothing))
 def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Compact the lake's small files, delete old ones, and publish a new catalog."""
-    done: dict[str, Any] = project.open().maintain()
-    context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
+    """Join the lake's small files, delete what is older than it need be, and publish a new catalog."""
+    opened = project.open()
+    done: dict[str, Any] = opened.maintain()
+    metadata: dict[str, MetadataValue] = {table: MetadataValue.json(counts) for table, counts in done.items()}
+    metadata["journals"] = MetadataValue.json(asdict(ingest_stage.retire_journals(opened)))
+    days = opened.config.retention
+    metadata["runs"] = MetadataValue.json(asdict(delete_old_runs(context.instance, days.runs_days)))
+    metadata["logs"] = MetadataValue.int(delete_old_logs(context.instance, days.logs_days))
+    context.add_output_metadata(metadata)
 
 
 JUDGED = ("matches", "verdicts", "replay_matrix", "strategies")
@@ -253,6 +261,6 @@ def flywheel_job() -> None:
     check_brackets(failure, after=done)
 
 
-@job(description="Compact and clean the lake.")
+@job(description="Compact and clean the lake; delete old runs and logs, put old journals aside.")
 def maintain_lake() -> None:
     maintain()

@@ -61,6 +61,15 @@ def main() -> None:
     os.umask(0o077)
     try:
         qbawa(prog_name="qbawa")
-    except UserError as error:
-        click.echo(f"qbawa: {error}", err=True)
+    except Exception as error:
+        said = error if isinstance(error, UserError) else _storage_refusal(error)
+        if said is None:
+            raise
+        click.echo(f"qbawa: {said}", err=True)
         sys.exit(2)
+
+
+def _storage_refusal(error: Exception) -> Exception | None:
+    from qbawa.storage.faults import explain
+
+    return explain(error)

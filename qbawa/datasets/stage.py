@@ -127,7 +127,7 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
                 "dataset": name,
                 "version": report.version,
                 "format": report.format,
-                "path": str(report.path),
+                "path": str(report.path.relative_to(project.home.root)),
                 "rows": sum(report.rows.values()),
                 "sha256": report.sha256,
                 "lake_versions": json.dumps(report.lake_versions, sort_keys=True),
