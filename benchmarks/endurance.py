@@ -125,7 +125,7 @@ import json, os, sys, time
 from pathlib import Path
 from dagster import DagsterInstance, SkipReason, build_sensor_context
 import qbawa_assets.definitions
-from qbawa.ids import content_id
+from qbawa.storage.journal import JournalWriter
 from qbawa.storage.frames import frame
 from qbawa.storage.lake import Lake
 from resources import ProjectResource
