@@ -23,11 +23,12 @@ def command(as_json: bool) -> None:
         return
 
     from rich.console import Console
+    from rich.text import Text
 
     from qbawa.cli.tables import cells_table, leaderboard_tables, rows_table
 
     console = Console()
-    console.print(f"[bold]{status.home}[/bold]   paid so far: ${status.cost_usd:.4f}", highlight=False)
+    console.print(Text.assemble((status.home, "bold"), f"   paid so far: ${status.cost_usd:.4f}"), highlight=False)
     console.print(rows_table(status.rows))
     if status.cells.height:
         console.print(cells_table(status.cells))

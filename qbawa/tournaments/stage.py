@@ -12,6 +12,7 @@ import polars as pl
 from qbawa.engine.progress import Progress
 from qbawa.engine.session import Log, open_engine
 from qbawa.errors import InputError
+from qbawa.ingest.tables import load_table
 from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
 from qbawa.storage.lake import Lake
@@ -177,28 +178,47 @@ class HumanReport:
 
 def human_verdict_files(project: Project) -> list[Path]:
     """Tables of verdicts that people have left in the home."""
-    return sorted(path for path in _human_verdicts(project).glob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
+    return sorted(path for path in _human_verdicts(project).rglob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
 
 
 def take_human_verdicts(project: Project) -> HumanReport:
     """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
 
-    A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
-    matches are re-decided. A file that is wrong is refused whole; the others are taken.
+    A row's column `step` says its step, else the file's name does: `summarise.anna.csv`. Where people have judged, all of
+    a step's matches are re-decided. A file that is wrong is refused whole; the others are taken.
     """
-    taken, refused = {}, {}
+    taken: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    steps = set(project.lake.read("strategies", ["step"])["step"]) | set(project.lake.read("matches", ["step"])["step"])
     for path in human_verdict_files(project):
+        name = path.relative_to(_human_verdicts(project)).as_posix()
         try:
-            report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
+            tables = _by_step(path, name, steps)
+            for dry_run in (True, False) if len(tables) > 1 else (False,):
+                reports = [
+                    import_verdicts(project.lake, table, step, kind="human", dry_run=dry_run)
+                    for step, table in tables.items()
+                ]
         except InputError as error:
-            refused[path.name] = str(error)
+            refused[name] = str(error).replace("the table", str(path), 1)
             continue
-        if report.changed:
-            taken[path.name] = report.written.get("verdicts", 0)
+        if any(report.changed for report in reports):
+            taken[name] = sum(report.written.get("verdicts", 0) for report in reports)
     held = project.lake.read("verdicts", ["step"], keep=pl.col("judge_kind") == "human")
     _redecide(project, held["step"].unique().sort())
     project.publish()
     return HumanReport(held.height, taken, refused)
+
+
+def _by_step(path: Path, name: str, steps: set[str]) -> dict[str, pl.DataFrame]:
+    """The rows of a person's table by the step that they are about."""
+    table = load_table(path)
+    judges = set(table["judge"].cast(pl.String).drop_nulls()) if "judge" in table.columns else set()
+    of_file = humans.step_of_file(name, steps, judges)
+    if "step" not in table.columns:
+        return {of_file: table}
+    named = table.with_columns(pl.col("step").cast(pl.String).replace("", None).fill_null(of_file))
+    return {str(step): rows.drop("step") for (step,), rows in named.group_by("step", maintain_order=True)}
 
 
 def reread_verdicts(project: Project) -> int:
