@@ -53,7 +53,9 @@ def report_unreported_cells(context: Any, project: Project) -> None:
     columns = ["request_id", "strategy_id", "cost_usd", "latency_s"]
     stored = project.lake.read("replay_matrix", columns, keep=(pl.col("status") == "ok") & (pl.col("sample") == 0))
     known = context.instance.get_materialized_partitions(AssetKey("replay_matrix"))
-    new = [str(cell_key(request, strategy)) not in known for request, strategy in stored.select(columns[:2]).iter_rows()]
+    new = [
+        str(cell_key(request, strategy)) not in known for request, strategy in stored.select(columns[:2]).iter_rows()
+    ]
     lost = stored.filter(pl.Series(new, dtype=pl.Boolean))
     if lost.is_empty():
         return

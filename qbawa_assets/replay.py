@@ -13,6 +13,7 @@ from dagster import (
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa_assets.metadata import columns_of, counts, preview
+from qbawa_assets.model_checks import note_cap
 from qbawa_assets.partition_reports import fail_for_failed_cells, report_cells
 from qbawa_assets.partitions import add_partitions, cells, dimensions
 from qbawa_assets.partitions import strategies as strategy_partitions
@@ -58,6 +59,7 @@ def replay_matrix(context: AssetExecutionContext, project: ProjectResource) -> I
         opened, wanted, run_id=context.run_id, log=context.log.info, on_cells=report_cells(context)
     )
     opened.publish()
+    note_cap(context, report.capped)
     context.add_output_metadata(report.metadata())
     fail_for_failed_cells(context, opened)
     # Each cell has reported itself. A result here would stand for the whole range and turn cells green that do not exist.

@@ -17,8 +17,9 @@ from qbawa.tournaments import plots
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.metadata import columns_of, counts, picture, preview
-from qbawa_assets.partition_reports import fail_for_judging, report_brackets
+from qbawa_assets.model_checks import note_cap
 from qbawa_assets.partition_keys import name_of
+from qbawa_assets.partition_reports import fail_for_judging, report_brackets
 from qbawa_assets.partitions import requests
 from qbawa_assets.replay import replay_matrix, strategies
 from resources import ProjectResource
@@ -42,6 +43,7 @@ def tournament_brackets(context: AssetExecutionContext, project: ProjectResource
     opened.publish()
     context.log.info(report.summary())
     report_brackets(context, opened, asked, report.unfinished)
+    note_cap(context, report.capped)
     fail_for_judging(report.failure)
     # Each bracket has reported itself. A result here would say the same of every request of the range.
     yield from ()

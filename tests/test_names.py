@@ -26,14 +26,14 @@ from qbawa.replay import stage as replay_stage
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.humans import VerdictFile, file_part, step_of_file
 
-REQUESTS = ["acme|42", "../../etc/passwd", "it's \"q\"; DROP TABLE x --", "[bold]*a* $x$ ключ \u202e\n\tc"]
-STEPS = ["../a.b", "[/x] | 'y' {{ z }}*", "s" * 200]
+REQUESTS = ["acme|42", '../../it\'s "q"; DROP TABLE x --', "[bold]*a* $x$ ключ \u202e\n\tc"]
+STEPS = ["../a.b", "[/x] | 'y' {{ z }}*" + "s" * 200]
 CONFIG = {
     "judges": {"judge": {"model": "offline/judge"}},
     "datasets": {"all": {"p_best": 0.5}},
     "pairs": {"p_best": 0.5},
 }
-WORDS = "mill night owner spring river copper violin glacier map moon bread chess comet baker strike planet roof tide".split()
+WORDS = ["mill", "night", "owner", "river", "copper", "violin", "glacier", "moon", "bread", "chess", "comet", "roof"]
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
@@ -83,9 +83,9 @@ def named(project: Project, table: str) -> set[tuple[str, str]]:
 
 
 # Shrinking a failure would take minutes: each example is a home.
-@settings(max_examples=2, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=1, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
 @given(
-    st.lists(names, min_size=2, max_size=3, unique=True), st.lists(names, min_size=2, max_size=2, unique=True), names
+    st.lists(names, min_size=2, max_size=2, unique=True), st.lists(names, min_size=2, max_size=2, unique=True), names
 )
 @example(REQUESTS, STEPS, "o'b|c")
 @pytest.mark.slow
@@ -129,7 +129,9 @@ def test_any_name_goes_through_every_stage_and_comes_out_as_itself(
 
 def run(project: Project, command, *arguments: str) -> str:  # type: ignore[no-untyped-def]
     done = CliRunner(env={"QBAWA_HOME": str(project.home.root)}).invoke(
-        command, ["--", *arguments] if "--json" not in arguments else ["--json", "--", *arguments[:-1]], catch_exceptions=False
+        command,
+        ["--", *arguments] if "--json" not in arguments else ["--json", "--", *arguments[:-1]],
+        catch_exceptions=False,
     )
     assert done.exit_code == 0, done.output
     return done.output
@@ -191,7 +193,7 @@ def test_a_file_of_an_older_qbawa_is_gone_on_with(judged: Project) -> None:
 def test_every_step_and_judge_has_one_file_in_the_folder(step: str, person: str) -> None:
     path = VerdictFile(Path("/folder"), step, person).path
     assert path.parent == Path("/folder") and path.name[0] != "." and len(path.name.encode()) < 256
-    if len(step.encode()) < 90:
+    if len(file_part(step).encode()) < 100:
         assert step_of_file(path.name, {step, "other"}, {person}) == step
         assert step_of_file(path.name, (), ()) == step
 

@@ -26,6 +26,7 @@ def command(as_json: bool) -> None:
     from rich.text import Text
 
     from qbawa.cli.tables import cells_table, leaderboard_tables, rows_table
+    from qbawa.text import printable
 
     console = Console()
     console.print(Text.assemble((status.home, "bold"), f"   paid so far: ${status.cost_usd:.4f}"), highlight=False)
@@ -34,3 +35,6 @@ def command(as_json: bool) -> None:
         console.print(cells_table(status.cells))
     for table in leaderboard_tables(status.leaderboard):
         console.print(table)
+    for budget in status.verdict_budgets:
+        for line in budget.lines():
+            console.print(Text(printable(line)))

@@ -102,7 +102,12 @@ class VerdictFile:
         self.judge = judge or getpass.getuser()
         self.path = folder / f"{file_part(step)}.{file_part(self.judge)}.csv"
         plain = f"{step}.{self.judge}.csv"  # as an older qbawa called it
-        if "/" not in plain and "\0" not in plain and len(plain.encode("utf-8", "ignore")) < 256 and (folder / plain).exists():
+        if (
+            "/" not in plain
+            and "\0" not in plain
+            and len(plain.encode("utf-8", "ignore")) < 256
+            and (folder / plain).exists()
+        ):
             self.path = folder / plain
 
     def taken(self) -> set[tuple[str, str, str]]:

@@ -20,6 +20,7 @@ from qbawa.storage.tables import TABLES
 from qbawa.tournaments import estimate, humans, plots
 from qbawa.tournaments.agreement.position_bias import PositionBias, order_of_matches, position_biases
 from qbawa.tournaments.agreement.reliability import judge_reliability
+from qbawa.tournaments.budgets import StepBudget
 from qbawa.tournaments.estimate import JudgePlan
 from qbawa.tournaments.humans import HumanTask, VerdictFile
 from qbawa.tournaments.import_verdicts import import_verdicts
@@ -88,6 +89,33 @@ async def _play(
         report.count(engine.stats)
     report.seconds = time.monotonic() - began
     return report
+
+
+def judge_uses(project: Project, steps: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the judges that call each model for these steps, by model."""
+    uses: dict[str, list[str]] = {}
+    for name, judge in sorted(
+        {name: judge for step in steps for name, judge in project.config.jury(step).items()}.items()
+    ):
+        if f"judge '{name}'" not in uses.setdefault(judge.model, []):
+            uses[judge.model].append(f"judge '{name}'")
+    return uses
+
+
+def step_budgets(project: Project) -> list[StepBudget]:
+    """How the verdict budgets of all steps that were judged stand. Reads every verdict and asks nobody."""
+    lake, budget = project.lake, project.config.tournament.verdict_budget
+    names = dict(strategy_names(lake).iter_rows())
+    found = []
+    for step in steps_with_answers(lake):
+        if not project.config.jury(step) or not lake.read("verdicts", ["step"], keep=pl.col("step") == step).height:
+            continue
+        state = _read_step(project, step)
+        given, most = sum(result.verdicts for result in state.past_results), state.verdict_budget(budget)
+        unjudged = tuple(names.get(strategy, strategy) for strategy in state.unjudged)
+        used_up = most - given < state.verdicts_per_match
+        found.append(StepBudget(step, given, budget, most - budget, used_up, unjudged))
+    return found
 
 
 def plan_judging(project: Project, planned: pl.DataFrame) -> list[JudgePlan]:
