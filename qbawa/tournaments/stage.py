@@ -111,10 +111,10 @@ def step_budgets(project: Project) -> list[StepBudget]:
         if not project.config.jury(step) or not lake.read("verdicts", ["step"], keep=pl.col("step") == step).height:
             continue
         state = _read_step(project, step)
-        given, most = sum(result.verdicts for result in state.past_results), state.verdict_budget(budget)
+        given, extra = sum(result.verdicts for result in state.past_results), state.newcomers(budget).verdicts
         unjudged = tuple(names.get(strategy, strategy) for strategy in state.unjudged)
-        used_up = most - given < state.verdicts_per_match
-        found.append(StepBudget(step, given, budget, most - budget, used_up, unjudged))
+        used_up = budget + extra - given < state.verdicts_per_match
+        found.append(StepBudget(step, given, budget, extra, used_up, unjudged))
     return found
 
 

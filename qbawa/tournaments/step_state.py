@@ -45,6 +45,14 @@ class Decided:
     matches: pl.DataFrame
 
 
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """Strategies that came when a step's verdict budget was used up, and what they may be judged for besides."""
+
+    strategies: tuple[str, ...] = ()
+    verdicts: int = 0
+
+
 Store = Callable[[Decided], object]
 
 
@@ -108,21 +116,24 @@ class StepState:
 
     def tournament(self, config: TournamentConfig, *, only_requests: Sequence[str] | None = None) -> Tournament:
         """The step's tournament, going on from all that was judged."""
+        late = self.newcomers(config.verdict_budget)
         return make_tournament(
             self.field,
             format=config.format,
             goal=Goal(config.goal, k=config.k),
             confidence=config.confidence,
-            verdict_budget=self.verdict_budget(config.verdict_budget),
+            verdict_budget=config.verdict_budget,
             verdicts_per_match=self.verdicts_per_match,
             orders=self.orders,
             seed=self.seed,
             past_results=self.past_results,
             only_requests=only_requests,
+            newcomers=late.strategies,
+            newcomer_verdicts=late.verdicts,
         )
 
-    def verdict_budget(self, budget: int, coming: Collection[str] = ()) -> int:
-        """The verdicts that the step may have in all: `budget`, and a share of it for each strategy that came too late.
+    def newcomers(self, budget: int, coming: Collection[str] = ()) -> Newcomers:
+        """The strategies that came too late for the verdict budget, and a share of it for each, beside it.
 
         `coming` are strategies that will have answers. Too late is who had none, and no verdict, while more than one
         strategy's share of the budget was left. So newcomers are judged however much the others have used up, and the
@@ -130,7 +141,7 @@ class StepState:
         """
         field = {strategy for strategy, _ in self.answers} | set(coming)
         if not budget or not field:
-            return budget
+            return Newcomers()
         given: list[tuple[datetime, set[str]]] = []
         for identity, keys in self._current.items():
             match = {self._matches[identity][side] for side in ("strategy_a", "strategy_b")}
@@ -139,12 +150,12 @@ class StepState:
         share = max(budget // len(field), self.verdicts_per_match)
         left_at = max(0, budget - share)
         if len(given) <= left_at:
-            return budget
+            return Newcomers()
         given.sort(key=lambda verdict: verdict[0])
         used_up_at = given[left_at][0]
         early = set[str]().union(*(match for at, match in given if at <= used_up_at))
         late = [name for name in field - early if name not in self._since or self._since[name] > used_up_at]
-        return budget + share * len(late)
+        return Newcomers(tuple(sorted(late)), share * len(late))
 
     @property
     def unjudged(self) -> list[str]:

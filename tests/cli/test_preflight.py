@@ -133,9 +133,7 @@ def test_a_server_without_such_a_list_is_there_all_the_same(server: Server, stat
 
 def test_servers_that_hang_hold_nobody_up_for_long(server: Server) -> None:
     server.hangs = True
-    models = {
-        f"m{n}": {"base_url": f"{server.base_url}/{n}", "api_key_env": "GOOD_KEY", **PRICE} for n in range(8)
-    }
+    models = {f"m{n}": {"base_url": f"{server.base_url}/{n}", "api_key_env": "GOOD_KEY", **PRICE} for n in range(8)}
     began = time.monotonic()
     problems = found(models, timeout_s=0.4)
     assert time.monotonic() - began < 2 and {problem.kind for problem in problems} == {"unreachable"}
@@ -187,7 +185,7 @@ def test_a_plan_says_what_is_wrong_and_exits_with_1(tmp_path: Path, server: Serv
 @pytest.mark.slow
 def test_a_used_up_verdict_budget_is_said_and_newcomers_get_their_share(tmp_path: Path) -> None:
     project = newsdesk(tmp_path)
-    small = {"verdict_budget": 20, "goal": "order", "confidence": 0.999, "format": "information_gain"}
+    small = {"verdict_budget": 20, "goal": "order", "confidence": 0.999, "format": "successive_halving"}
     project = reopened(project.home, config_of(project, tournament=small))
     play(project, run_id="one", steps=["summarise"])
     for command in (plan, status):
