@@ -6,8 +6,6 @@ from typing import Any
 
 from dagster import Failure
 
-from qbawa.engine.caps import cap_notes
-from qbawa.engine.preflight import examine
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 
@@ -22,6 +20,9 @@ def say_what_is_wrong(
 
     It stops nothing: the calls of such a model fail at once or cost nothing, and what others answer is kept.
     """
+    from qbawa.engine.caps import cap_notes
+    from qbawa.engine.preflight import examine
+
     together: dict[str, list[str]] = {}
     for part in uses:
         for model, users in part.items():

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--config", default="{}", help="run configuration as JSON")
     arguments = parser.parse_args()
     with DagsterInstance.get() as instance:
+        keep_connections(instance)
         job = definitions.resolve_job_def(arguments.job)
         config = json.loads(arguments.config) | {"loggers": {"console": {}}}
         end_abandoned_runs(instance, launched_here=False)
@@ -34,6 +35,14 @@ def main() -> int:
             return 1
         run = instance.get_run_by_id(result.run_id)
         return CAPPED if run is not None and CAP_TAG in run.tags else 0
+
+
+def keep_connections(instance: DagsterInstance) -> None:
+    """Let the instance keep its connections to PostgreSQL: by default Dagster opens one for each of its hundreds of queries.
+
+    What it does for its webserver; a run's queries may take as long as they take.
+    """
+    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,12 @@ def say(prompt: str) -> str:
 
 
 def configure(world: DagsterHome, server: ScriptedProvider, dead: dict[str, object], **budget: float) -> None:
-    usual = {"base_url": server.base_url, "input_usd_per_million": 100, "output_usd_per_million": 100, "max_attempts": 1}
+    usual = {
+        "base_url": server.base_url,
+        "input_usd_per_million": 100,
+        "output_usd_per_million": 100,
+        "max_attempts": 1,
+    }
     strategies = [prompts(2), {**prompts(1), "name": "other", "model": "dead"}]
     world.home.root.mkdir(parents=True, exist_ok=True)
     world.home.config.write_text(
@@ -70,7 +75,9 @@ def judged(server: ScriptedProvider) -> int:
     return sum(times for body, times in server.answered.items() if "JUDGE" in body)
 
 
-def test_a_flywheel_with_a_model_that_never_answers_judges_nothing(world: DagsterHome, server: ScriptedProvider) -> None:
+def test_a_flywheel_with_a_model_that_never_answers_judges_nothing(
+    world: DagsterHome, server: ScriptedProvider
+) -> None:
     result = world.run("flywheel")
     step, why = failure(result)
     assert not result.success and step == "check_models"
