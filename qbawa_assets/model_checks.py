@@ -9,7 +9,7 @@ from dagster import Failure
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 
-CAP_TAG = "qbawa/stopped_by"
+CAP_TAG = "stopped_by"
 """Tag of a run that ended at a dollar cap, in the UI's list of runs."""
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from qbawa.config import BudgetConfig
     from qbawa.tournaments.estimate import JudgePlan
+    from qbawa.tournaments.step_state import StepState
 
 COUNTS = ("verdicts_at_most", "asked_anew_at_most", "calls_at_most")
 
@@ -51,7 +52,8 @@ def command(requests: str, strategies: str, offline: bool, as_json: bool) -> Non
     chosen = replay_stage.matching_strategies(project, strategies)
     cells = choose_cells(replay_stage.wanted_cells(project.lake), requests=requests, strategies=chosen)
     estimate = replay_stage.plan(project, cells)
-    judging = plan_judging(project, cells)
+    states: dict[str, StepState] = {}
+    judging = plan_judging(project, cells, states)
     judging_usd = sum(row.cost_usd_at_most for row in judging)
     total = {
         "calls": estimate.calls_to_pay + sum(row.calls_at_most for row in judging),
@@ -63,7 +65,7 @@ def command(requests: str, strategies: str, offline: bool, as_json: bool) -> Non
         if row.verdicts_at_most:
             uses.setdefault(row.model, []).append(f"judge '{row.judge}' of step '{row.step}'")
     problems = asyncio.run(examine(uses, project.config.models, reach=not offline))
-    budgets = step_budgets(project)
+    budgets = step_budgets(project, states)
     unusable = any(problem.certain for problem in problems)
     if as_json:
         rows = [asdict(row) for row in judging]

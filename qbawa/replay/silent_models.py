@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from qbawa.engine.error_classes import MODEL_FAULTS
+from qbawa.engine.error_classes import MODEL_FAULTS, MODEL_UNUSABLE
 from qbawa.replay.strategies.strategy import Strategy
 from qbawa.text import shorten
+
+BY_CHANCE = 10
+"""Cells of a model that may all time out or end in a server's error for what was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +33,43 @@ def models_of(strategy: Strategy) -> set[str]:
 
 
 def silent_models(cells: pl.DataFrame, strategies: Mapping[str, Strategy]) -> list[SilentModel]:
-    """The models of which every cell of a run failed for a reason that lies in the model, by name.
+    """The models of which every cell of the run that asked last failed for a reason that lies in the model, by name.
 
-    `cells` are rows of `replay_matrix`: run_id, strategy_id, status, error. A cell whose program calls several models
-    speaks against each of them, and one answer for each.
+    `cells` are rows of `replay_matrix`: run_id, strategy_id, status, error, answered_at. A cell whose program calls several
+    models speaks against each of them, and an answer for each. Fewer than BY_CHANCE cells count only where one says that
+    the model cannot be used at all: a last cell that times out every night must not stop everything.
     """
-    asked = cells.filter(pl.col("strategy_id").is_in(list(strategies)))
-    fault = pl.col("error").str.split(":").list.first().is_in(sorted(MODEL_FAULTS))
-    judged = asked.group_by("run_id", "strategy_id").agg(
-        cells=pl.len(),
-        silent=((pl.col("status") == "failed") & fault.fill_null(False)).all(),
-        error=pl.col("error").drop_nulls().sort().first(),
+    reason = pl.col("error").str.split(":").list.first().fill_null("")
+    judged = (
+        cells.filter(pl.col("strategy_id").is_in(list(strategies)))
+        .group_by("run_id", "strategy_id")
+        .agg(
+            cells=pl.len(),
+            silent=((pl.col("status") == "failed") & reason.is_in(sorted(MODEL_FAULTS))).all(),
+            unusable=reason.is_in(sorted(MODEL_UNUSABLE)).any(),
+            error=pl.col("error").drop_nulls().sort().first(),
+            at=pl.col("answered_at").max(),
+        )
     )
-    silent: dict[tuple[str, str], SilentModel] = {}
-    heard: set[tuple[str, str]] = set()
-    for row in judged.sort("run_id", "strategy_id").iter_rows(named=True):
-        for model in models_of(strategies[row["strategy_id"]]):
-            key = (row["run_id"], model)
-            if not row["silent"]:
-                heard.add(key)
-                continue
-            before = silent.get(key)
-            silent[key] = SilentModel(model, row["cells"] + (before.cells if before else 0), row["error"])
-    found = {model: each for (run, model), each in sorted(silent.items()) if (run, model) not in heard}
-    return [found[model] for model in sorted(found)]
+    rows = [
+        {"model": model, **row}
+        for row in judged.iter_rows(named=True)
+        for model in models_of(strategies[row["strategy_id"]])
+    ]
+    if not rows:
+        return []
+    by_run = (
+        pl.DataFrame(rows, infer_schema_length=None)
+        .sort("model", "run_id", "strategy_id")
+        .group_by("model", "run_id", maintain_order=True)
+        .agg(
+            pl.col("cells").sum(), pl.col("silent").all(), pl.col("unusable").any(), pl.col("error").first(),
+            pl.col("at").max(),
+        )
+    )  # fmt: skip
+    newest = by_run.sort("at", nulls_last=False).unique("model", keep="last", maintain_order=True).sort("model")
+    silent = newest.filter(pl.col("silent") & (pl.col("unusable") | (pl.col("cells") >= BY_CHANCE)))
+    return [SilentModel(model, count, error) for model, count, error in silent.select("model", "cells", "error").rows()]
 
 
 def describe(silent: Sequence[SilentModel]) -> str:

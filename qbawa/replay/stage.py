@@ -229,17 +229,18 @@ def model_uses(project: Project, cells: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def silent_models(project: Project, run_id: str | None = None) -> str:
-    """Which models have failed as a whole in a run (default: in whichever run asked last), and how to go on; '' for none.
+    """Which models have failed as a whole in a run (default: in the run that asked each last), and how to go on; '' for none.
 
-    Only cells of active strategies count, and only until they are answered: then they are cells of another run.
+    Only cells of active strategies count.
     """
     from qbawa.replay.silent_models import describe, silent_models
 
-    columns = ["run_id", "strategy_id", "status", "error"]
+    columns = ["run_id", "strategy_id", "status", "error", "answered_at"]
     cells = project.lake.read("replay_matrix", columns, keep=None if run_id is None else pl.col("run_id") == run_id)
     if cells.filter(pl.col("status") == "failed").is_empty():
         return ""
-    active = set(project.lake.read("strategies", ["strategy_id"], keep=pl.col("active"))["strategy_id"])
+    asked = pl.col("active") & (pl.col("origin") != "import")
+    active = set(project.lake.read("strategies", ["strategy_id"], keep=asked)["strategy_id"])
     strategies = {key: strategy for key, strategy in read_strategies(project.lake).items() if key in active}
     silent = silent_models(cells, strategies)
     return describe(silent) if silent else ""

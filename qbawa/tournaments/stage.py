@@ -102,8 +102,11 @@ def judge_uses(project: Project, steps: Iterable[str]) -> dict[str, list[str]]:
     return uses
 
 
-def step_budgets(project: Project) -> list[StepBudget]:
-    """How the verdict budgets of all steps that were judged stand. Reads every verdict and asks nobody."""
+def step_budgets(project: Project, states: "dict[str, StepState] | None" = None) -> list[StepBudget]:
+    """How the verdict budgets of all steps that were judged stand. Reads every verdict and asks nobody.
+
+    `states` are steps that were read already, by name.
+    """
     from qbawa.tournaments.repository import steps_with_answers
 
     lake, budget = project.lake, project.config.tournament.verdict_budget
@@ -112,7 +115,7 @@ def step_budgets(project: Project) -> list[StepBudget]:
     for step in steps_with_answers(lake):
         if not project.config.jury(step) or not lake.read("verdicts", ["step"], keep=pl.col("step") == step).height:
             continue
-        state = _read_step(project, step)
+        state = (states or {}).get(step) or _read_step(project, step)
         given, extra = sum(result.verdicts for result in state.past_results), state.newcomers(budget).verdicts
         unjudged = tuple(names.get(strategy, strategy) for strategy in state.unjudged)
         used_up = budget + extra - given < state.verdicts_per_match
@@ -120,10 +123,12 @@ def step_budgets(project: Project) -> list[StepBudget]:
     return found
 
 
-def plan_judging(project: Project, planned: pl.DataFrame) -> "list[JudgePlan]":
+def plan_judging(
+    project: Project, planned: pl.DataFrame, states: "dict[str, StepState] | None" = None
+) -> "list[JudgePlan]":
     """What playing all tournaments would take at most, by step and judge, once `planned` is answered. Pays nothing.
 
-    `planned` are cells in the form of `wanted_cells`.
+    `planned` are cells in the form of `wanted_cells`. `states` grows by the steps that are read.
     """
     from qbawa.tournaments.estimate import plan_step
     from qbawa.tournaments.repository import answered_calls, judge_history, recorded_outputs, steps_with_answers
@@ -133,8 +138,11 @@ def plan_judging(project: Project, planned: pl.DataFrame) -> "list[JudgePlan]":
     plans: list[JudgePlan] = []
     for step in sorted({*steps_with_answers(lake), *planned["step"]}):
         if project.config.jury(step):
+            state = _read_step(project, step)
+            if states is not None:
+                states[step] = state
             plans += plan_step(
-                _read_step(project, step),
+                state,
                 project.config,
                 planned,
                 history,

@@ -16,6 +16,7 @@ from qbawa_assets.partitions import strategies as strategy_partitions
 
 ODD = ["acme|42", "|", "%%acme%7C42", "two\x00parts"]
 PLAIN = ["plain", "../up", "a...b", "a,b [1]", "'quoted' \"twice\"", "100%7C", "%%", "ein ö\\n, два", "<b>"]
+RECORDED = [*ODD, "plain", "a...b", PLAIN[-2]]
 STEP = "a/../b|c.d 'e' \"f\""
 
 
@@ -41,7 +42,7 @@ def world() -> Iterator[DagsterHome]:
     with dagster_home() as here:
         way = {"step": STEP, "name": "way | 1", "prompt": "{{ topic }}", "models": ["offline/lead", "offline/title"]}
         configure(here.home, strategies=[way], judges={"j": {"model": "offline/judge"}})
-        record(here.home, ODD + PLAIN, step=STEP)
+        record(here.home, RECORDED, step=STEP)
         here.instance.add_dynamic_partitions("request", ["acme|42", "plain"])
         here.instance.report_runless_asset_event(AssetMaterialization("replay_matrix", partition="acme|42|s_old"))
         here.instance.report_runless_asset_event(AssetMaterialization("tournament_brackets", partition="acme|42"))
@@ -56,16 +57,16 @@ def cells(world: DagsterHome) -> set[tuple[str, str]]:
 @pytest.mark.slow
 def test_every_cell_of_every_name_counts_as_materialised(world: DagsterHome) -> None:
     shown = world.statuses()
-    assert {request for request, _ in cells(world)} == {*ODD, *PLAIN}
+    assert {request for request, _ in cells(world)} == set(RECORDED)
     assert {dimensions(key) for key in shown["materialized"]} == cells(world) and not shown["failed"]
     brackets = world.statuses("tournament_brackets", requests)
-    assert {name_of(key) for key in brackets["materialized"]} == {*ODD, *PLAIN}
+    assert {name_of(key) for key in brackets["materialized"]} == set(RECORDED)
 
 
 @pytest.mark.slow
 def test_plain_names_keep_their_partitions_and_a_key_that_no_cell_can_have_is_gone(world: DagsterHome) -> None:
     keys = set(world.instance.get_dynamic_partitions("request"))
-    assert keys == {*PLAIN, *map(partition_key, ODD)} and "acme|42" not in keys
+    assert keys == set(map(partition_key, RECORDED)) >= {"plain", "a...b"} and "acme|42" not in keys
 
 
 @pytest.mark.slow
