@@ -233,7 +233,11 @@ def test_the_command_shows_the_bound_and_which_cap_lies_below_it(
     plans = plan_judging(project, nothing(project))
     assert "Judging, at most" in shown and "Below the bound: $0.01 a run. What would exceed it is not asked" in shown
     calls = sum(row.calls_at_most for row in plans)
-    assert calls > 100 and re.search(rf"all +│? *{calls} +0 +{calls} ", shown) and "200 output tokens a call at most are guessed: a, b" in shown
+    assert (
+        calls > 100
+        and re.search(rf"all +│? *{calls} +0 +{calls} ", shown)
+        and "200 output tokens a call at most are guessed: a, b" in shown
+    )
     printed = json.loads(CliRunner().invoke(command, ["--json"]).output)
     assert printed["judging"] == [asdict(row) for row in plans]
     assert {"cells", "calls", "cached_calls", "calls_to_pay", "cost_usd", "minutes"} <= printed.keys()
