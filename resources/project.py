@@ -1,10 +1,13 @@
 """The home that a Dagster process works on."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, InitResourceContext
+from pydantic import PrivateAttr
 
 from qbawa.project import Home, Project, open_project
+from qbawa.storage.occupancy import in_use
 
 
 class ProjectResource(ConfigurableResource):
@@ -12,6 +15,15 @@ class ProjectResource(ConfigurableResource):
 
     home: str = ""
     """Folder of the home; default: QBAWA_HOME."""
+
+    _held: ExitStack = PrivateAttr(default_factory=ExitStack)
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        """For as long as a run or tick lasts nobody forgets a request under its feet; it waits for one who is at it."""
+        self._held.enter_context(in_use(self.location.root))
+
+    def teardown_after_execution(self, context: InitResourceContext) -> None:
+        self._held.close()
 
     def open(self) -> Project:
         return open_project(self.location)
