@@ -69,7 +69,8 @@ def forget_in_dagster(
     for run_id in _runs_of_partition(connection, request_id):
         # A run of this one partition is about nothing else.
         instance.delete_run(run_id)
-        shutil.rmtree(Path(instance.root_directory, "storage", run_id), ignore_errors=True)
+        for folder in (run_id, f"storage/{run_id}"):  # what it printed, and what its stages handed to one another
+            shutil.rmtree(Path(instance.root_directory, folder), ignore_errors=True)
         done["runs"] += 1
     name = str(requests.name)
     if instance.has_dynamic_partition(name, request_id):
