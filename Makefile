@@ -1,9 +1,11 @@
 # make demo   the whole flywheel on sample articles: no key, no network after the install
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
 # make test   every test
+# make test-fast   the inner loop, within a minute: without Dagster, Chromium and whatever is marked slow
 # make check  format, lint, types, which room may import which
-# make lock   resolve the locked requirements anew
-.PHONY: demo up test check format lock clean install
+# make lock   resolve the locked requirements again
+# make release  wheel, sdist and checksums into dist/, then the tag; uploads nothing (CONTRIBUTING.md)
+.PHONY: demo up test test-fast check format lock release clean install
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,8 +16,16 @@ demo: .venv/installed
 up: .venv/installed
 	@exec $(BIN)/qbawa up
 
+# Tests start dozens of processes that import Dagster; without bytecode each would compile it all again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+# One more than cores, since a test that waits for a disk, a daemon or a kill leaves its core idle.
+WORKERS ?= 3
+
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-fast: .venv/installed
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/dagster --ignore tests/cli/test_up.py
 
 check: .venv/installed
 	$(BIN)/ruff check .
@@ -29,13 +39,14 @@ format: .venv/installed
 
 install: .venv/installed
 
-# uv installs in seconds what takes pip a minute; pip is the way out where uv cannot reach the package index.
+# uv installs in seconds what takes pip a minute; pip is the way out where uv cannot reach the package index. Bytecode is
+# compiled at once, as pip does: where PYTHONDONTWRITEBYTECODE is set, every command would compile Dagster again (4 s).
 .venv/installed: requirements.lock requirements-bootstrap.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "qbawa needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v[:2])'
 	@echo "Installing into .venv (once, one to three minutes) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --requirement requirements.lock \
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -43,6 +54,9 @@ install: .venv/installed
 lock: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-strip-extras --no-header --output-file requirements.lock
+
+release: .venv/installed
+	@$(BIN)/python tools/release.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist

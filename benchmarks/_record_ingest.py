@@ -58,8 +58,7 @@ def _write_journal(folder: Path, rows: int) -> None:
 def _child(folder: Path) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from qbawa.ingest.batches import pending_batches
-    from qbawa.ingest.stage import ingest_batch
+    from qbawa.ingest.stage import ingest_batch, pending_batches
     from qbawa.storage.lake import Lake
 
     lake = Lake(folder / "lake")

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from qbawa.tournaments.agreement.calibration import Calibration, combine, fit
+from qbawa.tournaments.agreement.calibration import Calibration, fit
+from qbawa.tournaments.decide import combine
 from qbawa.tournaments.ratings import fit_ratings
 
 FOLDS = 10

@@ -15,7 +15,7 @@ All pairs below come out of `qbawa.datasets.pairs.build_pairs`. Three measuremen
   budget of 3,000 verdicts. A pair is usable at p_best ≥ 0.9, and right where the best answer's true log-strength on
   that very request is the larger one. A pair is *close* where the two strategies are: their true mean win rates over
   the field differ by at most 0.25. (Round robin in both orders then gives 388 usable pairs and 150 close ones per 1,000
-  verdicts; MEASUREMENTS has 385 and 131.) `close_pairs_per_1000` counts usable close pairs per 1,000 verdicts,
+  verdicts.) `close_pairs_per_1000` counts usable close pairs per 1,000 verdicts,
   `close_precision` the share of them that are right. `alike_*` is the stricter reading, close by the answers: the better
   one's true win probability on that request is at most 0.8.
 - A million pairs from real answers (outputs.parquet and requests.parquet, or made-up ones where absent), built and

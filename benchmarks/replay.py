@@ -366,7 +366,7 @@ def _work(arguments: Sequence[str]) -> None:
 
     from qbawa.project import Home, open_project
     from qbawa.replay import runner as run
-    from qbawa.replay.cells import wanted_cells
+    from qbawa.replay import stage as replay_stage
 
     if options.portion_s is not None:
         run.PORTION_S = options.portion_s
@@ -378,10 +378,12 @@ def _work(arguments: Sequence[str]) -> None:
             ]
             os.write(1, ("\n".join(lines) + "\n").encode())
 
-    def replay(run_id: str, on_cells: run.OnCells, log: Callable[[str], Any] | None = None) -> run.ReplayReport:
+    def replay(
+        run_id: str, on_cells: Callable[[pl.DataFrame], None], log: Callable[[str], Any] | None = None
+    ) -> run.ReplayReport:
         project = open_project(Home(options.work))
-        due = wanted_cells(project.lake).head(int((options.work / "cells").read_text()))
-        return run.replay(project, due, run_id=run_id, on_cells=on_cells, log=log)
+        due = replay_stage.wanted_cells(project.lake).head(int((options.work / "cells").read_text()))
+        return replay_stage.replay(project, due, run_id=run_id, on_cells=on_cells, log=log)
 
     if options.events:
         report, events, imports_s = _in_dagster(Home(options.work), replay)
@@ -477,10 +479,12 @@ def _journalled(home: Path) -> tuple[set[str], set[str]]:
 
 def _lake(home: Path) -> tuple[list[str], set[str]]:
     """Cells of the matrix as `request strategy`, and keys of answered calls."""
+    import polars as pl
+
     from qbawa.storage.lake import Lake
 
     lake = Lake(home / "lake")
-    rows = lake.read("replay_matrix", ["request_id", "strategy_id", "status"], where="status = 'ok'")
+    rows = lake.read("replay_matrix", ["request_id", "strategy_id", "status"], keep=pl.col("status") == "ok")
     calls = lake.read("calls", ["call_key", "error"])
     answered = set(calls.filter(calls["error"].is_null())["call_key"])
     return [f"{request} {strategy}" for request, strategy, _ in rows.rows()], answered

@@ -242,6 +242,19 @@ class ChampionConfig(_Section):
     """A challenger may cost this many times as much as the champion, at most."""
 
 
+class RetentionConfig(_Section):
+    """How long what nobody needs any more is kept; the job `maintain_lake` sees to it every night."""
+
+    runs_days: float | None = Field(30, gt=0)
+    """Runs in the UI with their events. What each partition holds, and since when, stays. null: for ever."""
+    logs_days: float | None = Field(14, gt=0)
+    """What runs printed. null: for ever."""
+    journals: Literal["keep", "archive", "delete"] = "archive"
+    """Segments that the lake holds: put aside in `ingested/` of their journal as they are, packed there, or deleted."""
+    journals_days: float = Field(30, ge=0)
+    """How old a segment must be for that."""
+
+
 class Config(_Section):
     lake: LakeConfig = LakeConfig()
     journals: tuple[str, ...] = ()
@@ -259,6 +272,7 @@ class Config(_Section):
     datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], DatasetConfig] = {}
     """By name, which is that of the folder under `exports/` too."""
     champions: ChampionConfig = ChampionConfig()
+    retention: RetentionConfig = RetentionConfig()
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Config":

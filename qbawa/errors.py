@@ -31,12 +31,24 @@ class TemplateError(UserError):
     """A prompt template cannot be rendered for this request."""
 
 
+class StorageError(UserError):
+    """A disk, a folder or an object store refuses: full, read-only, not ours, a wrong key."""
+
+
+class LakeFormatError(UserError):
+    """The lake was written by a newer qbawa than this one."""
+
+
 class LeakError(UserError):
     """A dataset would let the same question stand in training and in test."""
 
 
 class BusyError(UserError):
     """Another qbawa process holds what this one needs."""
+
+
+class LaunchError(UserError):
+    """A server that qbawa starts on this machine does not come up."""
 
 
 class DisconnectedError(QbawaError):

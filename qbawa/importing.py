@@ -16,6 +16,7 @@ from qbawa.ingest.formats.records import Record, file_digest, records
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.ingest.tables import load_table
 from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
 from qbawa.replay.import_answers import import_answers
@@ -79,6 +80,7 @@ def import_file(
     step: str | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
+    prices: RecordedPrices | None = None,
 ) -> ImportReport:
     """Write a file's recordings, feedback and bad lines; importing the same file again changes nothing.
 
@@ -96,7 +98,9 @@ def import_file(
     report = ImportReport(str(path), format)
     if not dry_run and is_complete(lake, name):
         return report
-    writer = None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES)
+    writer = (
+        None if dry_run else BlockWriter(lake, name, format, skip_known=True, block_bytes=BLOCK_BYTES, prices=prices)
+    )
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for record in _lines(path) if format == "journal" else records(path, progress):

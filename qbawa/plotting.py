@@ -18,6 +18,7 @@ ACCENT = "#2563eb"
 GOOD = "#16a34a"
 BAD = "#dc2626"
 FAINT = "#d5dbe3"
+REFUSED = "#eab308"
 MOST_ROWS = 60
 
 

@@ -1,14 +1,19 @@
 """The user's home, one folder, and the project in it: its configuration and its lake."""
 
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from qbawa.config import Config
 from qbawa.config_file import load_config
-from qbawa.errors import ConfigError
+from qbawa.errors import ConfigError, QbawaError
+from qbawa.storage.backends import Notes
 from qbawa.storage.catalog import publish
+from qbawa.storage.faults import explain
 from qbawa.storage.lake import Lake
+from qbawa.storage.upgrade import upgrade
 
 DEFAULT_FOLDER = ".qbawa"
 
@@ -29,8 +34,21 @@ class Home:
         self.lake = root / "lake"
         self.catalog = root / "catalog.duckdb"
         self.exports = root / "exports"
+        self.upgrade_lock = root / "upgrade.lock"
         self.dagster = root / "dagster"
         self.postgres = root / "postgres"
+
+    def whole_path(self, path: str) -> Path:
+        """Where a path of a table lies: those of the home are relative to it."""
+        return self.root / path
+
+    def make_private(self) -> None:
+        """Have the folder, closed to other users of the machine: recordings and answers are nobody else's business."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A mounted volume may belong to somebody else, or be read-only.
+        with suppress(OSError):
+            if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
+                self.root.chmod(0o700)
 
     @classmethod
     def find(cls) -> "Home":
@@ -51,6 +69,11 @@ class Project:
         """Folders in which applications leave recordings."""
         return [self.home.journal, *(self.home.root / folder for folder in self.config.journals)]
 
+    @property
+    def notes(self) -> Notes:
+        """What runs have seen already; not a store."""
+        return Notes(self.home.root)
+
     def publish(self) -> None:
         """Bring catalog.duckdb up to the lake's present state."""
         publish(self.lake, self.home.catalog)
@@ -63,11 +86,25 @@ class Project:
 
 
 def open_project(home: Home | None = None) -> Project:
-    """The project in a home (default: the one in force). Raises ConfigError where qbawa.yaml is absent or wrong."""
+    """The project in a home (default: the one in force), its lake upgraded where an older qbawa has written it.
+
+    Raises ConfigError where qbawa.yaml is absent or wrong, LakeFormatError for the lake of a newer qbawa, StorageError where
+    disk or object store refuse.
+    """
     home = home or Home.find()
     config = load_config(home.config)
+    home.make_private()
     options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
-    return Project(home, config, Lake(_lake_uri(home, config), options))
+    lake = Lake(_lake_uri(home, config), options)
+    try:
+        upgrade(lake, home.upgrade_lock)
+    except QbawaError:
+        raise
+    except Exception as error:
+        if said := explain(error):
+            raise said from error
+        raise
+    return Project(home, config, lake)
 
 
 def _lake_uri(home: Home, config: Config) -> str:

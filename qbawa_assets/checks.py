@@ -1,4 +1,4 @@
-"""Checks of the ratings: does the order of showing matter, are verdicts readable, can the best be told from the rest?"""
+"""Checks of the ratings: does the order of showing matter, are verdicts readable, does the best stand apart from the rest?"""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ CHECKS = {
     "order_effect": "Being shown first is not surely worth more than 1 percentage point in an even match, "
     "and no judge surely gives every other match to the place in which an answer stands.",
     "unscored_share": "At most 2 % of the verdicts that count could not be read.",
-    "separability": "The best strategy of every step can be told from the next.",
+    "separability": "The best strategy of every step is separable from the next.",
 }
 
 
@@ -30,7 +30,7 @@ def rating_checks(rated: Rated) -> Sequence[AssetCheckResult]:
     biases = rated.position_biases
     passed = {
         "order_effect": all(
-            not sways(effect) and not any(map(hangs_on_place, biases.get(step, [])))
+            not sways(effect) and not any(map(decides_by_position, biases.get(step, [])))
             for step, effect in rated.order_effects.items()
         ),
         "unscored_share": all(share <= MOST_UNSCORED for share in rated.unscored_shares.values()),
@@ -60,7 +60,7 @@ def sways(effect: Effect | None) -> bool:
     return effect is not None and (effect.points_low > MOST_ORDER_POINTS or effect.points_high < -MOST_ORDER_POINTS)
 
 
-def hangs_on_place(judge: PositionBias) -> bool:
+def decides_by_position(judge: PositionBias) -> bool:
     """Whether the judge's bias is surely more than MOST_POSITION_BIAS, one way or the other."""
     return judge.low > MOST_POSITION_BIAS or judge.high < -MOST_POSITION_BIAS
 
@@ -70,21 +70,21 @@ def describe_order(effect: Effect | None, cancelled: int, biases: Sequence[Posit
     if effect is None:
         if not cancelled:
             return "no judge saw answers in an order"
-        said = f"position cancels: judges saw both orders alike in each of {cancelled:,} matches"
+        shown = f"position cancels: judges saw both orders alike in each of {cancelled:,} matches"
     else:
         within = max(-effect.points_low, effect.points_high) <= MOST_ORDER_POINTS
         verdict = "too much" if sways(effect) else "within 1 point" if within else "not known yet"
         others = f" (in {cancelled:,} others position cancels)" if cancelled else ""
-        said = (
+        shown = (
             f"{effect.points:+.2f} percentage points for the answer shown first, 95 % interval "
             f"{effect.points_low:+.2f} to {effect.points_high:+.2f}, from {effect.matches:,} matches{others}: {verdict}"
         )
     if not biases:
-        return said
+        return shown
     worst = biases[0]
-    hangs = [judge.judge for judge in biases if hangs_on_place(judge)]
-    said += (
+    biased = [judge.judge for judge in biases if decides_by_position(judge)]
+    shown += (
         f"; most biased judge {worst.judge}: position_bias {worst.bias:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}, "
         f"{worst.matches:,} matches)"
     )
-    return said + (f"; teach little, since they go by place: {', '.join(hangs)}" if hangs else "")
+    return shown + (f"; teach little, since they decide by position: {', '.join(biased)}" if biased else "")

@@ -6,6 +6,8 @@ import time
 
 from dagster import Field, InitLoggerContext, logger
 
+from qbawa.storage.faults import explain
+
 
 class _Stages(logging.Handler):
     """Prints messages of the stages themselves and, in one line, each stage's start."""
@@ -35,6 +37,8 @@ def _reason(failure) -> str:  # type: ignore[no-untyped-def]
         return str(failure.user_failure_data.description)
     while error.cause is not None:
         error = error.cause
+    if said := explain(RuntimeError(error.message)):
+        return str(said)
     return str(error.message).strip().removeprefix(f"qbawa.errors.{error.cls_name}: ")
 
 

@@ -5,6 +5,7 @@ it made as materialisations of the assets, so the UI shows the same picture whic
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -29,10 +30,8 @@ from pydantic import Field
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
 from qbawa_assets.metadata import picture
@@ -47,6 +46,7 @@ from qbawa_assets.partition_reports import (
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
+from qbawa_assets.retention import delete_old_logs, delete_old_runs
 from qbawa_assets.staleness import Unchanged, newest_answers, note_judged
 from qbawa_assets.tournaments import rate, rate_jury, take_human
 from resources import ProjectResource
@@ -57,7 +57,10 @@ AFTER = {"after": In(Nothing)}
 class ReplaySweep(Config):
     requests: str = Field("*", description="Glob over request ids.")
     strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
-    states: list[str] = Field(["missing", "failed"], description="States of the cells to take: missing, failed, ok.")
+    states: list[str] = Field(
+        ["missing", "failed"],
+        description="States of the cells to take: missing, failed, refused (may cost again), ok.",
+    )
     older_than_days: float | None = Field(None, description="Answer also cells again that are older than this.")
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
@@ -123,7 +126,7 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
 def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: ProjectResource) -> None:
     """Answer exactly the cells that are missing or failed. Failed cells show red when the run ends, all others stay."""
     opened = project.open()
-    wanted = wanted_cells(opened.lake)
+    wanted = replay_stage.wanted_cells(opened.lake)
     chosen = choose_cells(
         wanted,
         states=config.states,
@@ -131,15 +134,16 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         strategies=replay_stage.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
-    # Imported cells, and what a killed run had answered but not yet said: the lake is right, Dagster is made to agree.
+    # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, opened)
-    report = replay(
+    report = replay_stage.replay(
         opened,
         chosen,
         run_id=context.run_id,
         log=context.log.info,
         on_cells=report_cells(context, plan_failures=True),
         usd=config.usd,
+        retry_refused="refused" in config.states,
     )
     opened.publish()
     context.log.info(report.summary())
@@ -153,7 +157,7 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     opened = project.open()
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
-    report = play(
+    report = tournaments_stage.play(
         opened,
         steps=config.steps or None,
         verdict_budget=config.verdict_budget,
@@ -184,9 +188,15 @@ def check_brackets(failure: str) -> None:
 
 @op(ins=AFTER, out=Out(Nothing))
 def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Compact the lake's small files, delete old ones, and publish the catalog anew."""
-    done: dict[str, Any] = project.open().maintain()
-    context.add_output_metadata({table: MetadataValue.json(counts) for table, counts in done.items()})
+    """Join the lake's small files, delete what is older than it need be, and publish a new catalog."""
+    opened = project.open()
+    done: dict[str, Any] = opened.maintain()
+    metadata: dict[str, MetadataValue] = {table: MetadataValue.json(counts) for table, counts in done.items()}
+    metadata["journals"] = MetadataValue.json(asdict(ingest_stage.retire_journals(opened)))
+    days = opened.config.retention
+    metadata["runs"] = MetadataValue.json(asdict(delete_old_runs(context.instance, days.runs_days)))
+    metadata["logs"] = MetadataValue.int(delete_old_logs(context.instance, days.logs_days))
+    context.add_output_metadata(metadata)
 
 
 JUDGED = ("matches", "verdicts", "replay_matrix", "strategies")
@@ -214,7 +224,7 @@ def take_human_verdicts(context: OpExecutionContext, project: ProjectResource) -
 
 @op(ins=AFTER, out=Out(Nothing))
 def reread_verdicts(context: OpExecutionContext, project: ProjectResource) -> None:
-    """Read every raw reply of a judge anew, in case the parser has improved."""
+    """Re-read every raw reply of a judge, in case the parser has improved."""
     context.log.info(f"{tournaments_stage.reread_verdicts(project.open()):,} verdicts are read otherwise than before.")
 
 
@@ -229,7 +239,7 @@ def replay_sweep() -> None:
 
 
 @job(
-    description="Take in people's verdicts, read judges' replies anew, and decide, rate, pair and promote anew. Asks no model."
+    description="Take in people's verdicts, re-read judges' replies, then decide, rate, pair and promote again. Asks no model."
 )
 def judge_anew() -> None:
     judged = rate_judges(rate_strategies(take_human_verdicts(reread_verdicts())))
@@ -251,6 +261,6 @@ def flywheel_job() -> None:
     check_brackets(failure, after=done)
 
 
-@job(description="Compact and clean the lake.")
+@job(description="Compact and clean the lake; delete old runs and logs, put old journals aside.")
 def maintain_lake() -> None:
     maintain()

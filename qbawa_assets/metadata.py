@@ -1,4 +1,4 @@
-"""What a materialisation tells its owner: rows, dollars, a preview, a picture; and the columns of every table."""
+"""What a materialisation shows its owner: rows, dollars, a preview, a picture; and the columns of every table."""
 
 import base64
 from collections.abc import Mapping

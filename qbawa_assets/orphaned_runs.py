@@ -34,7 +34,7 @@ def _is_alive(instance: DagsterInstance, run: DagsterRun) -> bool:
     records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_START, limit=1).records
     event = records[0].event_log_entry if records else None
     if event is None or event.dagster_event is None or event.dagster_event.pid is None:
-        return True  # nothing to tell by
+        return True  # no process is known
     try:
         process = psutil.Process(event.dagster_event.pid)
         # A process that began after the run did has only inherited the number.

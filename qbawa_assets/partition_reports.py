@@ -35,7 +35,8 @@ def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
         events.materialized(
             (
                 cell_key(cell["request_id"], cell["strategy_id"]),
-                {"cost_usd": cell["cost_usd"] or 0.0, "latency_s": cell["latency_s"] or 0.0},
+                # What is not known is left out.
+                {name: cell[name] for name in ("cost_usd", "latency_s") if cell[name] is not None},
             )
             for cell in good.iter_rows(named=True)
         )
@@ -49,7 +50,7 @@ def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
 def report_unreported_cells(context: Any, project: Project) -> None:
     """Report every cell that the lake calls ok but Dagster does not know as materialised."""
     columns = ["request_id", "strategy_id", "cost_usd", "latency_s"]
-    stored = project.lake.read("replay_matrix", columns, where="status = 'ok' AND sample = 0")
+    stored = project.lake.read("replay_matrix", columns, keep=(pl.col("status") == "ok") & (pl.col("sample") == 0))
     known = context.instance.get_materialized_partitions(AssetKey("replay_matrix"))
     new = [f"{request}|{strategy}" not in known for request, strategy in stored.select(columns[:2]).iter_rows()]
     lost = stored.filter(pl.Series(new, dtype=pl.Boolean))

@@ -1,11 +1,9 @@
 """What PostgreSQL keeps of deleted rows: dead rows in its files, samples of columns, the write-ahead log.
 
-A deleted row stays in the table's file until that is written anew (`VACUUM FULL`), the most frequent values of a column
+A deleted row stays in the table's file until that is written once more (`VACUUM FULL`), the most frequent values of a column
 stand in pg_statistic, and all of it in the log, whose old files PostgreSQL would keep under new names to write over.
 The price is one rewrite of Dagster's tables, which nobody can read meanwhile, and 16 MB written for each file of the log.
 """
-
-from __future__ import annotations
 
 import re
 import time
@@ -21,7 +19,7 @@ PATIENCE_S = 60.0
 _STILL_SEEN = re.compile(r"\b([1-9]\d*) dead row versions cannot be removed yet")
 
 
-def remove_leftovers(connection: Connection, tables: Sequence[str], ours: bool) -> None:
+def remove_leftovers(connection: Connection, tables: Sequence[str], own_server: bool) -> None:
     """Leave nothing of deleted rows in the files of these tables; in a server of our own of all tables, and in its log.
 
     Of a server of the user's own the log, its replicas and its back-ups are out of reach.
@@ -35,10 +33,10 @@ def remove_leftovers(connection: Connection, tables: Sequence[str], ours: bool) 
         )
         present = [name for (name,) in cursor.fetchall()]
         try:
-            for name in present if ours else [name for name in present if name in tables]:
+            for name in present if own_server else [name for name in present if name in tables]:
                 _rewrite(connection, cursor, sql.Identifier(name))
                 cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name)))
-            if ours:
+            if own_server:
                 _rewrite(connection, cursor, sql.SQL("pg_catalog.pg_statistic"))
                 _renew_log(cursor)
         except errors.LockNotAvailable:

@@ -12,8 +12,6 @@ from dagster import (
 
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import named_cells
-from qbawa.replay.runner import replay
 from qbawa_assets.metadata import columns_of, counts, preview
 from qbawa_assets.partition_reports import fail_for_failed_cells, report_cells
 from qbawa_assets.partitions import cells, dimensions
@@ -55,8 +53,10 @@ def strategies(context: AssetExecutionContext, project: ProjectResource) -> Mate
 def replay_matrix(context: AssetExecutionContext, project: ProjectResource) -> Iterator[MaterializeResult]:
     """One row per answer in a cell, request × strategy. The job `replay_sweep` takes exactly what is missing or failed."""
     opened = project.open()
-    wanted = named_cells(opened.lake, [dimensions(key) for key in context.partition_keys])
-    report = replay(opened, wanted, run_id=context.run_id, log=context.log.info, on_cells=report_cells(context))
+    wanted = replay_stage.named_cells(opened.lake, [dimensions(key) for key in context.partition_keys])
+    report = replay_stage.replay(
+        opened, wanted, run_id=context.run_id, log=context.log.info, on_cells=report_cells(context)
+    )
     opened.publish()
     context.add_output_metadata(report.metadata())
     fail_for_failed_cells(context, opened)

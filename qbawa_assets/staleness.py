@@ -5,12 +5,15 @@ Kept as notes in the home. They are no store: without them everything is just do
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
+
+import polars as pl
 
 from qbawa import __version__
 from qbawa.project import Project
+
+# Names of notes in the home.
+_STAGES, _JUDGED = "stages.json", "judged_answers"
 
 
 class Unchanged:
@@ -22,7 +25,6 @@ class Unchanged:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._seen = project.lake.versions()
-        self._path: Path = project.home.root / "stages.json"
 
     def since(self, stage: str, reads: Sequence[str], writes: str) -> bool:
         """True where `stage` ran last on exactly what is there now, and its table is as it left it."""
@@ -32,9 +34,7 @@ class Unchanged:
         """Remember that `stage` has just run."""
         left = self._project.lake.versions()[writes]
         notes = self._notes() | {stage: self._state(reads, writes, left)}
-        draft = self._path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(notes, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(draft, self._path)
+        self._project.notes.put(_STAGES, json.dumps(notes, indent=1, sort_keys=True))
 
     def _state(self, reads: Sequence[str], writes: str, left: int) -> str:
         seen: list[object] = [{name: self._seen[name] for name in sorted(reads)}, writes, left, __version__]
@@ -43,16 +43,17 @@ class Unchanged:
 
     def _notes(self) -> dict[str, str]:
         try:
-            notes = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            notes = json.loads(self._project.notes.get(_STAGES))
+        except ValueError:
             return {}
         return notes if isinstance(notes, dict) else {}
 
 
 def newest_answers(project: Project) -> str:
     """What there is to judge: how many answers, and when the last was given. Changes with every new answer; '' for none."""
-    told = project.lake.read("replay_matrix", ["answered_at"], where="status = 'ok' AND sample = 0")["answered_at"]
-    return f"{len(told):,} answers, the last of {told.dt.to_string('%F %T%.6f').max()!s} UTC" if len(told) else ""
+    answered = (pl.col("status") == "ok") & (pl.col("sample") == 0)
+    times = project.lake.read("replay_matrix", ["answered_at"], keep=answered)["answered_at"]
+    return f"{len(times):,} answers, the last of {times.dt.to_string('%F %T%.6f').max()!s} UTC" if len(times) else ""
 
 
 def judged_answers(project: Project) -> str:
@@ -60,15 +61,12 @@ def judged_answers(project: Project) -> str:
 
     A note, not a store: without it tournaments go through once more and ask for nothing that they know.
     """
-    path = project.home.root / "judged_answers"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return project.notes.get(_JUDGED)
 
 
 def note_judged(project: Project, answers: str) -> None:
     """Remember that tournaments have been played over these `newest_answers`."""
-    draft = project.home.root / f"judged_answers.{os.getpid()}"
-    draft.write_text(answers, encoding="utf-8")
-    os.replace(draft, project.home.root / "judged_answers")
+    project.notes.put(_JUDGED, answers)
 
 
 def unbudgeted_judges(project: Project) -> list[str]:
@@ -76,6 +74,6 @@ def unbudgeted_judges(project: Project) -> list[str]:
     config = project.config
     if config.budget.usd_per_run is not None or config.budget.usd_per_day is not None:
         return []
-    steps = project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"].unique().sort()
+    steps = project.lake.read("replay_matrix", ["step"], keep=pl.col("status") == "ok")["step"].unique().sort()
     paid = {name for step in steps for name, judge in config.jury(step).items() if not config.model(judge.model).free}
     return sorted(paid)

@@ -15,7 +15,6 @@ from dagster import (
 from qbawa.project import Project
 from qbawa.tournaments import plots
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
 from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.metadata import columns_of, counts, picture, preview
 from qbawa_assets.partition_reports import fail_for_judging, report_brackets
@@ -38,7 +37,7 @@ def tournament_brackets(context: AssetExecutionContext, project: ProjectResource
     """One row per match. A partition is the bracket of one request; the job `tournament_sweep` plays all of them."""
     opened = project.open()
     asked = list(context.partition_keys)
-    report = play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
+    report = tournaments_stage.play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
     opened.publish()
     context.log.info(report.summary())
     report_brackets(context, opened, asked, report.unfinished)

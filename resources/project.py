@@ -11,7 +11,7 @@ from qbawa.storage.occupancy import in_use
 
 
 class ProjectResource(ConfigurableResource):
-    """Opens the user's project. qbawa.yaml is read anew each time, so an edit counts from the next run on."""
+    """Opens the user's project. qbawa.yaml is read each time, so an edit counts from the next run on."""
 
     home: str = ""
     """Folder of the home; default: QBAWA_HOME."""

@@ -13,13 +13,13 @@ from dagster import (
     sensor,
 )
 
-from qbawa.errors import ConfigError
+from qbawa.errors import UserError
 from qbawa.ids import content_id
 from qbawa.ingest import stage as ingest_stage
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.jobs import flywheel_job, judge_anew, replay_sweep, take_new_recordings, tournament_sweep
 from qbawa_assets.orphaned_runs import end_abandoned_runs
-from qbawa_assets.partitions import recording_batches
+from qbawa_assets.partitions import recording_batches, unreported_batches
 from qbawa_assets.staleness import judged_answers, newest_answers, unbudgeted_judges
 from resources import ProjectResource
 
@@ -39,14 +39,15 @@ def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -
     """Closed journal segments, late ones too, become batches; each new batch is taken in and may join the matrix."""
     try:
         opened = project.open()
-        batches = set(ingest_stage.new_batches(opened))
-    except ConfigError as error:
+        batches = set(ingest_stage.new_batches(opened, thorough=False))
+    except UserError as error:
         return SkipReason(str(error))
-    # Imported by hand: the lake holds it, but no partition says so yet.
-    batches |= ingest_stage.held_batches(opened) - set(
-        context.instance.get_dynamic_partitions(str(recording_batches.name))
-    )
+    # Imported by hand: the lake holds it, but no partition says so yet. Names are compared where the lake has changed.
+    held = ingest_stage.held_version(opened)
+    if context.cursor != held:
+        batches |= unreported_batches(context.instance, opened)
     if not batches:
+        context.update_cursor(held)
         return SkipReason("Nothing new: every closed segment is in the lake.")
     # What a run could not take in is tried again every hour; the lake knows what is done, so twice does no harm.
     names = sorted(batches)
@@ -59,10 +60,10 @@ def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -
 
 @sensor(job=judge_anew, minimum_interval_seconds=30, default_status=DefaultSensorStatus.RUNNING)
 def new_human_verdicts(context: SensorEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
-    """Tables of verdicts in `human_verdicts/` of the home decide matches anew."""
+    """Tables of verdicts in `human_verdicts/` of the home re-decide matches."""
     try:
         files = tournaments_stage.human_verdict_files(project.open())
-    except ConfigError as error:
+    except UserError as error:
         return SkipReason(str(error))
     if not files:
         return SkipReason("No table of verdicts in human_verdicts/.")
@@ -85,7 +86,7 @@ def new_answers(context: SensorEvaluationContext, project: ProjectResource) -> R
                 f"New answers, but judging them by {', '.join(paid)} costs money without a cap. Set budget.usd_per_run or "
                 "budget.usd_per_day in qbawa.yaml, or run `qbawa run tournament_sweep` yourself."
             )
-    except ConfigError as error:
+    except UserError as error:
         return SkipReason(str(error))
     for job in ANSWERING:
         if context.instance.get_runs(RunsFilter(job_name=job, statuses=UNDER_WAY), limit=1):

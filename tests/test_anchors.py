@@ -16,12 +16,11 @@ from qbawa.datasets import stage as datasets_stage
 from qbawa.optimize import stage as optimize_stage
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
+from qbawa.tournaments.stage import play
 
-pytestmark = needs_anchors
+pytestmark = [needs_anchors, pytest.mark.slow]
 MODELS, REQUESTS = 6, 40
 
 

@@ -276,6 +276,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`pairs`": config_module.PairsConfig,
     "`datasets.NAME`": config_module.DatasetConfig,
     "`champions`": config_module.ChampionConfig,
+    "`retention`": config_module.RetentionConfig,
 }
 
 

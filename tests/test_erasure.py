@@ -11,16 +11,16 @@ import pytest
 from small_lake import STEP, TOPICS, build, make
 
 from qbawa.erasure import forget
-from qbawa.erasure.journals import cut_segments
 from qbawa.errors import BusyError, InputError
-from qbawa.ingest.batches import pending_batches
-from qbawa.ingest.stage import ingest_batch
+from qbawa.ingest.stage import ingest_batch, pending_batches
 from qbawa.project import Home
 from qbawa.storage.frames import frame, schema_of
 from qbawa.storage.journal import JournalWriter, closed_segments, read_lines
 from qbawa.storage.lake import Lake
 from qbawa.storage.occupancy import UNFINISHED, in_use
 from qbawa.storage.tables import TABLES
+
+pytestmark = pytest.mark.slow
 
 GONE = "r_3"
 
@@ -137,19 +137,6 @@ def test_it_refuses_while_somebody_writes_and_keeps_others_out_until_it_is_finis
     assert seen == [True]
     with in_use(home.root):
         assert TOPICS[3] not in parquet_texts(lake)
-
-
-def test_a_cut_segment_whose_manifest_was_not_told_is_not_taken_in_again(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    lake = Lake(home.lake)
-    with JournalWriter(home.journal) as writer:
-        for request in ("r_1", "r_3"):
-            writer.append(step_line(request, f"the text of {request} which nobody else has"))
-    for batch in pending_batches(lake, [home.journal]):
-        ingest_batch(lake, batch)
-    assert cut_segments(home.journal, "r_3") == 1  # and then it was killed
-    forget(lake, home, "r_3")
-    assert pending_batches(lake, [home.journal]) == []
 
 
 def test_drafts_of_killed_writers_go_from_the_lake(filled: tuple[Home, Lake]) -> None:

@@ -16,7 +16,8 @@ from qbawa.ids import cell_id, match_id, recorded_id, verdict_id
 from qbawa.replay.import_answers import import_answers
 from qbawa.storage.frames import frame
 from qbawa.storage.lake import Lake
-from qbawa.tournaments.import_verdicts import import_verdicts, matches_of
+from qbawa.tournaments.decide import unweighted
+from qbawa.tournaments.import_verdicts import import_verdicts
 
 ANSWERS = "request,strategy,answer,question,cost_usd\n001,m-1,red,Colour?,0.5\n001,m-2,blue,Colour?,\n002,m-1,two,Number?,0.25\n"
 VERDICTS = (
@@ -77,7 +78,7 @@ def test_verdicts_become_matches_in_canonical_orientation(lake: Lake, tmp_path: 
     for row in lake.read("verdicts").filter(pl.col("judge") == "j", pl.col("request_id") == "001").to_dicts():
         assert row["shown_first"] == ("a" if first["strategy_a"] == one else "b")  # m-1 both times
         assert row["judge_kind"] == "imported" and row["step"] == "quiz"
-    unscored = lake.read("verdicts", where="verdict = 'unscored'").to_dicts()
+    unscored = lake.read("verdicts", keep=pl.col("verdict") == "unscored").to_dicts()
     assert len(unscored) == 1 and unscored[0]["preference"] is None
 
 
@@ -91,7 +92,7 @@ def test_importing_again_changes_nothing_and_more_rows_only_add(lake: Lake, tmp_
     verdicts.write_text(VERDICTS + "002,m-1,m-2,people,1,,\n")
     assert import_answers(lake, answers, "quiz").written["replay_matrix"] == 1
     assert import_verdicts(lake, verdicts, "quiz").written["verdicts"] == 1
-    match = lake.read("matches", where="request_id = '002'").to_dicts()[0]
+    match = lake.read("matches", keep=pl.col("request_id") == "002").to_dicts()[0]
     assert (match["verdicts"], match["p_a"], match["winner"]) == (2, 0.5, "tie") and match["dissent"] is None
 
 
@@ -140,7 +141,7 @@ def test_names_mean_the_strategies_that_are_there(lake: Lake) -> None:
     table = pl.DataFrame(rows_, schema=_VERDICT_COLUMNS, orient="row")
     import_verdicts(lake, table, "quiz")
     met = {frozenset(pair) for pair in lake.read("matches", ["strategy_a", "strategy_b"]).iter_rows()}
-    other = lake.read("strategies", where="name = 'other'")["strategy_id"][0]
+    other = lake.read("strategies", keep=pl.col("name") == "other")["strategy_id"][0]
     assert met == {frozenset({"s_1", recorded_id("quiz")}), frozenset({"s_0", other})}
 
 
@@ -227,7 +228,7 @@ def test_swapping_the_sides_of_a_table_changes_nothing(tmp_path_factory: Any, ca
         import_verdicts(own, table, "s")
         said = own.read("verdicts").drop("judged_at").sort("verdict_id")
         met = own.read("matches").drop("decided_at", "slot").sort("match_id")
-        assert said.height == len(cases) and matches_of(said).height == met.height
+        assert said.height == len(cases) and unweighted(said).height == met.height
         found.append((said, met))
     assert found[0][0].equals(found[1][0]) and found[0][1].equals(found[1][1])
 

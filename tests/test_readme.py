@@ -20,11 +20,15 @@ from recording import rows, run
 from qbawa.cli.demo_app.pipeline import record_demo
 from qbawa.project import Home
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REQUESTS = 4
 MAKE = {"demo", "test", "up"}
 """Run by whoever reads on; `make demo` and `make up` are this file's commands and more, `make test` is this very run."""
+INSTALL = ["qbawa[pipeline]"]
+"""What the README installs: tests/cli/test_installed.py builds it and tries it."""
 
 
 def blocks(language: str) -> list[str]:
@@ -82,7 +86,8 @@ def pair(home: Home) -> str:
 def test_every_command_of_the_readme_is_known_here() -> None:
     every = [words for block in blocks("sh") for words in commands(block)]
     assert {words[1] for words in every if words[0] == "make"} == MAKE
-    assert {Path(words[0]).name for words in every} == {"make", "qbawa"}
+    assert {Path(words[0]).name for words in every} == {"make", "pip", "qbawa"}
+    assert [words[2:] for words in every if words[0] == "pip"] == [INSTALL]
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
     assert set(re.findall(r"`?make (\w+)", README)) <= targets
 

@@ -5,6 +5,7 @@ something wrong, which the message explains.
 """
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -56,8 +57,19 @@ def main() -> None:
         Everything lies in one folder: $QBAWA_HOME, by default .qbawa/ here.
         """
 
+    # What we write holds recordings and answers: for the owner alone.
+    os.umask(0o077)
     try:
         qbawa(prog_name="qbawa")
-    except UserError as error:
-        click.echo(f"qbawa: {error}", err=True)
+    except Exception as error:
+        said = error if isinstance(error, UserError) else _storage_refusal(error)
+        if said is None:
+            raise
+        click.echo(f"qbawa: {said}", err=True)
         sys.exit(2)
+
+
+def _storage_refusal(error: Exception) -> Exception | None:
+    from qbawa.storage.faults import explain
+
+    return explain(error)

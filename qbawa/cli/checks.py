@@ -90,12 +90,16 @@ def _keys(config: Config) -> Iterator[Finding]:
 
 def _lake(home: Home) -> Finding:
     from qbawa.project import open_project
+    from qbawa.storage.faults import explain
+    from qbawa.storage.upgrade import FORMAT
 
     try:
         versions = open_project(home).lake.versions()
     except Exception as error:
-        return Finding("lake", f"{type(error).__name__}: {error}", "See docs/lake.md; nothing was changed.")
-    return Finding("lake", f"{len(versions)} tables, {sum(versions.values())} commits")
+        said = error if isinstance(error, QbawaError) else explain(error)
+        found = str(said) if said else f"{type(error).__name__}: {error}"
+        return Finding("lake", found, "See docs/lake.md; nothing was changed.")
+    return Finding("lake", f"{len(versions)} tables, {sum(versions.values())} commits, format {FORMAT}")
 
 
 def _port(port: int) -> Finding:

@@ -18,6 +18,7 @@ def command() -> None:
     Example:
       QBAWA_HOME=/tmp/try qbawa demo
     """
+    import polars as pl
     from rich.console import Console
 
     from qbawa.cli.demo_app.pipeline import record_demo
@@ -35,7 +36,9 @@ def command() -> None:
         console.print(f"Wrote a sample configuration to {home.config}")
     project = open_project(home)
     home.journal.mkdir(parents=True, exist_ok=True)
-    recorded = project.lake.read("recordings", ["request_id"], where="request_id LIKE 'demo-%'").height
+    recorded = project.lake.read(
+        "recordings", ["request_id"], keep=pl.col("request_id").str.starts_with("demo-")
+    ).height
     if recorded or all_batches(project.journals):
         console.print("The sample requests are recorded already.")
     else:

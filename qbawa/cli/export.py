@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from qbawa.storage.lake import Lake
+    from qbawa.project import Project
 
 
 @click.command("export")
@@ -37,10 +37,12 @@ def command(name: str | None, as_json: bool, with_diff: bool) -> None:
     if not project.config.datasets:
         raise InputError("qbawa.yaml declares no dataset. Add one under `datasets:`; docs/datasets.md has examples.")
     if with_diff:
-        _show_diff(project.lake, name, sorted(project.config.datasets), as_json)
+        _show_diff(project, name, sorted(project.config.datasets), as_json)
         return
     done = export_datasets(project, [name] if name else None)
     rows = done.rows.select("dataset", "version", "format", "rows", "path").to_dicts()
+    for row in rows:
+        row["path"] = str(project.home.whole_path(row["path"]))
     if as_json:
         click.echo(json.dumps({"datasets": rows, "refused": done.refused}, ensure_ascii=False))
     for row in rows if not as_json else ():
@@ -53,19 +55,18 @@ def command(name: str | None, as_json: bool, with_diff: bool) -> None:
         sys.exit(1)
 
 
-def _show_diff(lake: "Lake", name: str | None, names: list[str], as_json: bool) -> None:
+def _show_diff(project: "Project", name: str | None, names: list[str], as_json: bool) -> None:
     import dataclasses
     import json
-    from pathlib import Path
 
     from qbawa.datasets.exports.manifest import diff
     from qbawa.text import printable
 
     for dataset in [name] if name else names:
-        versions = lake.read("datasets", ["version", "path", "created_at"], blocks=[dataset]).sort("created_at")
+        versions = project.lake.read("datasets", ["version", "path", "created_at"], blocks=[dataset]).sort("created_at")
         if versions.height < 2:
             click.echo(printable(f"{dataset}: {versions.height} version(s), nothing to compare."))
             continue
-        old, new = versions["path"].to_list()[-2:]
-        change = diff(Path(old), Path(new))
+        old, new = map(project.home.whole_path, versions["path"].to_list()[-2:])
+        change = diff(old, new)
         click.echo(json.dumps(dataclasses.asdict(change)) if as_json else printable(f"{dataset} {change.summary}"))

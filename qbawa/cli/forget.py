@@ -65,7 +65,6 @@ def command(request_id: str | None, resume: bool, yes: bool, as_json: bool) -> N
         elsewhere=lambda plan, resumed: _forget_in_dagster(project.home, plan, resumed),
         also_search=list(_declared_files(project)),
     )
-    project.publish()
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), ensure_ascii=False))
     else:
@@ -77,20 +76,20 @@ def _forget_in_dagster(home: Home, plan: Path, resumed: bool) -> Mapping[str, in
     """Rows that were changed in Dagster's PostgreSQL, which runs meanwhile; nothing where Dagster never ran here."""
     import json
     import os
-    import subprocess
-    import sys
     import tempfile
 
-    from qbawa.cli.launch.dagster import dagster_environment
+    from qbawa.cli.launch.dagster import run_module
     from qbawa.cli.launch.postgres import OWN_SERVER
     from qbawa.errors import BusyError
 
     if not home.postgres.exists() and not any(os.environ.get(name) for name in OWN_SERVER):
         return {}
-    with dagster_environment(home) as environment, tempfile.NamedTemporaryFile("r", suffix=".json") as result:
-        command = [sys.executable, "-m", "qbawa_assets.forget_request", str(plan), result.name]
-        done = subprocess.run([*command, *(["--resumed"] if resumed else [])], env=environment, cwd=home.root)
-        if done.returncode:
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as result:
+        arguments = [str(plan), result.name, *(["--resumed"] if resumed else [])]
+        code = run_module(home, "qbawa_assets.forget_request", arguments)
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
             raise BusyError(
                 "Dagster's storage could not be cleaned (see above); all else waits for that. `qbawa forget --resume` goes on."
             )
@@ -118,7 +117,7 @@ def _sentences(report: ForgetReport) -> Iterator[str]:
     if report.reassigned_calls:
         yield f"{report.reassigned_calls} calls that another request shares word for word stay, under its name."
     if report.not_rebuilt:
-        yield f"Ratings and pairs could not be built anew: {report.not_rebuilt}"
+        yield f"Ratings and pairs could not be built again: {report.not_rebuilt}"
     if report.strategies:
         yield f"Strategies that carried its text were retired: {', '.join(report.strategies)}. Replace champions among them."
     for path in report.datasets:

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qbawa.storage.lake import Lake
+    from qbawa.project import Project
 
 _READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -24,7 +24,7 @@ _READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
     "kind",
     type=click.Choice(["auto", "answers", "verdicts", "votes"]),
     default="auto",
-    help="What a table holds: answers, verdicts of models, or votes of people. Default: told by its columns.",
+    help="What a table holds: answers, verdicts of models, or votes of people. Default: by its columns.",
 )
 @click.option(
     "--map", "columns", multiple=True, metavar="OURS=THEIRS", help="A table's column that is called otherwise."
@@ -64,9 +64,9 @@ def command(
     journals = [folder.resolve() for folder in project.journals]
     # A segment of our own journal is ingested, for the sensor would take it once more.
     own = [path for path in paths if {path.resolve(), path.resolve().parent} & set(journals)]
-    reports = [_ingest(project.lake, project.journals, dry_run)] if own or not paths else []
+    reports = [_ingest(project, dry_run)] if own or not paths else []
     for path in _files([path for path in paths if path not in own]):
-        reports.append(_import(project.lake, path, format_, step, kind, mapping, dry_run, quiet=as_json))
+        reports.append(_import(project, path, format_, step, kind, mapping, dry_run, quiet=as_json))
     number = 0
     for report in (report for group in reports for report in group):
         number += 1
@@ -79,16 +79,17 @@ def command(
         project.publish()
 
 
-def _ingest(lake: "Lake", journals: list[Path], dry_run: bool) -> Iterator[Any]:
-    from qbawa.ingest.batches import pending_batches
-    from qbawa.ingest.stage import ingest_batch
+def _ingest(project: "Project", dry_run: bool) -> Iterator[Any]:
+    from qbawa.ingest.recorded_prices import RecordedPrices
+    from qbawa.ingest.stage import ingest_batch, pending_batches
 
-    for batch in pending_batches(lake, journals, dry_run=dry_run):
-        yield batch if dry_run else ingest_batch(lake, batch)
+    prices = RecordedPrices(project.config.models)
+    for batch in pending_batches(project.lake, project.journals, dry_run=dry_run):
+        yield batch if dry_run else ingest_batch(project.lake, batch, prices=prices)
 
 
 def _import(
-    lake: "Lake",
+    project: "Project",
     path: Path,
     format_: str | None,
     step: str | None,
@@ -99,14 +100,17 @@ def _import(
 ) -> Iterator[Any]:
     from qbawa.errors import InputError
     from qbawa.importing import import_file, table_kind
+    from qbawa.ingest.recorded_prices import RecordedPrices
     from qbawa.replay.import_answers import import_answers
     from qbawa.tournaments.import_verdicts import import_verdicts
 
+    lake = project.lake
     if kind == "auto" and format_ is None:
         kind = table_kind(path, columns)
     if kind == "auto":
         with _progress(path, quiet) as progress:
-            yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress)
+            prices = RecordedPrices(project.config.models)
+            yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress, prices=prices)
             return
     if step is None:
         raise InputError(f"{path} is a table of {kind}: name the step that they belong to with --step.")
@@ -161,33 +165,34 @@ def _describe(report: Any, dry_run: bool) -> str:
     """A report for people: one line, what is odd on further lines, and in a dry run the first rows."""
     from qbawa.text import printable, shorten
 
-    told = {name: getattr(report, name) for name in report.__dataclass_fields__}
-    name = told.get("file") or told.get("batch") or told.get("name") or "table"
+    fields = {name: getattr(report, name) for name in report.__dataclass_fields__}
+    name = fields.get("file") or fields.get("batch") or fields.get("name") or "table"
     numbers = {
-        label: told[key]
+        label: fields[key]
         for key, label in (
             ("rows", "rows"),
             ("feedback", "feedback"),
             ("known", "known before"),
             ("quarantined", "quarantined"),
         )
-        if told.get(key)
+        if fields.get(key)
     }
-    numbers |= {table: number for table, number in (told.get("written") or {}).items() if number}
-    if "segments" in told:
-        numbers = {"segments": len(told["segments"])}
-    lines = [f"{printable(str(name))}" + (f" ({told['format']})" if told.get("format") else "")]
+    numbers |= {table: number for table, number in (fields.get("written") or {}).items() if number}
+    if "segments" in fields:
+        numbers = {"segments": len(fields["segments"])}
+    lines = [f"{printable(str(name))}" + (f" ({fields['format']})" if fields.get("format") else "")]
     lines[0] += ": " + (", ".join(f"{number:,} {label}" for label, number in numbers.items()) or "nothing")
     if dry_run:
         lines[0] += " (dry run: nothing was written)"
-    elif told.get("changed") is False:
+    elif fields.get("changed") is False:
         lines[0] += " (the lake held all of it already)"
     for label, key in (("steps", "steps"), ("quarantined", "by_reason"), ("skipped", "skipped")):
-        if told.get(key):
+        if fields.get(key):
             lines.append(
-                f"  {label}: " + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in told[key].items())
+                f"  {label}: "
+                + ", ".join(f"{shorten(str(what), 60)} {number:,}" for what, number in fields[key].items())
             )
-    for example in (told.get("examples") or [])[:3]:
+    for example in (fields.get("examples") or [])[:3]:
         lines += ["  " + "-" * 40]
         lines += [f"  {key}: {shorten(str(value), 140)}" for key, value in example.items() if value not in (None, "{}")]
     return "\n".join(lines)

@@ -29,15 +29,15 @@ def command(step: str, judge: str | None, count: int) -> None:
     from qbawa.project import open_project
     from qbawa.storage.occupancy import in_use
     from qbawa.text import printable
-    from qbawa.tournaments.humans import VerdictFile, open_tasks
+    from qbawa.tournaments.stage import open_tasks, verdict_file
 
     project = open_project()
     click.get_current_context().with_resource(in_use(project.home.root))
-    ballot = VerdictFile(project, step, judge)
-    taken = ballot.taken()
+    file = verdict_file(project, step, judge)
+    taken = file.taken()
     console = Console(highlight=False)
     done = 0
-    for match in open_tasks(project, step, ballot.judge):
+    for match in open_tasks(project, step, file.judge):
         if done >= count:
             break
         if (match.question.request_id, match.strategy_a, match.strategy_b) in taken:
@@ -57,6 +57,6 @@ def command(step: str, judge: str | None, count: int) -> None:
         if answer == "quit":
             break
         if answer != "skip":
-            ballot.append(match, answer)
+            file.append(match, answer)
             done += 1
-    click.echo(f"{done} verdicts noted in {ballot.path}. `qbawa run judge_anew` takes them in, or the sensor does.")
+    click.echo(f"{done} verdicts noted in {file.path}. `qbawa run judge_anew` takes them in, or the sensor does.")

@@ -22,8 +22,9 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     """Say how many cells are missing or failed, what answering them takes (calls, dollars, minutes), and what judging
     takes at most.
 
-    Takes new recordings in and expands qbawa.yaml first, as a run would; asks no model. Judging is a bound: every match
-    that may still be asked, within the verdict budget. A tournament stops earlier where its goal is reached.
+    Counts new recordings and what qbawa.yaml says now, as a run would find them; asks no model and changes nothing. Judging
+    is a bound: every match that may still be asked, within the verdict budget. A tournament stops earlier where its goal
+    is reached.
 
     \b
     Example:
@@ -32,20 +33,16 @@ def command(requests: str, strategies: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from qbawa.ingest import stage as ingest_stage
     from qbawa.project import open_project
     from qbawa.replay import stage as replay_stage
-    from qbawa.replay.cells import choose_cells, wanted_cells
-    from qbawa.replay.estimate import plan
-    from qbawa.tournaments.estimate import judging_minutes, plan_judging
+    from qbawa.replay.cells import choose_cells
+    from qbawa.tournaments.estimate import judging_minutes
+    from qbawa.tournaments.stage import plan_judging
 
-    project = open_project()
-    ingest_stage.ingest(project, ingest_stage.new_batches(project))
-    replay_stage.choose_requests(project)
-    replay_stage.declare_strategies(project)
+    project = replay_stage.foresee(open_project())
     chosen = replay_stage.matching_strategies(project, strategies)
-    cells = choose_cells(wanted_cells(project.lake), requests=requests, strategies=chosen)
-    estimate = plan(project, cells)
+    cells = choose_cells(replay_stage.wanted_cells(project.lake), requests=requests, strategies=chosen)
+    estimate = replay_stage.plan(project, cells)
     judging = plan_judging(project, cells)
     judging_usd = sum(row.cost_usd_at_most for row in judging)
     total = {

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from qbawa.project import Project
-from qbawa.replay.cells import wanted_cells
+from qbawa.replay.stage import wanted_cells
 from qbawa.storage.tables import TABLES
 
 
@@ -39,9 +39,15 @@ def read_status(project: Project) -> Status:
     cells = (
         wanted_cells(lake)
         .group_by("step")
-        .agg(*[(pl.col("state") == state).sum().cast(pl.Int64).alias(state) for state in ("ok", "failed", "missing")])
+        .agg(
+            *[
+                (pl.col("state") == state).sum().cast(pl.Int64).alias(state)
+                for state in ("ok", "failed", "refused", "missing")
+            ]
+        )
     )
-    paid = lake.query("SELECT coalesce(sum(cost_usd), 0.0) FROM calls WHERE error IS NULL").item()
+    # Failed calls too: what was billed is paid, answer or not.
+    paid = lake.query("SELECT coalesce(sum(cost_usd), 0.0) FROM calls").item()
     return Status(
         home=str(project.home.root),
         rows={name: int(rows[name]) for name in TABLES},

@@ -26,10 +26,11 @@ def rows_table(rows: Mapping[str, int]) -> Table:
 def cells_table(cells: pl.DataFrame) -> Table:
     """State of the replay matrix by step."""
     table = Table(
-        "step", "ok", "failed", "missing", title="Replay matrix", title_justify="left", box=SIMPLE, pad_edge=False
-    )
-    for step, ok, failed, missing in cells.select("step", "ok", "failed", "missing").iter_rows():
-        table.add_row(Text(shorten(step, 40)), f"{ok:,}", f"{failed:,}", f"{missing:,}")
+        "step", "ok", "failed", "refused", "missing",
+        title="Replay matrix", title_justify="left", box=SIMPLE, pad_edge=False,
+    )  # fmt: skip
+    for step, *counts in cells.select("step", "ok", "failed", "refused", "missing").iter_rows():
+        table.add_row(Text(shorten(step, 40)), *(f"{count:,}" for count in counts))
     return table
 
 
@@ -65,7 +66,9 @@ def leaderboard_tables(board: pl.DataFrame) -> Iterator[Table]:
                 "" if row["win_rate"] is None else f"{row['win_rate']:.0%}",
                 f"{row['matches']:,}",
             ]
-            table.add_row(*cells, *([f"{row['mean_cost_usd'] or 0:.5f}"] if paid else []))
+            table.add_row(
+                *cells, *(["–" if row["mean_cost_usd"] is None else f"{row['mean_cost_usd']:.5f}"] if paid else [])
+            )
         yield table
 
 

@@ -18,11 +18,18 @@ def command(id: str, as_json: bool) -> None:
     """
     import json
 
+    import polars as pl
+
     from qbawa.project import open_project
     from qbawa.storage.lineage import trace
 
     project = open_project()
     lineage = trace(project.lake, id)
+    home = project.home
+    datasets = lineage.tables["datasets"]
+    lineage.tables["datasets"] = datasets.with_columns(
+        pl.Series("path", [str(home.whole_path(path)) for path in datasets["path"]], pl.String)
+    )
     if as_json:
         click.echo(json.dumps(lineage.as_json(), default=str, ensure_ascii=False))
         return

@@ -19,7 +19,7 @@ from qbawa.tournaments.stage import rows_in_order
 
 
 def build_qbawa(project: Project) -> PairsReport:
-    """Build every step's pairs anew; splits that were given stay."""
+    """Rebuild every step's pairs; splits that were given stay."""
     lake = project.lake
     matches, verdicts, cells = (
         rows_in_order(lake, "matches"),
@@ -127,7 +127,7 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
                 "dataset": name,
                 "version": report.version,
                 "format": report.format,
-                "path": str(report.path),
+                "path": str(report.path.relative_to(project.home.root)),
                 "rows": sum(report.rows.values()),
                 "sha256": report.sha256,
                 "lake_versions": json.dumps(report.lake_versions, sort_keys=True),

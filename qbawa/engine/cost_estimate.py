@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from qbawa.engine.calls import ModelCall, ModelSettings
-from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.providers.registry import provider_price
 from qbawa.engine.rate_limiter import PACE
 from qbawa.engine.token_usage import CHARS_PER_TOKEN, UNKNOWN_OUTPUT, max_tokens, text_length
@@ -56,10 +56,17 @@ class Estimate:
         return text
 
 
+class HeldCalls(Protocol):
+    """Where answers that were paid before are found: a ledger, or one who only reads it."""
+
+    async def prefetch(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys whose answers or refusals are held."""
+
+
 async def estimate(
     calls: Iterable[ModelCall],
     models: Mapping[str, ModelSettings],
-    ledger: Ledger,
+    held: HeldCalls,
     *,
     cells: int | None = None,
     history: Mapping[str, ModelHistory] | None = None,
@@ -75,12 +82,12 @@ async def estimate(
     for call in calls:
         asked += 1
         unique.setdefault(call.key, call)
-    held = await ledger.prefetch(unique)
+    paid = await held.prefetch(unique)
     return estimate_calls(
-        [call for key, call in unique.items() if key not in held],
+        [call for key, call in unique.items() if key not in paid],
         models,
         cells=asked if cells is None else cells,
-        cached=len(held),
+        cached=len(paid),
         history=history or {},
         extra_calls=extra_calls or {},
     )

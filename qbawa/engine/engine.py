@@ -93,7 +93,11 @@ class Engine:
         self._open.enter_context(gc_tuned())
         self._open.push_async_callback(_end, asyncio.create_task(self.progress.watch(self.snapshot)))
         self._open.push_async_callback(self._drain)
-        await self._journal_lost()
+        try:
+            await self._journal_lost()
+        except BaseException:
+            await self._open.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -134,7 +138,11 @@ class Engine:
         """Let other processes have what was taken of the caps and not spent, once everything is journalled."""
         with contextlib.suppress(LedgerError):
             await self._journal_lost()
-        await asyncio.to_thread(self.budget.give_back)
+        try:
+            await asyncio.to_thread(self.budget.give_back)
+        except OSError as error:
+            # It counts as taken until this process ends; then whoever comes next settles for it.
+            log.warning("What was not spent could not be given back: %s", error)
 
     async def _journal_lost(self) -> None:
         lost = await asyncio.to_thread(self.budget.lost)

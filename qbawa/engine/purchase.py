@@ -29,7 +29,7 @@ from qbawa.errors import FinalError, LedgerError, ModelStoppedError, NotMadeErro
 log = logging.getLogger("qbawa.engine")
 
 LONGEST_WAIT_S = 600.0
-"""How long to wait for another process that claims a call, before open_engine it after all."""
+"""How long to wait for another process that claims a call, before paying for it all the same."""
 MOST_UNCOUNTED = 5
 """Answers in a row without token counts after which a paid model is stopped."""
 
@@ -391,7 +391,7 @@ class Bill:
 
 
 class _ElsewhereError(Exception):
-    """Another process is open_engine for this call."""
+    """Another process is paying for this call."""
 
 
 _NO_PROBLEM = ProviderError("none", "")

@@ -7,7 +7,6 @@ what a process that died had in flight stays counted, since the provider may hav
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import math
@@ -15,10 +14,13 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from qbawa.storage.files import file_lock, write_atomically
 
 PORTION = 1 / 16
 """Of what an account has left, that a process takes at once: so the last dollars are shared finely."""
@@ -259,25 +261,13 @@ class SharedReservations:
         }
 
     def _write(self, book: Mapping[str, Any]) -> None:
-        path = self._folder / "accounts.json"
-        fresh = path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(json.dumps(book, sort_keys=True).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        write_atomically(self._folder / "accounts.json", json.dumps(book, sort_keys=True))
 
     def _slot_path(self, name: str) -> Path:
         return self._folder / f"{name}.slot"
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        file = os.open(self._folder / "accounts.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file)
+    def _locked(self) -> AbstractContextManager[object]:
+        return file_lock(self._folder / "accounts.lock")
 
 
 class _Slot:
@@ -307,16 +297,11 @@ class _Slot:
         return self._numbers[2 * place], self._numbers[2 * place + 1]
 
     def close(self) -> None:
+        """Also in a child after a fork: the lock is the parent's and must end with it."""
         if not self.closed:
             self.closed = True
             self._numbers.release()
-            self._memory.close()
-            os.close(self._file)
-
-    def let_go_after_fork(self) -> None:
-        """The lock is the parent's and must end with it."""
-        if not self.closed:
-            self.closed = True
+            self._memory.close()  # it holds a descriptor of its own, and so the lock
             os.close(self._file)
 
     @staticmethod
@@ -361,7 +346,7 @@ _slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for slot in list(_slots):
-        slot.let_go_after_fork()
+        slot.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -17,7 +17,7 @@ _LIMITED_FACTOR = 5
 
 @dataclass(slots=True)
 class RetryState:
-    """What one call may still endure. Attempts end with its answer, a final error, or the end of retries."""
+    """What one call has left of its retries. Attempts end with its answer, a final error, or the end of retries."""
 
     max_attempts: int
     failures: int = 0

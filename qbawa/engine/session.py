@@ -10,6 +10,7 @@ import polars as pl
 from qbawa.engine.budget import Budget
 from qbawa.engine.engine import Engine
 from qbawa.engine.error_classes import REFUSALS
+from qbawa.engine.ledger.index import CallIndex, is_answer
 from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.ledger.to_lake import load_calls
 from qbawa.engine.progress import Progress
@@ -52,6 +53,25 @@ async def open_engine(
         budget.give_back()
         load_calls(project.lake, project.home.calls)
         held.close()
+
+
+class LedgerReader:
+    """Looks up what a project has paid for, in its journals and its lake, and writes nothing."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    async def prefetch(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys whose answers or refusals are held."""
+        wanted = set(keys)
+        index = CallIndex(self._project.home.calls)
+        try:
+            index.refresh()
+            held = {key for key in wanted if key in index or index.refusal(key) is not None}
+        finally:
+            index.close()
+        rows = held_calls(self._project.lake, sorted(wanted - held))
+        return held | {row["call_key"] for row in rows if is_answer(row) or row["error"]}
 
 
 def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:

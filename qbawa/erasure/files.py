@@ -1,7 +1,5 @@
 """The home's files beside journals and lake: people's verdicts, exports, logs; and what else mentions a request."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import gzip
@@ -17,9 +15,10 @@ import polars as pl
 
 from qbawa.erasure.quotes import Quotes
 from qbawa.project import Home
+from qbawa.storage.files import atomic_swap, is_draft
 
-DRAFT = ".forget-"
-"""How the drafts of rewritten files begin; one that was killed leaves such a file."""
+PEOPLE = "human_verdicts"
+"""The folder of the home with people's tables of verdicts."""
 REQUEST_COLUMNS = ("request", "request_id", "question_id")
 """What a table of verdicts may call its request (`qbawa.tournaments.import_verdicts.FIELDS`)."""
 _LARGEST = 64 << 20
@@ -29,41 +28,42 @@ _LARGEST = 64 << 20
 def rewrite(path: Path, data: bytes, *, mode: int | None = None, keep_time: bool = False) -> None:
     """Replace a file's content at once; with `keep_time` nobody takes it for a new one."""
     before = path.stat() if path.exists() else None
-    draft = path.with_name(f"{DRAFT}{uuid.uuid4().hex}")
     permissions = mode if mode is not None else before.st_mode & 0o777 if before else 0o640
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if keep_time and before:
-        os.utime(draft, ns=(before.st_atime_ns, before.st_mtime_ns))
-    os.replace(draft, path)
+    with atomic_swap(path) as draft:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_time and before:
+            os.utime(draft, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def drop_drafts(folders: Iterable[Path]) -> None:
-    """Remove what a killed `rewrite` has left in these folders."""
-    for folder in folders:
-        for path in folder.glob(f"{DRAFT}*"):
+def delete_drafts(home: Home, journals: Iterable[Path]) -> None:
+    """Delete what killed writers have left of files that they were about to swap in."""
+    inside = [home.root / PEOPLE, home.exports, home.calls, *journals]
+    for path in (*home.root.glob(".*"), *(path for folder in inside for path in folder.rglob(".*"))):
+        # Any command may be writing the catalog, whose views hold nobody's words.
+        if is_draft(path) and path.is_file() and not path.name.startswith(f".{home.catalog.name}."):
             path.unlink(missing_ok=True)
 
 
-def cut_verdict_files(folder: Path, request_id: str) -> int:
+def cut_verdict_files(home: Home, request_id: str) -> int:
     """Remove the request's rows from people's tables of verdicts; how many went."""
-    return sum(_cut_table(path, request_id) for path in sorted(folder.glob("*")) if path.is_file())
+    return sum(_cut_table(path, request_id) for path in sorted((home.root / PEOPLE).glob("*")) if path.is_file())
 
 
-def remove_exports(exports: Path, folders: Iterable[str]) -> list[str]:
-    """Remove these dataset versions as far as they lie under `exports`, and drafts of killed exports; the others' paths."""
+def remove_exports(home: Home, folders: Iterable[str]) -> list[str]:
+    """Remove these dataset versions as far as they lie in `exports/`, and drafts of killed exports; the others' paths."""
     elsewhere = []
-    for folder in map(Path, folders):
-        if not folder.resolve().is_relative_to(exports.resolve()):
+    for folder in map(home.whole_path, folders):
+        if not folder.resolve().is_relative_to(home.exports.resolve()):
             # As where the home was copied: what another one exported is not ours to delete.
             elsewhere += [str(folder)] if folder.exists() else []
         elif folder.exists():
             # Out of its place at once, so that nobody reads half of it.
             draft = folder.with_name(f".staging-{uuid.uuid4().hex}")
             os.replace(folder, draft)
-    for draft in exports.glob("*/.staging-*"):
+    for draft in home.exports.glob("*/.staging-*"):
         shutil.rmtree(draft, ignore_errors=True)
     return elsewhere
 
@@ -71,7 +71,8 @@ def remove_exports(exports: Path, folders: Iterable[str]) -> list[str]:
 def cut_logs(home: Home, quotes: Quotes) -> int:
     """Remove the lines of Dagster's and PostgreSQL's log files that name or quote the request; files without lines go
     whole. How many lines and files went."""
-    logs = [home.postgres / "data" / "log"]
+    # 0.1.0 had PostgreSQL's log in its data folder.
+    logs = [home.postgres / "data" / "log", *home.postgres.glob("server*.log")]
     # Outputs that stages hand to one another, what they printed, and Dagster's own log.
     logs += [path for path in home.dagster.rglob("*") if path.is_file() and path.name != "dagster.yaml"]
     return sum(_cut_log(path, quotes) for path in logs if path.is_file())

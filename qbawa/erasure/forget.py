@@ -4,8 +4,6 @@ Every step may be done twice. Whatever kills it, the note says how to go on, and
 the home (`qbawa.storage.occupancy`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from qbawa.erasure import files, journals, tables
 from qbawa.erasure.plan import Plan, make_plan, unfinished
 from qbawa.errors import InputError, QbawaError
 from qbawa.project import Home
+from qbawa.storage.catalog import publish
 from qbawa.storage.lake import Lake
 from qbawa.storage.occupancy import UNFINISHED, alone
 
@@ -39,12 +38,12 @@ class ForgetReport:
     log_lines: int
     """Lines cut out of log files."""
     dagster: dict[str, int]
-    """What was removed or blackened in Dagster's PostgreSQL, by table."""
+    """What was deleted or made unreadable in Dagster's PostgreSQL, by table."""
     strategies: list[str]
     """Strategies that carried its text (as an example, say): retired, their templates erased. Champions among them are
     to be replaced."""
     stale_steps: list[str]
-    """Steps whose ratings, pairs and judge reliability must be built anew, unless `rebuild` has done it."""
+    """Steps whose ratings, pairs and judge reliability must be built again, unless `rebuild` has done it."""
     not_rebuilt: str | None
     """Why `rebuild` failed, None where it did not."""
     datasets: list[str]
@@ -69,7 +68,7 @@ def forget(
     elsewhere: Elsewhere | None = None,
     also_search: Sequence[Path] = (),
 ) -> ForgetReport:
-    """Remove a request from everything under the home (`journals`: further folders of recordings) and from the lake.
+    """Remove a request from everything under the home (`journals`: all folders of recordings) and from the lake.
 
     `rebuild` is called with the stale steps before old files are deleted, so that nothing of the old pairs stays either;
     `elsewhere` once with the plan's file. `also_search`: files outside the home that may mention it.
@@ -80,16 +79,14 @@ def forget(
     with alone(home.root):
         plan = unfinished(home)
         resumed = plan is not None
-        if plan is None:
-            _take_in_calls(lake, home, folders, request_id)
-            plan = make_plan(lake, home, request_id)
-            plan.write(home)
-        elif plan.request_id != request_id:
+        if plan is not None and plan.request_id != request_id:
             raise InputError(
                 f"Forgetting '{plan.request_id}' was interrupted. Finish that first: `qbawa forget --resume`."
             )
-        else:
-            _take_in_calls(lake, home, folders, request_id)
+        _take_in_calls(lake, home, folders, request_id)
+        if plan is None:
+            plan = make_plan(lake, home, request_id)
+            plan.write(home)
         report = _forget(lake, home, plan, folders, resumed, rebuild, elsewhere, also_search)
         plan.done(home)
         if not resumed and _found_nothing(report):
@@ -110,13 +107,10 @@ def _forget(
     elsewhere: Elsewhere | None,
     also_search: Sequence[Path],
 ) -> ForgetReport:
-    people = home.root / "human_verdicts"
-    files.drop_drafts([home.root, people, *folders, *(folder / "batches" for folder in folders)])
-    lines = sum(journals.cut_segments(folder, plan.request_id) for folder in folders)
-    for folder in folders:
-        journals.follow_in_manifests(folder)
-    verdict_rows = files.cut_verdict_files(people, plan.request_id)
-    copies = files.remove_exports(home.exports, plan.datasets)
+    files.delete_drafts(home, folders)
+    lines = sum(journals.cut_segments(folder, folders[0], plan.request_id) for folder in folders)
+    verdict_rows = files.cut_verdict_files(home, plan.request_id)
+    copies = files.remove_exports(home, plan.datasets)
     rows, reassigned = tables.forget_rows(lake, plan)
     removed = dict(elsewhere(home.root / UNFINISHED, resumed)) if elsewhere is not None else {}
     not_rebuilt = None
@@ -129,24 +123,23 @@ def _forget(
     # A request that the lake never held leaves its old versions in peace.
     for table in lake.versions() if resumed or rows or plan.strategies else ():
         lake.purge(table, alone=in_home)
-    quotes = plan.quotes
-    log_lines = files.cut_logs(home, quotes)
+    publish(lake, home.catalog)
     return ForgetReport(
-        plan.request_id,
-        rows,
-        lines,
-        reassigned,
-        verdict_rows,
-        log_lines,
-        removed,
-        plan.strategies,
-        plan.stale_steps,
-        not_rebuilt,
-        plan.datasets,
-        copies,
-        plan.imported_from,
-        files.mentions(home, quotes, also_search),
-        None if in_home else lake.uri,
+        request_id=plan.request_id,
+        rows=rows,
+        journal_lines=lines,
+        reassigned_calls=reassigned,
+        verdict_rows=verdict_rows,
+        log_lines=files.cut_logs(home, plan.quotes),
+        dagster=removed,
+        strategies=plan.strategies,
+        stale_steps=plan.stale_steps,
+        not_rebuilt=not_rebuilt,
+        datasets=[str(home.whole_path(path)) for path in plan.datasets],
+        copies=copies,
+        imported_from=plan.imported_from,
+        files=files.mentions(home, plan.quotes, also_search),
+        lake_elsewhere=None if in_home else lake.uri,
     )
 
 
@@ -155,7 +148,7 @@ def _take_in_calls(lake: Lake, home: Home, folders: Sequence[Path], request_id: 
     journals.refuse_growing([folder for folder in (*folders, home.calls) if folder.is_dir()], request_id)
     if home.calls.is_dir():
         load_calls(lake, home.calls)
-        # A loaded segment rests a day for runs under way; there is none, and its calls are in the lake.
+        # A loaded segment stays for a day, for runs under way; there is none, and its calls are in the lake.
         delete_loaded(home.calls, older_than_s=0)
 
 

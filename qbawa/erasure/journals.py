@@ -1,9 +1,9 @@
-"""A request's lines, cut out of closed journal segments; the batches that hold those segments follow."""
+"""A request's lines, cut out of closed journal segments, those put aside too; what is known of their batches follows."""
 
-from __future__ import annotations
-
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +11,12 @@ import orjson
 
 from qbawa.erasure.files import rewrite
 from qbawa.erasure.quotes import name_pattern
-from qbawa.errors import BusyError
-from qbawa.storage.journal import CLOSED, adopt_orphans, all_segments, read_lines
+from qbawa.errors import BusyError, InputError
+from qbawa.ingest.batch_index import Segment
+from qbawa.ingest.batches import PACKED, segments_rewritten
+from qbawa.ingest.journal_retention import put_aside
+from qbawa.ingest.line_reader import open_bytes
+from qbawa.storage.journal import CLOSED, adopt_orphans, all_segments, closed_segments, read_lines
 
 
 def refuse_growing(folders: Sequence[Path], request_id: str) -> None:
@@ -27,47 +31,34 @@ def refuse_growing(folders: Sequence[Path], request_id: str) -> None:
                 )
 
 
-def cut_segments(folder: Path, request_id: str) -> int:
-    """Rewrite a folder's closed segments without the request's lines; how many lines went."""
-    cut = 0
-    for segment in all_segments(folder):
-        if segment.suffix != CLOSED:
-            continue
-        lines = list(read_lines(segment))
-        kept = [line for line in lines if not (_mentions(line, request_id) and _is_about(line, request_id))]
-        if len(kept) < len(lines):
-            rewrite(segment, b"".join(line + b"\n" for line in kept))
-            cut += len(lines) - len(kept)
-    return cut
+def cut_segments(folder: Path, manifests: Path, request_id: str) -> int:
+    """Rewrite a folder's closed segments without the request's lines; how many lines went.
 
-
-def follow_in_manifests(folder: Path) -> int:
-    """Note in the manifests of batches what their segments have become; how many manifests changed.
-
-    Or the changed segments would look new and be ingested once more. A closed segment never changes by itself, so every
-    one that is not as its manifest says was cut, by this call of `forget` or by one that was killed.
+    The journal `manifests` keeps the batches that hold these segments. Raises InputError for a packed segment that is
+    damaged: nobody can know what it holds.
     """
-    changed = 0
-    for path in sorted((folder / "batches").glob("b_*.json")):
-        batch = json.loads(path.read_bytes())
-        now = [entry | _as_it_is(folder / entry["path"], entry) for entry in batch["segments"]]
-        if now != batch["segments"]:
-            rewrite(path, json.dumps(batch | {"segments": now}, indent=1).encode())
-            changed += 1
-    return changed
+    return sum(_cut(segment, manifests, request_id) for segment in (*closed_segments(folder), *put_aside(folder)))
 
 
-def _as_it_is(segment: Path, entry: dict[str, object]) -> dict[str, object]:
+def _cut(segment: Path, manifests: Path, request_id: str) -> int:
     try:
-        stat = segment.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (entry["bytes"], entry["changed_ns"]):
-            return {}
-        digest = hashlib.sha256(segment.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return {}
-    if digest == entry["sha256"]:
-        return {}  # only copied: as it was when its batch was formed
-    return {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "sha256": digest}
+        with open_bytes(segment) as file:
+            lines = list(file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{segment} cannot be unpacked ({error}), so nobody knows whether it holds the request. Put it back from a "
+            "back-up or delete it, then `qbawa forget --resume`."
+        ) from None
+    kept = [line for line in lines if not (_mentions(line, request_id) and _is_about(line, request_id))]
+    if len(kept) < len(lines):
+        data, path = b"".join(kept), segment.resolve()
+        # The time stays: how long a segment has lain there is counted from it. What is known of the batch changes first:
+        # killed in between, the segment still holds the lines, and the next try comes by here again. The other way round
+        # the segment would look new, and be ingested once more.
+        new = Segment(path, len(data), segment.stat().st_mtime_ns, hashlib.sha256(data).hexdigest())
+        segments_rewritten(manifests, {path: new})
+        rewrite(segment, gzip.compress(data, 6, mtime=0) if segment.suffix == PACKED else data, keep_time=True)
+    return len(lines) - len(kept)
 
 
 def _mentions(line: bytes, request_id: str) -> bool:

@@ -1,7 +1,5 @@
 """What identifies a request, noted before anything is removed: once its rows are gone nobody could tell any more."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -44,8 +42,10 @@ class Plan:
     strategies: list[str] = field(default_factory=list)
     """Strategies that carry its text."""
     stale_steps: list[str] = field(default_factory=list)
+    pictured: bool = False
+    """Whether pictures of the replay set and of the matrix have a place for it."""
     datasets: list[str] = field(default_factory=list)
-    """Folders of the exported versions that hold it."""
+    """Folders of the exported versions that hold it, those of the home relative to it."""
     imported_from: list[str] = field(default_factory=list)
     """Files outside that it was imported from."""
 
@@ -83,21 +83,30 @@ def read_plan(path: Path) -> Plan:
 def make_plan(lake: Lake, home: Home, request_id: str) -> Plan:
     """What identifies the request, as far as the lake knows it by now."""
     own = pl.col("request_id") == request_id
-    texts = _alone(lake, own, {t for t in _said(lake, _ANSWERED, own) if len(t) >= OWN_WORDS}, _ANSWERED)
+    texts = _not_elsewhere(lake, own, {t for t in _said(lake, _ANSWERED, own) if len(t) >= OWN_WORDS}, _ANSWERED)
     said = {piece for text in _said(lake, _COLUMNS, own) if len(text) >= QUOTED for piece in pieces_of(text)}
-    pieces = _alone(lake, own, said, _COLUMNS)
+    pieces = _not_elsewhere(lake, own, said, _COLUMNS)
     recordings = lake.read("recordings", ["source"], keep=own)["source"].drop_nulls().unique().sort().to_list()
     noted = lake.read("datasets", ["path"], keep=pl.col("request_ids").list.contains(request_id))["path"]
     steps = {step for t in ("replay_matrix", "matches", "qbawa") for step in lake.read(t, ["step"], keep=own)["step"]}
+    strategies = lake.read("strategies").filter(holds(("template", "params", "program"), texts))["strategy_id"]
+    shown = any(lake.read(t, ["request_id"], keep=own).height for t in ("replay_set", "replay_matrix"))
     return Plan(
-        request_id,
-        texts,
-        pieces,
-        lake.read("strategies").filter(holds(("template", "params", "program"), texts))["strategy_id"].sort().to_list(),
-        sorted(steps),
-        sorted({*map(str, holding(home.exports, request_id)), *noted.drop_nulls()}),
-        [source for source in recordings if not source.endswith("(journal)")],
+        request_id=request_id,
+        texts=texts,
+        pieces=pieces,
+        strategies=strategies.sort().to_list(),
+        stale_steps=sorted(steps),
+        pictured=shown,
+        datasets=sorted({_in_home(home, path) for path in (*holding(home.exports, request_id), *noted.drop_nulls())}),
+        imported_from=[source for source in recordings if not source.endswith("(journal)")],
     )
+
+
+def _in_home(home: Home, path: Path | str) -> str:
+    """The path as tables write it: relative to the home where it lies there."""
+    whole = home.root / path
+    return str(whole.relative_to(home.root) if whole.is_relative_to(home.root) else whole)
 
 
 def holding(exports: Path, request_id: str) -> Iterator[Path]:
@@ -131,7 +140,7 @@ def _said(lake: Lake, columns: dict[str, tuple[str, ...]], own: pl.Expr) -> Iter
                 yield from leaves(cell)
 
 
-def _alone(lake: Lake, own: pl.Expr, texts: set[str], columns: dict[str, tuple[str, ...]]) -> list[str]:
+def _not_elsewhere(lake: Lake, own: pl.Expr, texts: set[str], columns: dict[str, tuple[str, ...]]) -> list[str]:
     """Those of the texts that no other request has: a system prompt, a stock answer is everybody's, so nobody's."""
     if not texts:
         return []

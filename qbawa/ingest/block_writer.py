@@ -10,21 +10,33 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 from msgspec import Raw
 
 from qbawa.ids import recorded_id
 from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.storage.frames import BLOCK, now, schema_of
-from qbawa.storage.lake import Lake
 
 BLOCK_BYTES = 32 << 20
 """Of raw lines; a block takes about five times as much memory while it is written."""
 _ROW_BYTES = 1_000  # of objects that a waiting row consists of
 TABLES = ("recordings", "quarantine", "feedback")
 """The bare-named block is in the first of these that the source has rows for, and is written last."""
+
+
+class BlockStore(Protocol):
+    """Where blocks go: the part of a lake that a writer of blocks needs."""
+
+    def read(self, table: str, columns: Sequence[str] | None = None, *, blocks: Sequence[str]) -> pl.DataFrame: ...
+
+    def scan(self, table: str) -> pl.LazyFrame: ...
+
+    def blocks(self, table: str) -> set[str]: ...
+
+    def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool: ...
 
 
 @dataclass
@@ -40,19 +52,24 @@ class Counts:
     changed: bool = False
 
 
-def is_complete(lake: Lake, name: str) -> bool:
+def is_complete(store: BlockStore, name: str) -> bool:
     """Whether everything of the source `name` is in the lake."""
-    return any(not lake.read(table, [BLOCK], blocks=[name]).is_empty() for table in TABLES)
+    return any(not store.read(table, [BLOCK], blocks=[name]).is_empty() for table in TABLES)
 
 
-def complete_among(lake: Lake, names: Sequence[str]) -> set[str]:
+def complete_among(store: BlockStore, names: Sequence[str]) -> set[str]:
     """Those of many sources that are in the lake completely."""
-    return set(names) & set().union(*(lake.blocks(table) for table in TABLES)) if names else set()
+    if not names:
+        return set()
+    # A few are looked for in the files that may hold them; for many it is cheaper to read all names.
+    if len(names) > 100:
+        return set(names) & set().union(*(store.blocks(table) for table in TABLES))
+    return set().union(*(store.read(table, [BLOCK], blocks=names)[BLOCK].unique() for table in TABLES))
 
 
-def blocks_of(lake: Lake, name: str, table: str) -> list[str]:
+def blocks_of(store: BlockStore, name: str, table: str) -> list[str]:
     """The blocks of a source in one of `TABLES`, sorted."""
-    return sorted(block for block in lake.blocks(table) if block == name or block.startswith(f"{name}/"))
+    return sorted(block for block in store.blocks(table) if block == name or block.startswith(f"{name}/"))
 
 
 class BlockWriter:
@@ -63,11 +80,19 @@ class BlockWriter:
     """
 
     def __init__(
-        self, lake: Lake, name: str, source_format: str, *, skip_known: bool = False, block_bytes: int = BLOCK_BYTES
+        self,
+        store: BlockStore,
+        name: str,
+        source_format: str,
+        *,
+        skip_known: bool = False,
+        block_bytes: int = BLOCK_BYTES,
+        prices: RecordedPrices | None = None,
     ) -> None:
         self.counts = Counts()
-        self._lake, self._name, self._format = lake, name, source_format
+        self._store, self._name, self._format = store, name, source_format
         self._skip_known, self._limit = skip_known, block_bytes
+        self._prices = prices or RecordedPrices({})
         self._written: dict[str, list[str]] = {table: [] for table in TABLES}
         self._clear()
 
@@ -94,9 +119,9 @@ class BlockWriter:
         """Write what is left, and remove blocks that an earlier, different reading of the source left behind."""
         self._flush(last=True)
         for table in TABLES:
-            stale = [block for block in blocks_of(self._lake, self._name, table) if block not in self._written[table]]
+            stale = [block for block in blocks_of(self._store, self._name, table) if block not in self._written[table]]
             if stale:
-                self._store(table, stale, schema_of(table).to_frame())
+                self._put(table, stale, schema_of(table).to_frame())
         return self.counts
 
     def _clear(self) -> None:
@@ -126,27 +151,25 @@ class BlockWriter:
                 self._write(table, f"{self._name}/{len(self._written[table]):03}", rows)
 
     def _write(self, table: str, block: str, rows: pl.DataFrame, *, instead_of: str | None = None) -> None:
-        self._store(
-            table, [block, *([instead_of] if instead_of else [])], rows.with_columns(pl.lit(block).alias(BLOCK))
-        )
+        self._put(table, [block, *([instead_of] if instead_of else [])], rows.with_columns(pl.lit(block).alias(BLOCK)))
         self._written[table].append(block)
 
     def _write_last(self, table: str, rows: pl.DataFrame) -> None:
         if rows.is_empty():
             # The end of the source had nothing for this table: its last block is written again, under the bare name.
             previous = self._written[table].pop()
-            self._write(table, self._name, self._lake.read(table, blocks=[previous]), instead_of=previous)
+            self._write(table, self._name, self._store.read(table, blocks=[previous]), instead_of=previous)
         else:
             self._write(table, self._name, rows)
 
-    def _store(self, table: str, blocks: list[str], rows: pl.DataFrame) -> None:
+    def _put(self, table: str, blocks: list[str], rows: pl.DataFrame) -> None:
         if table == "quarantine" and not rows.is_empty():
             rows = self._first_seen(blocks, rows)
-        self.counts.changed |= self._lake.replace(table, blocks, rows)
+        self.counts.changed |= self._store.replace(table, blocks, rows)
 
     def _first_seen(self, blocks: list[str], rows: pl.DataFrame) -> pl.DataFrame:
         """Lines that stood in quarantine before keep the time at which they were first seen."""
-        before = self._lake.read("quarantine", ["file", "line", "seen_at"], blocks=blocks).unique(["file", "line"])
+        before = self._store.read("quarantine", ["file", "line", "seen_at"], blocks=blocks).unique(["file", "line"])
         return (
             rows.join(before.rename({"seen_at": "before"}), on=["file", "line"], how="left", maintain_order="left")
             .with_columns(pl.coalesce("before", "seen_at").alias("seen_at"))
@@ -171,7 +194,7 @@ class BlockWriter:
             "strategy_id": [s.strategy_id or recorded[s.step] for s, *_ in steps],
             "input_tokens": [s.input_tokens for s, *_ in steps],
             "output_tokens": [s.output_tokens for s, *_ in steps],
-            "cost_usd": [s.cost_usd for s, *_ in steps],
+            "cost_usd": [self._cost(s) for s, *_ in steps],
             "latency_s": [s.latency_s for s, *_ in steps],
             "error": [text(s.error) for s, *_ in steps],
             "tags": [self._tags_of(s) for s, *_ in steps],
@@ -180,6 +203,11 @@ class BlockWriter:
             "recorded_at": [when(s.started_at) for s, *_ in steps],
         }
         return _frame("recordings", columns)
+
+    def _cost(self, step: Step) -> float | None:
+        if step.cost_usd is not None:
+            return step.cost_usd
+        return self._prices.cost_usd(step.model, step.input_tokens, step.output_tokens)
 
     def _tags_of(self, step: Step) -> str | None:
         """The step's tags, with those that its request got later, where the request ended in the same block."""
@@ -235,14 +263,11 @@ class BlockWriter:
         self, table: str, key: list[str], keys: list[tuple[object, ...]]
     ) -> tuple[set[tuple[object, ...]], set[tuple[object, ...]]]:
         """Those of `keys` that the lake holds from this source's earlier blocks, and from other sources."""
-        files = self._lake.files(table)
-        if not files:
-            return set(), set()
         schema = schema_of(table)
         wanted = pl.DataFrame(keys, schema={name: schema[name] for name in key}, orient="row").unique()
         own = pl.col(BLOCK).eq(self._name) | pl.col(BLOCK).str.starts_with(f"{self._name}/")
         found = (
-            pl.scan_parquet(files, storage_options=self._lake.storage_options or None, glob=False)
+            self._store.scan(table)
             .select(*key, BLOCK)
             .filter(pl.col(key[0]).is_between(pl.lit(wanted[key[0]].min()), pl.lit(wanted[key[0]].max())))
             # Of an earlier reading of this source, only what this reading has written counts.

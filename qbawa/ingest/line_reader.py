@@ -17,8 +17,11 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb", buffering=1 << 20)
 
 
-def numbered_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1 and lines without their line ends; of a line beyond `limit`, its first `limit` + 1 bytes."""
+def numbered_lines(path: Path, limit: int = MAX_LINE_BYTES, *, whole: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Line numbers from 1 and lines without their line ends; of a line beyond `limit`, its first `limit` + 1 bytes.
+
+    Where only `whole` lines count, a last one without a line end is left out.
+    """
     with open_bytes(path) as file:
         number = 0
         while line := file.readline(limit + 2):
@@ -29,4 +32,8 @@ def numbered_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[in
                 line = line[: limit + 1]
                 while (more := file.readline(_SKIP_BYTES)) and not more.endswith(b"\n"):
                     pass
+                if whole and not more:
+                    return
+            elif whole:
+                return
             yield number, line

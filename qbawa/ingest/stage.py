@@ -1,19 +1,35 @@
 """Stage 0: journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`."""
 
-import re
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from qbawa.errors import InputError
-from qbawa.ingest.batches import Batch, load_batch, mark_empty, pending_batches
+from qbawa.ingest.batches import (
+    BATCH_BYTES,
+    MANIFESTS,
+    PACKED,
+    Batch,
+    foreseen_batches,
+    form_batches,
+    index_of,
+    load_batch,
+    reopen,
+    settle,
+)
 from qbawa.ingest.block_writer import TABLES as SOURCES
-from qbawa.ingest.block_writer import BlockWriter
+from qbawa.ingest.block_writer import BlockWriter, complete_among
 from qbawa.ingest.journal_lines import read_line
+from qbawa.ingest.journal_retention import Retired, retire_segments
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.project import Project
-from qbawa.storage.lake import Lake
+from qbawa.storage.frames import BLOCK
+from qbawa.storage.journal import OPEN
+from qbawa.storage.lake import DraftLake, Lake
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +48,76 @@ class IngestReport:
     changed: bool = True
 
 
-def new_batches(project: Project) -> list[str]:
-    """Names of the batches that the lake does not hold yet, oldest first."""
-    return [batch.name for batch in pending_batches(project.lake, project.journals)]
+def pending_batches(
+    lake: Lake,
+    folders: Sequence[Path],
+    *,
+    batch_bytes: int = BATCH_BYTES,
+    dry_run: bool = False,
+    thorough: bool = True,
+) -> list[Batch]:
+    """Batches that the lake does not hold yet, oldest first, as `form_batches` makes them; `dry_run` only foresees them.
+
+    `thorough` compares everything with the lake, in case rows went. Otherwise only what is open is: what was found there
+    once counts as held for as long as the lake is the same one and has not gone back to an earlier version.
+    """
+    index = index_of(folders)
+    if dry_run:
+        settled = index.names(empty=False)
+        lost = [load_batch(name, folders) for name in sorted(set(settled) - complete_among(lake, settled))]
+        batches = [*lost, *foreseen_batches(folders, batch_bytes=batch_bytes)]
+        done = complete_among(lake, [batch.name for batch in batches])
+        return [batch for batch in batches if batch.name not in done and not batch.empty]
+    tables = {table: lake.state(table) for table in SOURCES}
+    if thorough or _is_another(index.lake(), tables):
+        settled = index.names(empty=False)  # before the lake is read, or one that is settled just now looks lost
+        reopen(sorted(set(settled) - complete_among(lake, settled)), folders)
+    batches = form_batches(folders, batch_bytes=batch_bytes, thorough=thorough)
+    done = complete_among(lake, [batch.name for batch in batches])
+    settle([batch for batch in batches if batch.empty or batch.name in done])
+    index.note_lake(tables)
+    return [batch for batch in batches if batch.name not in done and not batch.empty]
+
+
+def _is_another(known: Mapping[str, tuple[str, int]], tables: Mapping[str, tuple[str, int]]) -> bool:
+    """Whether the lake was made anew or put back from a back-up since it was last looked at."""
+    return any(
+        name not in known or known[name][0] != id or version < known[name][1] for name, (id, version) in tables.items()
+    )
+
+
+def new_batches(project: Project, *, thorough: bool = True) -> list[str]:
+    """Names of the batches that the lake does not hold yet, oldest first.
+
+    `thorough` compares all that were ever formed with the lake; otherwise the cost does not grow with them.
+    """
+    return [batch.name for batch in pending_batches(project.lake, project.journals, thorough=thorough)]
 
 
 def held_batches(project: Project) -> set[str]:
     """Names of everything that the lake holds whole: batches of segments and imported files."""
-    return {block for table in SOURCES for block in project.lake.blocks(table) if not re.search(r"/\d+$", block)}
+    blocks = (project.lake.read(table, [BLOCK])[BLOCK].unique() for table in SOURCES)
+    return set().union(*(names.filter(~names.str.contains(r"/\d+$")) for names in blocks))
+
+
+def held_version(project: Project) -> str:
+    """What `held_batches` is a function of; where it has not changed, neither have they."""
+    return json.dumps({table: project.lake.state(table) for table in SOURCES})
+
+
+def retire_journals(project: Project) -> Retired:
+    """Take segments that the lake has held for long enough out of the journals, as `retention` in qbawa.yaml says."""
+    retention = project.config.retention
+    age_s = retention.journals_days * 86_400
+    return retire_segments(
+        project.journals, retention.journals, older_than_s=age_s, held=lambda names: complete_among(project.lake, names)
+    )
 
 
 def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     """Take batches in, one after the other; the report is their sum."""
-    reports = [ingest_batch(project.lake, load_batch(name, project.journals)) for name in batches]
+    prices = RecordedPrices(project.config.models)
+    reports = [ingest_batch(project.lake, load_batch(name, project.journals), prices=prices) for name in batches]
     project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
@@ -57,29 +130,54 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
 
 
-def ingest_batch(lake: Lake, batch: Batch, progress: Callable[[int], None] | None = None) -> IngestReport:
+def ingest_draft(draft: DraftLake, project: Project) -> None:
+    """Take everything that is pending into a draft of the project's lake. The journals stay as they are."""
+    prices = RecordedPrices(project.config.models)
+    for batch in pending_batches(draft, project.journals, dry_run=True):
+        _take(draft, batch, None, prices)
+
+
+def ingest_batch(
+    lake: Lake,
+    batch: Batch,
+    progress: Callable[[int], None] | None = None,
+    *,
+    prices: RecordedPrices | None = None,
+) -> IngestReport:
     """Write a batch's recordings, feedback and bad lines; doing it again changes nothing.
 
-    `progress` is told the bytes read so far. Raises InputError where a segment of the batch is gone.
+    Calls whose client named no cost get that of their tokens by `prices`. `progress` is given the bytes read so far. Raises
+    InputError where a segment of the batch is gone.
     """
+    report = _take(lake, batch, progress, prices)
+    settle([replace(batch, empty=not (report.rows or report.feedback or report.quarantined))])
+    return report
+
+
+def _take(
+    lake: Lake, batch: Batch, progress: Callable[[int], None] | None, prices: RecordedPrices | None
+) -> IngestReport:
     began = time.perf_counter()
-    writer = BlockWriter(lake, batch.name, "journal")
+    writer = BlockWriter(lake, batch.name, "journal", prices=prices)
     lines = size = 0
     for segment in batch.segments:
         if not segment.path.is_file():
+            manifest = batch.journal / MANIFESTS / f"{batch.name}.json"
             raise InputError(
-                f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. Put it back from a back-up, or "
-                f"remove {batch.journal / 'batches' / batch.name}.json to give its lines up."
+                f"Batch '{batch.name}' needs the segment {segment.path}, which is gone. "
+                + (
+                    f"Put it back from a back-up, or remove {manifest} to give its lines up."
+                    if manifest.exists()
+                    else "Its rows stay in the lake as they are; to read it once more, put it back from a back-up."
+                )
             )
-        for number, line in numbered_lines(segment.path):
+        for number, line in numbered_lines(segment.path, whole=segment.path.suffix == OPEN):
             lines += 1
-            writer.add(segment.path.name, number, line, read_line(line))
+            writer.add(segment.path.name.removesuffix(PACKED), number, line, read_line(line))
         size += segment.bytes
         if progress:
             progress(size)
     counts = writer.close()
-    if not (counts.rows or counts.feedback or counts.quarantined):
-        mark_empty(batch)
     seconds = time.perf_counter() - began
     return IngestReport(
         batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason),

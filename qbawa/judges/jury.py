@@ -1,4 +1,4 @@
-"""A jury at work: from a match to the calls that its judges make, and from what they say to rows of `verdicts`.
+"""A jury at work: from a match to the calls that its judges make, and from their replies to rows of `verdicts`.
 
     for call in jury_calls(match_id, question, answer_a, answer_b, jury):
         row = await ask(call, engine)
@@ -71,7 +71,7 @@ def shown_first(match_id: str, judge: str, seed: int = 0) -> Side:
 
 
 def same_text(answer: str) -> str:
-    """The answer as it is told from others: blanks around it and at the ends of lines make no difference, indentation does."""
+    """The answer as it is compared with others: blanks around it and at line ends make no difference, indentation does."""
     return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
 
@@ -114,16 +114,16 @@ def jury_calls(
 
 
 def _drawn(answers: Sequence[str], question: Question, judge: str, seed: int) -> list[str]:
-    """Answers to a question in the order in which a listwise judge is shown them: by lots that follow from their words.
+    """Answers to a question in the order in which a listwise judge is shown them: drawn by a hash of their words.
 
     So what is shown before another answer once is shown before it in every list, and after it in every reversed one.
     """
 
-    def lot(answer: str) -> str:
+    def drawn(answer: str) -> str:
         content = [question.request_id, question.step, judge, seed, same_text(answer)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    return sorted(answers, key=lot)
+    return sorted(answers, key=drawn)
 
 
 def _ranking(
@@ -179,7 +179,7 @@ async def ask(judge_call: JudgeCall, engine: Caller) -> dict[str, Any]:
 
 
 def to_verdict_row(judge_call: JudgeCall, outcome: CallResult | Sequence[CallResult] | ProviderError) -> dict[str, Any]:
-    """A row of the table `verdicts` from what the judge said, or unscored where the call failed.
+    """A row of the table `verdicts` from what the judge replied, or unscored where the call failed.
 
     `call_key` is the paid call; of a pointwise judge both, joined by `+` in the order a, b. `cost_usd` is what it
     cost as a whole, whichever other verdicts it gives too.

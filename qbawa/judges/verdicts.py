@@ -1,4 +1,4 @@
-"""What a judge said, as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
+"""A judge's reply as an opinion about answers a and b: the same for every kind of judge, and re-read for free.
 
 `raw` of a pairwise judge is the reply as it came. Of the other kinds it is JSON: `{"kind": "pointwise", "replies":
 [of a, of b]}` or `{"kind": "listwise", "answers": n, "a": number shown, "b": number shown, "pair": call_key of the pairwise

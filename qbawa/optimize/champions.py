@@ -18,7 +18,7 @@ def promotions(
     """New rows of the table `champions`: at most one a step.
 
     `fits` by step; `ratings` and `champions` are the tables of those names. A step's first champion is `recorded`, what
-    production does now. The best strategy that is not too dear replaces it if the probability that it is better
+    production does now. The best strategy that is not too expensive replaces it if the probability that it is better
     reaches `config.p_better`; a champion that was never rated is replaced by none.
     """
     reigning = dict(champions.sort("promoted_at").select("step", "strategy_id").iter_rows())
@@ -30,7 +30,7 @@ def promotions(
         for challenger in sorted(rated.values(), key=lambda row: row["rank"]):
             if challenger is champion:
                 break
-            if _too_dear(challenger, champion, config) or challenger["component"] != champion["component"]:
+            if _too_expensive(challenger, champion, config) or challenger["component"] != champion["component"]:
                 continue
             p_better = fits[str(step)].p_better(challenger["strategy_id"], champion["strategy_id"])
             if p_better >= config.p_better:
@@ -49,11 +49,14 @@ def promotions(
             break
 
 
-def _too_dear(challenger: dict[str, Any], champion: dict[str, Any], config: ChampionConfig) -> bool:
+def _too_expensive(challenger: dict[str, Any], champion: dict[str, Any], config: ChampionConfig) -> bool:
     if config.max_cost_ratio is None:
         return False
-    before, new = champion["mean_cost_usd"] or 0.0, challenger["mean_cost_usd"] or 0.0
-    return bool(new > before * config.max_cost_ratio)
+    before, new = champion["mean_cost_usd"], challenger["mean_cost_usd"]
+    # An unknown cost is not 0: one that nobody knows cannot be called cheap, and against one there is nothing to compare.
+    if before is None:
+        return False
+    return new is None or bool(new > before * config.max_cost_ratio)
 
 
 def _evidence(row: dict[str, Any]) -> dict[str, Any]:

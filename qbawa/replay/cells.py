@@ -1,4 +1,4 @@
-"""Which cells the matrix has, and which of them are done. The lake decides."""
+"""Which cells the matrix has, and which of them are done."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -7,73 +7,67 @@ from typing import Literal
 
 import polars as pl
 
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.errors import InputError
 from qbawa.ids import cell_id
 from qbawa.storage.frames import now
-from qbawa.storage.lake import Lake
 
-State = Literal["missing", "ok", "failed"]
-STATES: tuple[State, ...] = ("missing", "ok", "failed")
-
-
-def wanted_cells(lake: Lake) -> pl.DataFrame:
-    """One row per cell that should exist: every request of a step's replay set × every active strategy of that step.
-
-    Columns: cell_id, request_id, step, strategy_id, origin, recording_id, state, answered_at. A request without the
-    step has no such cell.
-    """
-    chosen = lake.read("replay_set", ["step", "request_id", "recording_id"])
-    strategies = lake.read("strategies", ["step", "strategy_id", "origin"], where="active")
-    return with_state(lake, _without_unanswered(lake, chosen.join(strategies, on="step")))
+State = Literal["missing", "ok", "failed", "refused"]
+STATES: tuple[State, ...] = ("missing", "ok", "failed", "refused")
+"""refused: failed for a reason that lies in what was asked, such as a content filter or a tool call. Asked again as it is it
+would end so again and may cost as much again, so only whoever says so takes these cells again."""
 
 
-def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
-    """The cells of these (request, strategy) pairs, in the form of `wanted_cells`.
-
-    A pair whose request never ran the strategy's step is left out: there is no such cell. Raises InputError for a
-    strategy or a request that the lake does not know.
-    """
+def with_strategies(pairs: Sequence[tuple[str, str]], strategies: pl.DataFrame) -> pl.DataFrame:
+    """These (request, strategy) pairs, each once, with step and origin. Raises InputError for an unknown strategy."""
     asked = pl.DataFrame(pairs, schema={"request_id": pl.String, "strategy_id": pl.String}, orient="row").unique(
         maintain_order=True
     )
-    strategies = lake.read("strategies", ["step", "strategy_id", "origin"])
     unknown = asked.join(strategies, on="strategy_id", how="anti")
     if unknown.height:
         raise InputError(
             f"There is no strategy '{unknown['strategy_id'][0]}'. `qbawa sql \"SELECT strategy_id, name FROM strategies\"` "
             "lists them; a strategy exists once the asset `strategies` has been materialised."
         )
-    cells = asked.join(strategies, on="strategy_id")
+    return asked.join(strategies, on="strategy_id")
+
+
+def first_recordings(requests: pl.Series, recorded: pl.DataFrame) -> pl.DataFrame:
+    """Step, request_id and recording_id of each step's first execution in these requests.
+
+    `recorded` has step, request_id, recording_id and recorded_at. Raises InputError for a request that it lacks.
+    """
+    missing = set(requests) - set(recorded["request_id"])
+    if missing:
+        raise InputError(f"There is no request '{min(missing)}' among the recordings.")
     by = ["step", "request_id"]
-    known = lake.read("replay_set", [*by, "recording_id"])
-    others = cells.join(known, on=by, how="anti")["request_id"].unique()
-    if len(others):
-        recorded = lake.read("recordings", [*by, "recording_id", "recorded_at"]).filter(
-            pl.col("request_id").is_in(others.implode())
-        )
-        missing = set(others) - set(recorded["request_id"])
-        if missing:
-            raise InputError(f"There is no request '{min(missing)}' among the recordings.")
-        first = recorded.sort("recorded_at").unique(by, keep="first").join(known, on=by, how="anti")
-        known = pl.concat([known, first.select(known.columns)])
-    return with_state(lake, _without_unanswered(lake, cells.join(known, on=by)))
+    return recorded.sort("recorded_at").unique(by, keep="first").select(*by, "recording_id")
 
 
-def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
+def with_state(cells: pl.DataFrame, answers: pl.DataFrame, unanswered: pl.Series) -> pl.DataFrame:
     """The cells with cell_id, state and answered_at, sorted by request and strategy.
 
-    A cell of an imported strategy exists only where an answer was imported: nobody here could give one.
+    `cells` has request_id, step, strategy_id, origin and recording_id; `answers` are rows of `replay_matrix`;
+    `unanswered` are the ids of recordings in which production failed or only asked. Of those `recorded` has no cell, as
+    there is no answer that could compete; one of an imported strategy exists only where an answer was imported, as
+    nobody here could give one.
     """
+    no_answer = (pl.col("origin") == "recorded") & pl.col("recording_id").is_in(unanswered.implode())
+    cells = cells.filter(~no_answer)
     identified = cells.with_columns(
         pl.struct("request_id", "step", "strategy_id")
         .map_elements(lambda c: cell_id(c["request_id"], c["step"], c["strategy_id"]), return_dtype=pl.String)
         .alias("cell_id")
     )
     done = (
-        lake.read("replay_matrix", ["cell_id", "status", "answered_at"])
+        answers.with_columns(state=state_of())
         .group_by("cell_id")
         .agg(
-            state=pl.when((pl.col("status") == "failed").any()).then(pl.lit("failed")).otherwise(pl.lit("ok")),
+            state=pl.when((pl.col("state") == "failed").any())
+            .then(pl.lit("failed"))
+            .when((pl.col("state") == "refused").any())
+            .then(pl.lit("refused"))
+            .otherwise(pl.lit("ok")),
             answered_at=pl.col("answered_at").max(),
         )
     )
@@ -85,11 +79,11 @@ def with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _without_unanswered(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
-    """Without the cells of `recorded` where production failed or only asked: there is no answer that could compete."""
-    broken = lake.read("recordings", ["recording_id"], where="error IS NOT NULL OR output IS NULL")["recording_id"]
-    no_answer = (pl.col("origin") == "recorded") & pl.col("recording_id").is_in(broken.implode())
-    return cells.filter(~no_answer)
+def state_of() -> pl.Expr:
+    """State of a row of `replay_matrix`, from its status and error."""
+    refused = pl.col("error").str.split(":").list.first().is_in(sorted(REFUSALS))
+    failed = pl.when(refused).then(pl.lit("refused")).otherwise(pl.lit("failed"))
+    return pl.when(pl.col("status") == "failed").then(failed).otherwise(pl.lit("ok"))
 
 
 def choose_cells(
@@ -103,8 +97,8 @@ def choose_cells(
     """The cells to answer now: in one of `states`, or answered longer ago than `older_than`.
 
     `requests` is a request's id or a glob, `strategies` a set of ids. Raises InputError where `requests` selects none
-    although there are cells. Cells that are ok come back as missing, so that they are answered again; what the ledger
-    holds of them is not paid again. Imported answers stay as they are.
+    although there are cells. Refused cells are taken only where `states` says so. Cells that are ok come back as missing,
+    so that they are answered again; what the ledger holds of them is not paid again. Imported answers stay as they are.
     """
     strange = set(states) - set(STATES)
     if strange:

@@ -1,20 +1,15 @@
 """What answering cells would cost, found by running their programs against an engine that only takes notes."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from qbawa.engine.calls import CallResult, ModelCall
-from qbawa.engine.cost_estimate import Estimate, ModelHistory, estimate
-from qbawa.engine.ledger.ledger import Ledger
-from qbawa.engine.session import held_calls
+from qbawa.engine.calls import CallResult, ModelCall, ModelSettings
+from qbawa.engine.cost_estimate import Estimate, HeldCalls, ModelHistory, estimate
 from qbawa.errors import QbawaError
-from qbawa.project import Project
-from qbawa.replay.inputs import Material, read_material
+from qbawa.replay.inputs import Material
 from qbawa.replay.strategies.programs import run_program
-from qbawa.storage.lake import Lake
 
 
 class Notes:
@@ -29,25 +24,17 @@ class Notes:
         return CallResult(call.key, call.key, 0, 0, 0.0, 0.0, 0, cached=True)
 
 
-def plan(project: Project, cells: pl.DataFrame) -> Estimate:
-    """Calls, dollars and minutes for those of `cells` (as in `wanted_cells`) that are not answered yet. Pays nothing.
+async def estimate_cells(
+    due: pl.DataFrame,
+    material: Material,
+    models: Mapping[str, ModelSettings],
+    held: HeldCalls,
+    history: Mapping[str, ModelHistory],
+) -> Estimate:
+    """The estimate for cells that are all to be answered.
 
     Exact for prompts that are known beforehand; calls of later layers count by number, and a `refine` for one round.
     """
-    due = cells.filter(pl.col("state") != "ok")
-    return asyncio.run(_plan(project, due, read_material(project.lake, due)))
-
-
-async def _plan(project: Project, due: pl.DataFrame, material: Material) -> Estimate:
-    ledger = Ledger(project.home.calls, lambda keys: held_calls(project.lake, keys))
-    try:
-        return await estimate_cells(project, ledger, due, material)
-    finally:
-        await ledger.close()
-
-
-async def estimate_cells(project: Project, ledger: Ledger, due: pl.DataFrame, material: Material) -> Estimate:
-    """The estimate for cells that are all to be answered."""
     notes = Notes()
     for cell in due.iter_rows(named=True):
         strategy = material.strategies[cell["strategy_id"]]
@@ -64,17 +51,11 @@ async def estimate_cells(project: Project, ledger: Ledger, due: pl.DataFrame, ma
             )
         except QbawaError:
             continue  # the cell's outcome will say so; it costs nothing
-    return await estimate(
-        notes.calls, project.config.models, ledger, cells=due.height, history=model_history(project.lake)
-    )
+    return await estimate(notes.calls, models, held, cells=due.height, history=history)
 
 
-def model_history(lake: Lake) -> Mapping[str, ModelHistory]:
-    """What the ledger has seen of each model."""
-    means = (
-        lake.read("calls", ["model", "input_tokens", "output_tokens", "latency_s"], where="error IS NULL")
-        .group_by("model")
-        .agg(pl.col("input_tokens", "output_tokens", "latency_s").mean())
-    )
+def model_history(answered: pl.DataFrame) -> Mapping[str, ModelHistory]:
+    """What was seen of each model, from rows of `calls` that brought an answer."""
+    means = answered.group_by("model").agg(pl.col("input_tokens", "output_tokens", "latency_s").mean())
     history: dict[str, Any] = {model: ModelHistory(*(v or 0.0 for v in rest)) for model, *rest in means.iter_rows()}
     return history

@@ -11,7 +11,7 @@ from qbawa import __version__
 from qbawa.errors import InputError
 from qbawa.ids import cell_id, content_id, recorded_id
 from qbawa.ingest.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
-from qbawa.replay.strategies.imported import add_strategies, resolve
+from qbawa.replay.strategies.repository import add_strategies, resolve
 from qbawa.storage.frames import BLOCK, now
 from qbawa.storage.lake import Lake
 
@@ -114,13 +114,8 @@ def _optional_types() -> list[tuple[str, pl.DataType]]:
 def _unknown(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
     """Cells that the lake does not hold with this very content."""
     content = [name for name in cells.columns if name != "answered_at"]
-    known = lake.read("replay_matrix", content, where=f"step = {quoted(cells['step'][0])}") if cells.height else cells
+    known = lake.read("replay_matrix", content, keep=pl.col("step") == cells["step"][0]) if cells.height else cells
     return cells.join(known.select(content), on=content, how="anti", nulls_equal=True)
-
-
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _models(rows: pl.DataFrame) -> dict[str, str | None]:
@@ -177,7 +172,7 @@ def _without_known(lake: Lake, questions: pl.DataFrame, step: str) -> pl.DataFra
     """Questions of requests of which the step has no recording yet, in a block named after them."""
     if questions.is_empty():
         return questions
-    known = lake.read("recordings", ["request_id"], where=f"step = {quoted(step)}")
+    known = lake.read("recordings", ["request_id"], keep=pl.col("step") == step)
     new = questions.join(known, on="request_id", how="anti")
     digest = hashlib.sha256("\n".join([step, *new["request_id"]]).encode()).hexdigest()[:16]
     return new.with_columns(pl.lit(f"import/table-{digest}").alias(BLOCK))

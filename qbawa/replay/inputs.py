@@ -9,10 +9,10 @@ import polars as pl
 from qbawa.engine.prompting.question import Question
 from qbawa.replay.strategies.repository import from_rows
 from qbawa.replay.strategies.strategy import Strategy
-from qbawa.storage.lake import Lake
 
 COLUMNS = ["request_id", "step", "recording_id", "inputs", "messages", "output", "error"]
 COLUMNS += ["input_tokens", "output_tokens", "cost_usd", "latency_s"]
+"""What cells need of `recordings`."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,14 @@ class Material:
     recordings: Mapping[str, Mapping[str, Any]]
     """Rows of `recordings` by recording_id."""
 
+    @classmethod
+    def of(cls, strategies: pl.DataFrame, recordings: pl.DataFrame) -> "Material":
+        """From rows of the tables `strategies` and `recordings` (`COLUMNS`)."""
+        return cls(
+            {strategy.strategy_id: strategy for strategy in from_rows(strategies)},
+            {row["recording_id"]: row for row in recordings.iter_rows(named=True)},
+        )
+
     def question(self, recording_id: str) -> Question:
         """What was asked. Raises InputError where the recording's inputs are not JSON of the right shape."""
         return Question.from_row(self.recordings[recording_id])
-
-
-def read_material(lake: Lake, cells: pl.DataFrame) -> Material:
-    """The strategies and recordings of these cells."""
-    strategies = lake.read("strategies", keep=pl.col("strategy_id").is_in(cells["strategy_id"].unique().implode()))
-    recordings = lake.read(
-        "recordings", COLUMNS, keep=pl.col("recording_id").is_in(cells["recording_id"].unique().implode())
-    )
-    return Material(
-        {strategy.strategy_id: strategy for strategy in from_rows(strategies)},
-        {row["recording_id"]: row for row in recordings.iter_rows(named=True)},
-    )

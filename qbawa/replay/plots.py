@@ -5,7 +5,7 @@ import io
 import numpy as np
 import polars as pl
 
-from qbawa.plotting import BAD, FAINT, GOOD, MOST_ROWS, canvas, label, png
+from qbawa.plotting import BAD, FAINT, GOOD, MOST_ROWS, REFUSED, canvas, label, png
 from qbawa.replay.replay_set.choose import Choice
 from qbawa.text import shorten
 
@@ -20,10 +20,10 @@ _COLORS = {
 
 
 def matrix_map(cells: pl.DataFrame, title: str) -> bytes:
-    """State of every cell: green answered, red failed, grey missing. Columns: request_id, name, state."""
+    """State of every cell: green answered, red failed, yellow refused, grey missing. Columns: request_id, name, state."""
     from matplotlib.colors import ListedColormap
 
-    states = {"missing": 0, "ok": 1, "failed": 2}
+    states = {"missing": 0, "ok": 1, "failed": 2, "refused": 3}
     requests = cells["request_id"].unique().sort().to_list()
     names = cells["name"].unique().sort().to_list()
     row, column = ({key: i for i, key in enumerate(keys)} for keys in (requests, names))
@@ -32,8 +32,8 @@ def matrix_map(cells: pl.DataFrame, title: str) -> bytes:
         grid[row[request], column[name]] = states[state]
     figure, axes = canvas(min(2.5 + 0.22 * len(names), 14), min(1.6 + 0.12 * len(requests), 12))
     if grid.size:
-        colors = ListedColormap([FAINT, GOOD, BAD])
-        axes.imshow(grid, aspect="auto", interpolation="nearest", vmin=0, vmax=2, cmap=colors)
+        colors = ListedColormap([FAINT, GOOD, BAD, REFUSED])
+        axes.imshow(grid, aspect="auto", interpolation="nearest", vmin=0, vmax=3, cmap=colors)
     if len(names) <= MOST_ROWS:
         axes.set_xticks(range(len(names)), [label(name) for name in names], rotation=90, fontsize=7)
     if len(requests) <= MOST_ROWS:

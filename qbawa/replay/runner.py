@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,16 +12,13 @@ import polars as pl
 
 from qbawa import __version__
 from qbawa.engine.engine import Engine
+from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
-from qbawa.engine.session import Log, open_engine
+from qbawa.engine.run_report import RunReport
 from qbawa.errors import FinalError, NotMadeError, UserError
-from qbawa.project import Project
-from qbawa.replay.estimate import estimate_cells
-from qbawa.replay.inputs import Material, read_material
+from qbawa.replay.inputs import Material
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
 from qbawa.storage.frames import frame, now
-
-logger = logging.getLogger("qbawa.replay")
 
 # 10,000 requests a minute at 30 s each are 5,000 in flight; more would only queue at the gates, at a few KB a cell.
 CELLS_AT_ONCE = 5_000
@@ -30,37 +26,35 @@ CELLS_AT_ONCE = 5_000
 PORTION_CELLS = 2_500
 PORTION_S = 15.0
 
-OnCells = Callable[[pl.DataFrame], None]
+Store = Callable[[pl.DataFrame], None]
+"""Takes finished cells, rows of `replay_matrix`."""
 
 
 @dataclass
-class ReplayReport:
-    """What a replay did. ok + failed + missing = cells."""
+class ReplayReport(RunReport):
+    """What a replay did. ok + failed + refused + missing = cells."""
 
     cells: int = 0
     ok: int = 0
     failed: int = 0
+    refused: int = 0
+    """Failed for a reason that lies in what was asked; not asked again unless somebody says so."""
     missing: int = 0
     """Not answered since a budget, Ctrl-C or the ledger stopped the run; a rerun goes on there."""
     done_before: int = 0
     """Of `ok`: answered by an earlier run, so nothing was done."""
     stopped: str | None = None
     reasons: Counter[str] = field(default_factory=Counter)
-    """Failed cells by reason."""
-    calls_paid: int = 0
-    calls_cached: int = 0
-    cost_usd: float = 0.0
-    """Paid by this run."""
+    """Failed and refused cells by reason."""
     latencies_s: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
     def summary(self) -> str:
         """The report in one line."""
         text = f"{self.ok:,} of {self.cells:,} cells answered"
         if self.done_before:
             text += f" ({self.done_before:,} before)"
-        text += f", {self.failed:,} failed, {self.missing:,} missing; {self.calls_paid:,} calls made, "
-        text += f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s"
+        refused = f", {self.refused:,} refused" if self.refused else ""
+        text += f", {self.failed:,} failed{refused}, {self.missing:,} missing; {self.spent()}"
         if self.reasons:
             text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
         return text + (f". Stopped: {self.stopped}" if self.stopped else "")
@@ -73,67 +67,28 @@ class ReplayReport:
             "answered": self.ok - self.done_before,
             "done_before": self.done_before,
             "failed": self.failed,
+            "refused": self.refused,
             "missing": self.missing,
             "reasons": dict(self.reasons),
-            "cost_usd": round(self.cost_usd, 6),
-            "calls_paid": self.calls_paid,
+            **self.spent_values(),
             "cache_share": round(self.calls_cached / asked, 4) if asked else 0.0,
             **{f"latency_{name}_s": round(value, 3) for name, value in self.latencies_s.items()},
-            "seconds": round(self.seconds, 1),
         } | ({"stopped": self.stopped} if self.stopped else {})
 
 
-def replay(
-    project: Project,
-    cells: pl.DataFrame,
-    *,
-    run_id: str,
-    log: Log | None = None,
-    on_cells: OnCells | None = None,
-    usd: float | None = None,
-) -> ReplayReport:
-    """Answer the cells that are missing or failed among `cells`, which are in the form of `wanted_cells`.
-
-    `on_cells` is told of every finished cell (request_id, strategy_id, state, error, cost_usd, latency_s) once it is
-    in the lake, those done before included. `usd` caps this run, besides the caps of qbawa.yaml. Cells that fail do
-    not stop the others; a budget does, and leaves the rest missing.
-    """
-    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd))
-
-
-async def _replay(
-    project: Project, cells: pl.DataFrame, run_id: str, log: Log | None, on_cells: OnCells, usd: float | None
-) -> ReplayReport:
-    began = time.monotonic()
-    report = ReplayReport(cells=cells.height)
-    done = cells.filter(pl.col("state") == "ok")
-    due = cells.filter(pl.col("state") != "ok")
-    report.ok = report.done_before = done.height
-    if done.height:
-        on_cells(done_cells(project, done))
-    if due.height:
-        material = read_material(project.lake, due)
-        progress = Progress(due.height, log)
-        async with open_engine(project, progress, run_id=run_id, usd=usd) as engine:
-            say = log or logger.info
-            say((await estimate_cells(project, engine.ledger, due, material)).line())
-            await _answer(project, engine, due, material, progress, report, on_cells, run_id)
-            report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-            report.cost_usd = engine.stats.cost_usd
-    report.seconds = time.monotonic() - began
-    return report
-
-
-async def _answer(
-    project: Project,
+async def answer_cells(
     engine: Engine,
     due: pl.DataFrame,
     material: Material,
     progress: Progress,
     report: ReplayReport,
-    on_cells: OnCells,
+    store: Store,
     run_id: str,
 ) -> None:
+    """Answer these cells, count them in the report, and hand the finished ones to `store` in portions, in a thread.
+
+    Cells that fail do not stop the others; a budget does, and leaves the rest missing.
+    """
     finished: list[dict[str, Any]] = []
     latencies: list[float] = []
     waiting = due.iter_rows(named=True)
@@ -144,31 +99,36 @@ async def _answer(
             progress.cell("missing")
             return
         finished.append(row)
-        progress.cell(row["status"])
         if row["status"] == "ok":
+            progress.cell("ok")
             report.ok += 1
             latencies.append(row["latency_s"] or 0.0)
+            return
+        reason = row["error"].split(":", 1)[0]
+        report.reasons[reason] += 1
+        progress.cell("failed")
+        if reason in REFUSALS:
+            report.refused += 1
         else:
             report.failed += 1
-            report.reasons[row["error"].split(":", 1)[0]] += 1
 
     async def work() -> None:
         # All workers draw from one iterator: as many cells are under way as there are workers.
         for cell in waiting:
             account(await _answer_cell(engine, cell, material, run_id, report))
 
-    async def store() -> None:
+    async def store_finished() -> None:
         rows = finished[:]
         finished.clear()
         if rows:
-            await asyncio.to_thread(_store, project, rows, on_cells)
+            await asyncio.to_thread(store, frame("replay_matrix", rows))
 
     async def store_portions() -> None:
         stored_at = time.monotonic()
         while True:
             await asyncio.sleep(0.2)
             if len(finished) >= PORTION_CELLS or time.monotonic() - stored_at > PORTION_S:
-                await store()
+                await store_finished()
                 stored_at = time.monotonic()
 
     storing = asyncio.create_task(store_portions())
@@ -180,7 +140,7 @@ async def _answer(
         storing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await storing
-        await store()
+        await store_finished()
     if latencies:
         quantiles = pl.Series(latencies)
         report.latencies_s = {f"p{q}": float(quantiles.quantile(q / 100) or 0.0) for q in (50, 95, 99)}
@@ -252,27 +212,9 @@ def _recorded_answer(recording: Mapping[str, Any]) -> CellAnswer:
         raise FinalError("recorded_error", f"production failed on this request: {recording['error']:.500}")
     return CellAnswer(
         answer=recording["output"] or "",
-        input_tokens=recording["input_tokens"] or 0,
-        output_tokens=recording["output_tokens"] or 0,
-        cost_usd=recording["cost_usd"] or 0.0,
+        input_tokens=recording["input_tokens"],
+        output_tokens=recording["output_tokens"],
+        cost_usd=recording["cost_usd"],
         latency_s=recording["latency_s"] or 0.0,
         call_keys=(),
-    )
-
-
-def done_cells(project: Project, cells: pl.DataFrame) -> pl.DataFrame:
-    """Cost and duration of cells that are done, in the form that `on_cells` takes."""
-    stored = project.lake.read(
-        "replay_matrix", ["cell_id", "cost_usd", "latency_s"], blocks=cells["request_id"].unique().to_list()
-    ).unique("cell_id")
-    return cells.join(stored, on="cell_id").select(
-        "request_id", "strategy_id", "state", pl.lit(None, pl.String).alias("error"), "cost_usd", "latency_s"
-    )
-
-
-def _store(project: Project, rows: list[dict[str, Any]], on_cells: OnCells) -> None:
-    stored = frame("replay_matrix", rows)
-    project.lake.merge("replay_matrix", stored)
-    on_cells(
-        stored.select("request_id", "strategy_id", pl.col("status").alias("state"), "error", "cost_usd", "latency_s")
     )

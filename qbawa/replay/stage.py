@@ -1,20 +1,38 @@
-"""Stages 1 and 2: which requests stand for all traffic, which strategies there are, and what their matrix looks like."""
+"""Stages 1 and 2: which requests stand for all traffic, which strategies there are, and the matrix of their answers.
 
+Door of the package to the lake. What is heavy (scipy, templates, the engine) is imported where it is used: `qbawa status`
+counts cells, and must be quick.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from qbawa.judges.prompt import check_rubric
 from qbawa.project import Project
-from qbawa.replay import plots
-from qbawa.replay.cells import wanted_cells
-from qbawa.replay.replay_set.choose import COLUMNS, choose, replayable_steps
+from qbawa.replay.cells import first_recordings, state_of, with_state, with_strategies
 from qbawa.replay.strategies.filter import select
-from qbawa.replay.strategies.grid import expand
 from qbawa.replay.strategies.repository import read_strategies, strategy_names, write_strategies
 from qbawa.replay.strategies.strategy import recorded_strategy
+from qbawa.storage.lake import DraftLake, Lake
 from qbawa.text import shorten
+
+if TYPE_CHECKING:
+    from qbawa.engine.cost_estimate import Estimate, ModelHistory
+    from qbawa.replay.inputs import Material
+    from qbawa.replay.replay_set.choose import Choice
+    from qbawa.replay.runner import ReplayReport
+
+logger = logging.getLogger("qbawa.replay")
+
+Log = Callable[[str], Any]
+OnCells = Callable[[pl.DataFrame], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +50,12 @@ class Chosen:
 
 def choose_requests(project: Project) -> Chosen:
     """Choose each step's replay set anew: what was chosen before stays."""
-    lake = project.lake
-    feedback, previous = lake.read("feedback"), lake.read("replay_set")
-    steps = replayable_steps(lake)
-    frames, drawn = [previous.clear()], {}
-    for step in steps:
-        here = pl.col("step") == step
-        choice = choose(
-            lake.read("recordings", COLUMNS, keep=here), feedback, project.config.replay_set, previous.filter(here)
-        )
-        frames.append(choice.rows.select(previous.columns))
-        drawn[step] = plots.coverage_picture(choice)
-    rows = pl.concat(frames)
-    lake.replace("replay_set", sorted({*steps, *previous["step"]}), rows)
+    from qbawa.replay import plots
+
+    choices = _choose(project)
     project.publish()
+    rows = pl.concat([project.lake.read("replay_set").clear(), *(choice.rows for choice in choices.values())])
+    drawn = {step: plots.coverage_picture(choice) for step, choice in choices.items()}
     return Chosen(rows, dict(rows.group_by("reason").len().sort("reason").iter_rows()), drawn)
 
 
@@ -54,15 +64,31 @@ def declare_strategies(project: Project) -> pl.DataFrame:
 
     A strategy that has left qbawa.yaml becomes inactive; its answers stay.
     """
-    lake, config = project.lake, project.config
-    for name, judge in config.judges.items():
-        check_rubric(judge.rubric, f"judges.{name}.rubric")
-    for name, step in config.steps.items():
-        check_rubric(step.rubric or "", f"steps.{name}.rubric")
-    steps = sorted({*lake.read("replay_set", ["step"])["step"], *(entry.step for entry in config.strategies)})
-    write_strategies(lake, [*map(recorded_strategy, steps), *expand(config, project.home.root)])
+    _declare(project)
     project.publish()
-    return lake.read("strategies", where="active").sort("step", "name")
+    return project.lake.read("strategies", keep=pl.col("active")).sort("step", "name")
+
+
+def foresee(project: Project) -> Project:
+    """The project as a run would find it: pending recordings taken in, requests chosen, strategies declared.
+
+    What that changes lies in memory, and nothing in the home does. Its lake can be read and has no files.
+    """
+    from qbawa.ingest.stage import ingest_draft
+
+    draft = DraftLake(project.lake)
+    foreseen = dataclasses.replace(project, lake=draft)
+    ingest_draft(draft, project)
+    _choose(foreseen)
+    _declare(foreseen)
+    return foreseen
+
+
+def replayable_steps(lake: Lake) -> list[str]:
+    """Steps that are one model call, and so can be answered by another strategy, most recorded first."""
+    asked = lake.scan("recordings").filter(pl.col("model").is_not_null() | pl.col("messages").is_not_null())
+    counted = asked.group_by("step").len().collect(engine="streaming")
+    return counted.sort(["len", "step"], descending=[True, False])["step"].to_list()
 
 
 def matching_strategies(project: Project, pattern: str) -> list[str] | None:
@@ -72,12 +98,109 @@ def matching_strategies(project: Project, pattern: str) -> list[str] | None:
     return [strategy.strategy_id for strategy in select(list(read_strategies(project.lake).values()), pattern)]
 
 
+def wanted_cells(lake: Lake) -> pl.DataFrame:
+    """One row per cell that should exist: every request of a step's replay set × every active strategy of that step.
+
+    Columns: cell_id, request_id, step, strategy_id, origin, recording_id, state, answered_at. A request without the
+    step has no such cell.
+    """
+    chosen = lake.read("replay_set", ["step", "request_id", "recording_id"])
+    strategies = lake.read("strategies", ["step", "strategy_id", "origin"], keep=pl.col("active"))
+    return _with_state(lake, chosen.join(strategies, on="step"))
+
+
+def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """The cells of these (request, strategy) pairs, in the form of `wanted_cells`.
+
+    A pair whose request never ran the strategy's step is left out: there is no such cell. Raises InputError for a
+    strategy or a request that the lake does not know.
+    """
+    by = ["step", "request_id"]
+    cells = with_strategies(pairs, lake.read("strategies", ["step", "strategy_id", "origin"]))
+    known = lake.read("replay_set", [*by, "recording_id"])
+    others = cells.join(known, on=by, how="anti")["request_id"].unique()
+    if len(others):
+        columns = [*by, "recording_id", "recorded_at"]
+        recorded = lake.read("recordings", columns, keep=pl.col("request_id").is_in(others.implode()))
+        first = first_recordings(others, recorded).join(known, on=by, how="anti")
+        known = pl.concat([known, first.select(known.columns)])
+    return _with_state(lake, cells.join(known, on=by))
+
+
+def plan(project: Project, cells: pl.DataFrame) -> "Estimate":
+    """Calls, dollars and minutes for those of `cells` (as in `wanted_cells`) that are not answered yet. Pays nothing."""
+    from qbawa.engine.session import LedgerReader
+    from qbawa.replay.estimate import estimate_cells
+
+    due = cells.filter(pl.col("state") != "ok")
+    lake, models = project.lake, project.config.models
+    return asyncio.run(estimate_cells(due, _material(lake, due), models, LedgerReader(project), _model_history(lake)))
+
+
+def replay(
+    project: Project,
+    cells: pl.DataFrame,
+    *,
+    run_id: str,
+    log: Log | None = None,
+    on_cells: OnCells | None = None,
+    usd: float | None = None,
+    retry_refused: bool = False,
+) -> "ReplayReport":
+    """Answer the cells that are missing, failed or refused among `cells`, which are in the form of `wanted_cells`.
+
+    `on_cells` is told of every finished cell (request_id, strategy_id, state, error, cost_usd, latency_s) once it is
+    in the lake, those done before included. `usd` caps this run, besides the caps of qbawa.yaml. Cells that fail do
+    not stop the others; a budget does, and leaves the rest missing. A call that was billed and refused is made again only
+    with `retry_refused`; without it the cell is refused once more, for nothing.
+    """
+    return asyncio.run(_replay(project, cells, run_id, log, on_cells or (lambda _: None), usd, retry_refused))
+
+
+async def _replay(
+    project: Project,
+    cells: pl.DataFrame,
+    run_id: str,
+    log: Log | None,
+    on_cells: OnCells,
+    usd: float | None,
+    retry_refused: bool,
+) -> "ReplayReport":
+    from qbawa.engine.progress import Progress
+    from qbawa.engine.session import open_engine
+    from qbawa.replay.estimate import estimate_cells
+    from qbawa.replay.runner import ReplayReport, answer_cells
+
+    began = time.monotonic()
+    lake, report = project.lake, ReplayReport(cells=cells.height)
+    done, due = cells.filter(pl.col("state") == "ok"), cells.filter(pl.col("state") != "ok")
+    report.ok = report.done_before = done.height
+    if done.height:
+        on_cells(_finished(lake, done))
+
+    def store(rows: pl.DataFrame) -> None:
+        lake.merge("replay_matrix", rows)
+        on_cells(rows.select("request_id", "strategy_id", state_of().alias("state"), *_OUTCOME))
+
+    if due.height:
+        material, progress = _material(lake, due), Progress(due.height, log)
+        async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
+            ahead = await estimate_cells(due, material, project.config.models, engine.ledger, _model_history(lake))
+            (log or logger.info)(ahead.line())
+            await answer_cells(engine, due, material, progress, report, store, run_id)
+            report.count(engine.stats)
+    report.seconds = time.monotonic() - began
+    return report
+
+
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:
-    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since."""
+    """Cells (request_id, strategy_id, error) that failed in a run and have not been answered since.
+
+    Refused ones are not among them: nobody can mend them by running again.
+    """
     columns = ["request_id", "strategy_id", "error"]
-    return project.lake.read(
-        "replay_matrix", columns, keep=(pl.col("run_id") == run_id) & (pl.col("status") == "failed")
-    ).sort(columns)
+    cells = project.lake.read("replay_matrix", [*columns, "status"], keep=pl.col("run_id") == run_id)
+    return cells.filter(state_of() == "failed").select(columns).sort(columns)
 
 
 def describe_failures(failed: pl.DataFrame) -> str:
@@ -94,6 +217,8 @@ def describe_failures(failed: pl.DataFrame) -> str:
 
 def matrix_picture(project: Project) -> bytes | None:
     """Every cell's state, drawn."""
+    from qbawa.replay import plots
+
     cells = wanted_cells(project.lake)
     if cells.is_empty():
         return None
@@ -101,3 +226,71 @@ def matrix_picture(project: Project) -> bytes | None:
         name=pl.col("step") + ": " + pl.col("name")
     )
     return plots.matrix_map(named, "Replay matrix")
+
+
+_OUTCOME = ("error", "cost_usd", "latency_s")
+
+
+def _choose(project: Project) -> dict[str, "Choice"]:
+    """Each step's choice, once its rows are in the lake."""
+    from qbawa.replay.replay_set.choose import COLUMNS, choose
+
+    lake = project.lake
+    feedback, previous = lake.read("feedback"), lake.read("replay_set")
+    choices = {}
+    for step in replayable_steps(lake):
+        here = pl.col("step") == step
+        recorded = lake.read("recordings", COLUMNS, keep=here)
+        choices[step] = choose(recorded, feedback, project.config.replay_set, previous.filter(here))
+    rows = pl.concat([previous.clear(), *(choice.rows for choice in choices.values())])
+    lake.replace("replay_set", sorted({*choices, *previous["step"]}), rows)
+    return choices
+
+
+def _declare(project: Project) -> None:
+    """Bring the table `strategies` up to qbawa.yaml and the steps of the replay set."""
+    from qbawa.judges.prompt import check_rubric
+    from qbawa.replay.strategies.grid import expand
+
+    lake, config = project.lake, project.config
+    for name, judge in config.judges.items():
+        check_rubric(judge.rubric, f"judges.{name}.rubric")
+    for name, step in config.steps.items():
+        check_rubric(step.rubric or "", f"steps.{name}.rubric")
+    steps = sorted({*lake.read("replay_set", ["step"])["step"], *(entry.step for entry in config.strategies)})
+    write_strategies(lake, [*map(recorded_strategy, steps), *expand(config, project.home.root)])
+
+
+def _with_state(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
+    unanswered = pl.col("error").is_not_null() | pl.col("output").is_null()
+    return with_state(
+        cells,
+        lake.read("replay_matrix", ["cell_id", "status", "error", "answered_at"]),
+        lake.read("recordings", ["recording_id"], keep=unanswered)["recording_id"],
+    )
+
+
+def _finished(lake: Lake, cells: pl.DataFrame) -> pl.DataFrame:
+    """Cost and duration of cells that are done, in the form that `on_cells` takes."""
+    blocks = cells["request_id"].unique().to_list()
+    stored = lake.read("replay_matrix", ["cell_id", "cost_usd", "latency_s"], blocks=blocks).unique("cell_id")
+    no_error = pl.lit(None, pl.String).alias("error")
+    return (
+        cells.join(stored, on="cell_id").with_columns(no_error).select("request_id", "strategy_id", "state", *_OUTCOME)
+    )
+
+
+def _material(lake: Lake, cells: pl.DataFrame) -> "Material":
+    """The strategies and recordings of these cells."""
+    from qbawa.replay.inputs import COLUMNS, Material
+
+    strategies = pl.col("strategy_id").is_in(cells["strategy_id"].unique().implode())
+    recordings = pl.col("recording_id").is_in(cells["recording_id"].unique().implode())
+    return Material.of(lake.read("strategies", keep=strategies), lake.read("recordings", COLUMNS, keep=recordings))
+
+
+def _model_history(lake: Lake) -> Mapping[str, "ModelHistory"]:
+    from qbawa.replay.estimate import model_history
+
+    columns = ["model", "input_tokens", "output_tokens", "latency_s"]
+    return model_history(lake.read("calls", columns, keep=pl.col("error").is_null()))

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -153,13 +153,23 @@ def all_segments(folder: str | os.PathLike[str]) -> list[Path]:
     return [found[stem] for stem in sorted(found)]
 
 
-def adopt_orphans(folder: str | os.PathLike[str]) -> list[Path]:
+def orphans(folder: str | os.PathLike[str]) -> list[Path]:
+    """Segments whose writers died, as `adopt_orphans` would find them; nothing is changed. A last line may be torn."""
+    found = []
+    for path in _named(Path(folder), OPEN):
+        with contextlib.suppress(OSError), _held(path):
+            found.append(path)
+    return found
+
+
+def adopt_orphans(folder: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[Path]:
     """Segments closed on behalf of writers that died: a torn last line is cut, an empty segment removed.
 
     Safe to run at any time and by several processes at once. A file system without flock yields no orphans.
+    `names` are those of the folder's files, where the caller has just listed them.
     """
     adopted = []
-    for path in _named(Path(folder), OPEN):
+    for path in _named(Path(folder), OPEN, names):
         with contextlib.suppress(OSError), _held(path) as file:
             size = _whole_lines(file)
             if size:
@@ -169,7 +179,7 @@ def adopt_orphans(folder: str | os.PathLike[str]) -> list[Path]:
                 adopted.append(path.with_suffix(CLOSED))
             else:
                 path.unlink()
-    for path in _named(Path(folder), UNBORN):
+    for path in _named(Path(folder), UNBORN, names):
         with contextlib.suppress(OSError), _held(path):
             if time.time() - path.stat().st_mtime > _UNBORN_GRACE_S:
                 path.unlink()
@@ -196,9 +206,10 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
                 yield line[:-1]
 
 
-def _named(folder: Path, suffix: str) -> list[Path]:
+def _named(folder: Path, suffix: str, names: Sequence[str] | None = None) -> list[Path]:
     try:
-        return sorted(folder / name for name in os.listdir(folder) if name.endswith(suffix) and name[0] != ".")
+        listed = os.listdir(folder) if names is None else names
+        return sorted(folder / name for name in listed if name.endswith(suffix) and name[0] != ".")
     except FileNotFoundError:
         return []
 

@@ -1,9 +1,11 @@
 """The lake's tables as Delta tables. The only module that imports deltalake.
 
 A write replaces whole *blocks*, in one atomic commit; a writer that loses a race reads again, merges again and commits
-again. So a rerun is idempotent and nothing is lost or doubled by a crash (../MEASUREMENTS: kill -9, four writers).
+again. So a rerun is idempotent and nothing is lost or doubled by a crash, which
+tests/storage/test_lake.py tries with kill -9 and concurrent writers.
 """
 
+import contextlib
 import random
 import re
 import time
@@ -18,11 +20,20 @@ from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
 from qbawa.storage.frames import BLOCK, schema_of
+from qbawa.storage.sql import sql_literal, sql_name
 from qbawa.storage.tables import TABLES, ColumnType, table_named
 
 MAX_TRIES = 50
+MOST_FILES = 64
+"""Commits that a table may have behind it before its small files are joined; each leaves one."""
+JOINED_BYTES = 64 << 20
+"""Files of this size are not joined any more, so that no row is written again and again."""
+LOG_DAYS = 1
+"""How long the log keeps what earlier versions were: as long as their files are kept."""
 # What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
 _NOT_IN_FOLDERS = re.compile(r"[\[\]\\^|?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+_LOG_RETENTION = "delta.logRetentionDuration"
+_FORMAT, _FORMAT_KEY = "_format", "qbawa.format"
 _WRITER = WriterProperties(compression="ZSTD")
 
 
@@ -43,6 +54,7 @@ class Lake:
             )
         self.storage_options = dict(storage_options or {})
         self._ready: set[str] = set()
+        self._compact_at: dict[str, int] = {}
 
     def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool:
         """Make these blocks hold exactly these rows. False where they did already, and nothing was written."""
@@ -78,15 +90,23 @@ class Lake:
         self,
         table: str,
         columns: Sequence[str] | None = None,
-        where: str | None = None,
         blocks: Sequence[str] | None = None,
         keep: pl.Expr | None = None,
     ) -> pl.DataFrame:
         """The table's rows at its newest version, all columns and `block_id` unless told otherwise.
 
-        `where` is an SQL condition and `keep` a Polars one; both are pushed down to the files.
+        `keep` is a condition, pushed down to the files.
         """
-        return self._read(self._open(table), table, columns, where, blocks, keep)
+        rows = self.scan(table)
+        if blocks is not None:
+            rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
+        if keep is not None:
+            rows = rows.filter(keep)
+        return (rows.select(columns) if columns is not None else rows).collect()
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """The table's rows at its newest version, not read yet: for those who want less of them than `read` can say."""
+        return self._scan(self._open(table), table)
 
     def blocks(self, table: str) -> set[str]:
         """Names of the blocks that hold at least one row."""
@@ -99,6 +119,11 @@ class Lake:
     def versions(self) -> dict[str, int]:
         """Version of every table; grows by one with each commit."""
         return {name: self._open(name).version() for name in TABLES}
+
+    def state(self, table: str) -> tuple[str, int]:
+        """Which table this is, whatever its address, and its version: one that was made anew has another id."""
+        delta = self._open(table)
+        return str(delta.metadata().id), delta.version()
 
     def query(self, sql: str) -> pl.DataFrame:
         """The answer of DuckDB to `sql`, with every table as a view at its newest version."""
@@ -116,7 +141,8 @@ class Lake:
         done = {}
         for name in TABLES:
             table = self._open(name)
-            compacted = table.optimize.compact(writer_properties=_WRITER)
+            compacted = table.optimize.compact(target_size=JOINED_BYTES, writer_properties=_WRITER)
+            _shorten_log(table)
             gone = table.vacuum(_hours(keep), dry_run=False, enforce_retention_duration=False, full=True)
             done[name] = {
                 "files_before": int(compacted["numFilesRemoved"]),
@@ -124,6 +150,33 @@ class Lake:
                 "files_deleted": len(gone),
             }
         return done
+
+    def format(self) -> int | None:
+        """Number of the last migration that the lake has been through, 0 as 0.1.0 left it; None where it has no table yet."""
+        options = self.storage_options or None
+        if DeltaTable.is_deltatable(f"{self.uri}/{_FORMAT}", options):
+            table = DeltaTable(f"{self.uri}/{_FORMAT}", storage_options=options)
+            return int(table.metadata().configuration.get(_FORMAT_KEY, 0))
+        return 0 if any(DeltaTable.is_deltatable(f"{self.uri}/{name}", options) for name in TABLES) else None
+
+    def note_format(self, number: int) -> None:
+        """Write down that the lake has been through the migration of this number. A number never goes back."""
+        if not self._is_remote:
+            Path(self.uri, _FORMAT).mkdir(parents=True, exist_ok=True)
+        options = self.storage_options or None
+        schema = pl.DataFrame(schema={"note": pl.String}).to_arrow().schema
+        note = "A property of this table is the lake's format; docs/lake.md says more. It has no rows."
+        table = DeltaTable.create(
+            f"{self.uri}/{_FORMAT}", schema, mode="ignore", description=note, storage_options=options
+        )
+        for _ in range(MAX_TRIES):
+            if int(table.metadata().configuration.get(_FORMAT_KEY, 0)) >= number:
+                return
+            try:
+                table.alter.set_table_properties({_FORMAT_KEY: str(number)}, raise_if_not_exists=False)
+                return
+            except CommitFailedError:  # another process is at it
+                table.update_incremental()
 
     def purge(self, table: str, *, alone: bool = False) -> int:
         """Delete every file of a table that its newest version does not need; returns how many. Ends time travel.
@@ -136,7 +189,7 @@ class Lake:
         gone = delta.vacuum(0, dry_run=False, enforce_retention_duration=False)
         gone += delta.vacuum(1, dry_run=False, enforce_retention_duration=False, full=True)
         delta.alter.set_table_properties(
-            {"delta.logRetentionDuration": "interval 0 seconds", "delta.enableExpiredLogCleanup": "true"}
+            {_LOG_RETENTION: "interval 0 seconds", "delta.enableExpiredLogCleanup": "true"}
         )
         delta = self._open(table)
         delta.create_checkpoint()
@@ -169,10 +222,10 @@ class Lake:
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         if not blocks:
             return False
-        predicate = f"{BLOCK} IN ({', '.join(_quote(block) for block in sorted(blocks))})"
+        predicate = f"{BLOCK} IN ({', '.join(sql_literal(block) for block in sorted(blocks))})"
         for attempt in range(MAX_TRIES):
             delta = self._open(table)
-            old = self._read(delta, table, None, None, blocks)
+            old = self._scan(delta, table).filter(pl.col(BLOCK).is_in(blocks)).collect()
             rows = _conform(table, make(old))
             if _same(old, rows):
                 return False
@@ -186,12 +239,21 @@ class Lake:
                     # Our own retry re-reads; a blind retry inside delta-rs would keep a merge that is out of date.
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
+                self._compact_if_many(table, delta)
                 return True
             except CommitFailedError:
                 time.sleep(random.uniform(0, min(0.02 * 2**attempt, 1.0)))
         raise LakeConflictError(
             f"Table '{table}' was changed by others {MAX_TRIES} times while {len(blocks)} of its blocks were written."
         )
+
+    def _compact_if_many(self, table: str, delta: DeltaTable) -> None:
+        """Join small files where commits have left many: reading a table opens them all. The old ones stay for readers."""
+        if len(delta.file_uris()) < self._compact_at.get(table, MOST_FILES):
+            return
+        with contextlib.suppress(CommitFailedError):  # another writer was faster; the next commit tries again
+            delta.optimize.compact(target_size=JOINED_BYTES, writer_properties=_WRITER)
+        self._compact_at[table] = len(self._open(table).file_uris()) + MOST_FILES
 
     def _open(self, table: str) -> DeltaTable:
         uri = f"{self.uri}/{table_named(table).name}"
@@ -219,43 +281,71 @@ class Lake:
         # delta-rs writes the folder as in a URL (`my%20lake`); the files lie directly in it, under plain names.
         return [f"{self.uri}/{table}/{uri.rsplit('/', 1)[1]}" for uri in uris]
 
-    def _read(
-        self,
-        delta: DeltaTable,
-        table: str,
-        columns: Sequence[str] | None,
-        where: str | None,
-        blocks: Sequence[str] | None,
-        keep: pl.Expr | None = None,
-    ) -> pl.DataFrame:
+    def _scan(self, delta: DeltaTable, table: str) -> pl.LazyFrame:
         schema = schema_of(table)
         files = self._files(delta, table)
         if not files:
-            empty = schema.to_frame()
-            return empty.select(columns) if columns is not None else empty
+            return schema.to_frame().lazy()
         # Columns that a newer qbawa added are absent from older files.
-        rows = pl.scan_parquet(
+        return pl.scan_parquet(
             files, storage_options=self.storage_options or None, schema=schema, missing_columns="insert", glob=False
         )
-        if blocks is not None:
-            rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
-        if where is not None:
-            rows = rows.filter(pl.sql_expr(where))
-        if keep is not None:
-            rows = rows.filter(keep)
-        return (rows.select(columns) if columns is not None else rows).collect()
 
 
-def view_sql(table: str, files: Sequence[str]) -> str:
-    """SQL that makes a DuckDB view of a table over exactly these Parquet files."""
+class DraftLake(Lake):
+    """A lake as it would be: shows what another one holds, keeps in memory what is written to it, and touches no file.
+
+    What is about files (`files`, `versions`, `query`, `delete`, `maintain`, `purge`) it cannot do.
+    """
+
+    def __init__(self, base: Lake) -> None:
+        super().__init__(base.uri, base.storage_options)
+        self._drafts: dict[str, pl.DataFrame] = {}
+        self._replaced: dict[str, set[str]] = {name: set() for name in TABLES}
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        uri, options = f"{self.uri}/{table_named(table).name}", self.storage_options or None
+        if DeltaTable.is_deltatable(uri, options):
+            held = self._scan(DeltaTable(uri, storage_options=options), table)
+        else:
+            held = schema_of(table).to_frame().lazy()
+        if table not in self._drafts:
+            return held
+        stays = ~pl.col(BLOCK).is_in(list(self._replaced[table]))
+        return pl.concat([held.filter(stays), self._drafts[table].lazy()])
+
+    def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
+        old = self.read(table, blocks=blocks)
+        rows = _conform(table, make(old))
+        if not blocks or _same(old, rows):
+            return False
+        others = self._drafts.get(table, rows.clear()).filter(~pl.col(BLOCK).is_in(blocks))
+        self._drafts[table] = pl.concat([others, rows])
+        self._replaced[table].update(blocks)
+        return True
+
+    def _open(self, table: str) -> DeltaTable:
+        raise NotImplementedError(f"A draft of table '{table}' lies in memory and has no files.")
+
+
+def view_sql(table: str, files: Sequence[str], home: Path | None = None) -> str:
+    """SQL that makes a DuckDB view of a table over exactly these Parquet files.
+
+    With `home` its paths, which are relative to the home, are shown whole.
+    """
     columns = table_named(table).columns
-    empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {_name(c.name)}' for c in columns)} WHERE false"
+    empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {sql_name(c.name)}' for c in columns)} WHERE false"
     if not files:
-        return f"CREATE VIEW {_name(table)} AS {empty}"
-    names, paths = ", ".join(_name(column.name) for column in columns), ", ".join(_quote(path) for path in files)
+        return f"CREATE VIEW {sql_name(table)} AS {empty}"
+    names, paths = (
+        ", ".join(
+            _whole_path(column.name, home) if column.is_path and home else sql_name(column.name) for column in columns
+        ),
+        ", ".join(sql_literal(path) for path in files),
+    )
     # The empty part has the columns that a newer qbawa added and none of these files holds yet.
     return (
-        f"CREATE VIEW {_name(table)} AS SELECT {names} FROM "
+        f"CREATE VIEW {sql_name(table)} AS SELECT {names} FROM "
         f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = true))"
     )
 
@@ -268,6 +358,11 @@ _DUCKDB: dict[ColumnType, str] = {
     "time": "TIMESTAMPTZ",
     "texts": "VARCHAR[]",
 }
+
+
+def _whole_path(column: str, home: Path) -> str:
+    name = sql_name(column)
+    return f"CASE WHEN starts_with({name}, '/') THEN {name} ELSE {sql_literal(f'{home}/')} || {name} END AS {name}"
 
 
 def _add_new_columns(delta: DeltaTable, table: str) -> None:
@@ -283,6 +378,15 @@ def _add_new_columns(delta: DeltaTable, table: str) -> None:
             return
         except CommitFailedError:  # another process is at it
             delta.update_incremental()
+
+
+def _shorten_log(delta: DeltaTable) -> None:
+    """Put the log together in a checkpoint, and delete what is older than LOG_DAYS; a table that was purged keeps nothing."""
+    if _LOG_RETENTION not in delta.metadata().configuration:
+        delta.alter.set_table_properties({_LOG_RETENTION: f"interval {LOG_DAYS} days"})
+        delta.update_incremental()
+    delta.create_checkpoint()
+    delta.cleanup_metadata()
 
 
 def _conform(table: str, rows: pl.DataFrame) -> pl.DataFrame:
@@ -302,14 +406,6 @@ def _same(old: pl.DataFrame, new: pl.DataFrame) -> bool:
         return True
     order = [name for name, dtype in old.schema.items() if not isinstance(dtype, pl.List)]
     return old.sort(order, nulls_last=True).equals(new.sort(order, nulls_last=True), null_equal=True)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
 
 
 def _hours(span: timedelta) -> int:

@@ -60,8 +60,8 @@ class RequestTree:
 
 def load_request(lake: Lake, request_id: str) -> RequestTree:
     """The steps of a request. Raises InputError where none was recorded."""
-    where = "request_id = '" + request_id.replace("'", "''") + "'"
-    rows = lake.read("recordings", _COLUMNS, where=where).sort("recorded_at", "recording_id")
+    own = pl.col("request_id") == request_id
+    rows = lake.read("recordings", _COLUMNS, keep=own).sort("recorded_at", "recording_id")
     if rows.is_empty():
         raise InputError(
             f"No step of a request '{printable(request_id)}' has been recorded and ingested. "
@@ -75,7 +75,7 @@ def load_request(lake: Lake, request_id: str) -> RequestTree:
             roots.append(node)
         else:
             parent.children.append(node)
-    return RequestTree(request_id, roots, lake.read("feedback", where=where).sort("given_at"))
+    return RequestTree(request_id, roots, lake.read("feedback", keep=own).sort("given_at"))
 
 
 def request_tree(lake: Lake, request_id: str, *, width: int = 110) -> str:

@@ -17,6 +17,8 @@ class Column:
     name: str
     type: ColumnType
     description: str
+    is_path: bool = False
+    """Relative to the home, which may be moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Table:
     columns: tuple[Column, ...]
 
 
-def _columns(*rows: tuple[str, ColumnType, str]) -> tuple[Column, ...]:
+def _columns(*rows: tuple[str, ColumnType, str] | tuple[str, ColumnType, str, bool]) -> tuple[Column, ...]:
     return tuple(Column(*row) for row in rows)
 
 
@@ -351,7 +353,7 @@ DATASETS = Table(
         ("dataset", "text", "Name in qbawa.yaml."),
         ("version", "text", "Hash of its content and declaration."),
         ("format", "text", "Format of the rows, as in docs/datasets.md."),
-        ("path", "text", "Folder that holds it."),
+        ("path", "text", "Folder that holds it: relative to the home in the table, whole in the catalog.", True),
         ("rows", "int", "Rows of all splits."),
         ("sha256", "text", "Of the manifest, which holds that of every file."),
         ("lake_versions", "text", "JSON object: version of each table that it was made from."),

@@ -17,7 +17,7 @@ class CircuitBreaker:
     def __init__(self, jury: Mapping[str, JudgeConfig]) -> None:
         self._jury = jury
         self._unread: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in jury}
-        """By call_key, what was said by judges of whom nothing could be read yet."""
+        """Replies of judges of whom nothing could be read yet, by call_key."""
 
     @property
     def careful(self) -> bool:
@@ -31,11 +31,11 @@ class CircuitBreaker:
                 self._unread.pop(row["judge"], None)
             elif row["judge"] in self._unread:
                 self._unread[row["judge"]].setdefault(row["call_key"], row)
-        for name, said in self._unread.items():
-            if len(said) >= UNREADABLE_AT_FIRST:
+        for name, replies in self._unread.items():
+            if len(replies) >= UNREADABLE_AT_FIRST:
                 return (
-                    f"Judge '{name}' (model '{self._jury[name].model}') gave {len(said)} replies and none is a verdict. "
-                    f"One begins '{excerpt(next(iter(said.values())))}'. Change its rubric or model, or hold it to the "
+                    f"Judge '{name}' (model '{self._jury[name].model}') gave {len(replies)} replies and none is a verdict. "
+                    f"One begins '{excerpt(next(iter(replies.values())))}'. Change its rubric or model, or hold it to the "
                     f"form with params: {{response_format: json_schema}}; docs/judges.md says what a verdict is"
                 )
         return None

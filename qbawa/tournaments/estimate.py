@@ -2,22 +2,20 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import polars as pl
 
-from qbawa.config import JudgeConfig
+from qbawa.config import Config, ModelConfig
 from qbawa.engine.cost_estimate import LATENCY_S, ModelHistory, estimate_calls
 from qbawa.engine.prompting.question import Question
 from qbawa.engine.token_usage import CHARS_PER_TOKEN, max_tokens, text_length
 from qbawa.errors import InputError, TemplateError
 from qbawa.judges.jury import jury_calls
-from qbawa.project import Project
-from qbawa.storage.lake import Lake
 from qbawa.tournaments.step_state import StepState
-from qbawa.tournaments.upper_bound import Bound, JudgeBound
+from qbawa.tournaments.upper_bound import AnsweredCalls, Bound, JudgeBound
 
 SAMPLE = 50
 """Matches a step whose prompts are rendered, to see how long prompts are."""
@@ -26,6 +24,8 @@ LONG = 0.9
 VERDICT_OUTPUT = 200.0
 """Output tokens of a call to a judge that was never asked: a verdict, three long sentences, and as much to spare."""
 
+RecordedOutputs = Callable[[Sequence[str]], pl.DataFrame]
+"""request_id, step, inputs, messages and output of recordings, by recording_id."""
 History = Mapping[tuple[str, str], ModelHistory]
 """Means over a judge's past calls, by judge and model."""
 
@@ -54,21 +54,28 @@ class JudgePlan:
     """Why the judge cannot be asked."""
 
 
-def plan_judging(project: Project, planned: pl.DataFrame) -> list[JudgePlan]:
-    """What playing all tournaments would take at most, by step and judge, once `planned` is answered. Pays nothing.
+def plan_step(
+    state: StepState,
+    config: Config,
+    planned: pl.DataFrame,
+    history: History,
+    *,
+    answered_calls: AnsweredCalls,
+    recorded_outputs: RecordedOutputs,
+) -> list[JudgePlan]:
+    """What playing one step's tournament would take at most, by judge, once its cells of `planned` are answered.
 
     `planned` are cells in the form of `wanted_cells`. A planned answer counts as different from all others; as long
     as a step has no answers, recorded outputs stand in for them where the length of prompts is measured.
     """
-    answered = project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"]
-    history = _history(project.lake)
-    plans: list[JudgePlan] = []
-    for step in sorted({*answered, *planned["step"]}):
-        jury = project.config.jury(step)
-        if not jury:
-            continue
-        plans += _plan_step(project, step, jury, planned.filter(pl.col("step") == step), history)
-    return plans
+    here = planned.filter(pl.col("step") == state.step)
+    coming = set(here.select("strategy_id", "request_id").iter_rows())
+    bound = Bound(state, config.tournament, answered_calls, coming)
+    samples = (_samples(state) or _recorded_samples(state, here, recorded_outputs)) if bound.matches else []
+    return [
+        _priced(config.models, state, name, asked, samples, bound.rounds, history.get((name, state.jury[name].model)))
+        for name, asked in bound.judges().items()
+    ]
 
 
 def judging_minutes(plans: Iterable[JudgePlan]) -> float:
@@ -79,21 +86,8 @@ def judging_minutes(plans: Iterable[JudgePlan]) -> float:
     return sum(max(models.values()) for models in by_step.values())
 
 
-def _plan_step(
-    project: Project, step: str, jury: Mapping[str, JudgeConfig], planned: pl.DataFrame, history: History
-) -> list[JudgePlan]:
-    config = project.config.tournament
-    state = StepState(project.lake, step, jury, config.seed)
-    bound = Bound(state, config, set(planned.select("strategy_id", "request_id").iter_rows()))
-    samples = (_samples(state) or _recorded_samples(state, planned)) if bound.matches else []
-    return [
-        _priced(project, state, name, asked, samples, bound.rounds, history.get((name, jury[name].model)))
-        for name, asked in bound.judges().items()
-    ]
-
-
 def _priced(
-    project: Project,
+    models: Mapping[str, ModelConfig],
     state: StepState,
     name: str,
     asked: JudgeBound,
@@ -103,7 +97,7 @@ def _priced(
 ) -> JudgePlan:
     judge = state.jury[name]
     if not asked.calls:
-        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.anew, 0)
+        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.asked_again, 0)
     tokens_in, problem = _prompt_tokens(state, name, samples)
     most = max_tokens(judge.params)
     tokens_out = VERDICT_OUTPUT if known is None else known.output_tokens
@@ -111,7 +105,7 @@ def _priced(
     latency_s = LATENCY_S if known is None else known.latency_s
     estimate = estimate_calls(
         [],
-        project.config.models,
+        models,
         cells=0,
         cached=0,
         history={judge.model: ModelHistory(tokens_in, tokens_out, latency_s)},
@@ -120,13 +114,13 @@ def _priced(
     offline = judge.model.startswith("offline/")
     problem = problem or estimate.unusable.get(judge.model)
     if problem:
-        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.anew, 0, problem=problem)
+        return JudgePlan(state.step, name, judge.model, asked.verdicts, asked.asked_again, 0, problem=problem)
     return JudgePlan(
         step=state.step,
         judge=name,
         model=judge.model,
         verdicts_at_most=asked.verdicts,
-        asked_anew_at_most=asked.anew,
+        asked_anew_at_most=asked.asked_again,
         calls_at_most=asked.calls,
         cost_usd_at_most=estimate.cost_usd,
         minutes_at_most=0.0 if offline else estimate.minutes + (rounds - 1) * latency_s / 60,
@@ -160,33 +154,26 @@ def _samples(state: StepState) -> list[tuple[Question, str, str]]:
     texts: defaultdict[str, list[str]] = defaultdict(list)
     for (_, request), answer in sorted(state.answers.items()):
         texts[request].append(answer.text)
-    lot = random.Random(f"{state.seed}/{state.step}")
-    requests = lot.sample(sorted(texts), len(texts))
+    draw = random.Random(f"{state.seed}/{state.step}")
+    requests = draw.sample(sorted(texts), len(texts))
     samples = []
     for turn in range(SAMPLE if texts else 0):
         request = requests[turn % len(requests)]
         # A single answer stands for the one that it will meet.
-        a, b = lot.sample(texts[request] if len(texts[request]) > 1 else texts[request] * 2, 2)
+        a, b = draw.sample(texts[request] if len(texts[request]) > 1 else texts[request] * 2, 2)
         samples.append((state.questions[request], a, b))
     return samples
 
 
-def _recorded_samples(state: StepState, planned: pl.DataFrame) -> list[tuple[Question, str, str]]:
+def _recorded_samples(
+    state: StepState, planned: pl.DataFrame, recorded_outputs: RecordedOutputs
+) -> list[tuple[Question, str, str]]:
     recordings = planned["recording_id"].unique().sort().to_list()
     chosen = random.Random(f"{state.seed}/{state.step}").sample(recordings, min(SAMPLE, len(recordings)))
-    columns = ["request_id", "step", "inputs", "messages", "output"]
     samples = []
-    for row in state.lake.read("recordings", columns, keep=pl.col("recording_id").is_in(chosen)).iter_rows(named=True):
+    for row in recorded_outputs(chosen).iter_rows(named=True):
         try:
             samples.append((Question.from_row(row), row["output"] or "", row["output"] or ""))
         except InputError:  # its cells will say so
             continue
     return samples
-
-
-def _history(lake: Lake) -> dict[tuple[str, str], ModelHistory]:
-    by = ["judge", "model"]
-    means = ["input_tokens", "output_tokens", "latency_s"]
-    calls = lake.read("calls", [*by, *means], where="purpose = 'judge' AND error IS NULL")
-    rows = calls.group_by(by).agg(pl.col(means).mean()).iter_rows()
-    return {(judge, model): ModelHistory(*(mean or 0.0 for mean in rest)) for judge, model, *rest in rows}

@@ -15,13 +15,11 @@ from pathlib import Path
 import polars as pl
 
 from qbawa.engine.prompting.question import Question
-from qbawa.errors import InputError
 from qbawa.judges.jury import shown_first
-from qbawa.project import Project
 from qbawa.storage.frames import now
-from qbawa.tournaments.agreement.calibration import scored_verdicts
 from qbawa.tournaments.agreement.reliability import audit
 from qbawa.tournaments.agreement.stratification import strata
+from qbawa.tournaments.scores import scored_verdicts
 from qbawa.tournaments.step_state import StepState
 
 COLUMNS = ("request", "strategy_a", "strategy_b", "judge", "verdict", "order_shown", "judged_at")
@@ -42,37 +40,36 @@ class HumanTask:
     """Which of a and b is answer 1."""
 
 
-def open_tasks(project: Project, step: str, judge: str) -> Iterator[HumanTask]:
-    """Matches that this person has not judged, split ones and others in turn, each by lot.
+def open_tasks(
+    state: StepState,
+    matches: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    gates: pl.DataFrame,
+    judge: str,
+    *,
+    audit_share: float,
+) -> Iterator[HumanTask]:
+    """Matches that this person has not judged, split ones and others in turn, each drawn at random.
 
-    The turn of a match is its place among all matches, judged or not, so short sessions add up to one long one.
-    Raises InputError for a step without matches.
+    `matches`, `verdicts` and `gates` (judge, gate) are those of the step of `state`; matches of identical answers are
+    nobody's task. The turn of a match is its place among all matches, judged or not, so short sessions add up to one
+    long one.
     """
-    lake = project.lake
-    here = pl.col("step") == step
-    matches = lake.read("matches", keep=here & (pl.col("origin") != "identical"))
-    if matches.is_empty():
-        steps = sorted(lake.read("matches", ["step"])["step"].unique())
-        raise InputError(f"Step '{step}' has no matches to judge. Steps with matches: {', '.join(steps) or 'none'}.")
-    said = ["match_id", "judge", "judge_kind", "verdict", "preference"]
-    verdicts = lake.read("verdicts", said, keep=here)
     people = verdicts.filter(pl.col("judge_kind") == "human")
-    gates = lake.read("judge_reliability", ["judge", "gate"], keep=here)
     # People who agree with each other prove nothing of the jury.
     if "automatic" in gates.filter(~pl.col("judge").is_in(people["judge"].implode()))["gate"]:
-        audited = audit(matches["match_id"], project.config.tournament.audit_share)
+        audited = audit(matches["match_id"], audit_share)
         matches = matches.filter(pl.col("match_id").is_in(audited))
     order = in_turn(matches, strata(scored_verdicts(verdicts)))
     left = order.join(people.filter(judge=judge), on="match_id", how="anti", maintain_order="left")
-    state = StepState(lake, step, project.config.jury(step), project.config.tournament.seed)
     for row in left.iter_rows(named=True):
         request, a, b = row["request_id"], row["strategy_a"], row["strategy_b"]
         if (a, request) not in state.answers or (b, request) not in state.answers:
             continue
-        texts = {"a": state.answers[a, request].text, "b": state.answers[b, request].text}
+        texts = {"a": state.text(a, request), "b": state.text(b, request)}
         first = shown_first(row["match_id"], judge)
         second = "b" if first == "a" else "a"
-        yield HumanTask(row["match_id"], step, state.questions[request], a, b, texts[first], texts[second], first)
+        yield HumanTask(row["match_id"], state.step, state.questions[request], a, b, texts[first], texts[second], first)
 
 
 def in_turn(matches: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
@@ -81,22 +78,22 @@ def in_turn(matches: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
     `split` are rows of `strata`. Within each stratum a hash of the match decides, so the sample is random and
     everyone's is the same.
     """
-    lot = [hashlib.sha256(identity.encode()).hexdigest() for identity in matches["match_id"]]
+    drawn = [hashlib.sha256(identity.encode()).hexdigest() for identity in matches["match_id"]]
     return (
         matches.join(split, on="match_id", how="left", maintain_order="left")
-        .with_columns(pl.col("split").fill_null(False), lot=pl.Series(lot, dtype=pl.String))
-        .with_columns(turn=pl.col("lot").rank("ordinal").over("split"))
+        .with_columns(pl.col("split").fill_null(False), drawn=pl.Series(drawn, dtype=pl.String))
+        .with_columns(turn=pl.col("drawn").rank("ordinal").over("split"))
         .sort("turn", pl.col("split"), descending=[False, True])
-        .drop("lot", "turn")
+        .drop("drawn", "turn")
     )
 
 
 class VerdictFile:
-    """A person's file in `human_verdicts/`, which the sensor `new_human_verdicts` reads; every verdict is on disk at once."""
+    """A person's file in a folder of such files; every verdict is on disk at once."""
 
-    def __init__(self, project: Project, step: str, judge: str | None = None) -> None:
+    def __init__(self, folder: Path, step: str, judge: str | None = None) -> None:
         self.judge = judge or getpass.getuser()
-        self.path: Path = project.home.root / "human_verdicts" / f"{step}.{self.judge}.csv"
+        self.path = folder / f"{step}.{self.judge}.csv"
 
     def taken(self) -> set[tuple[str, str, str]]:
         """(request, strategy_a, strategy_b) of the verdicts that the file holds already."""

@@ -8,10 +8,12 @@ import polars as pl
 
 from qbawa.ids import cell_id, content_id, match_id, verdict_id
 from qbawa.ingest.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
-from qbawa.replay.import_answers import by_blocks, quoted
-from qbawa.replay.strategies.imported import add_strategies, resolve
+from qbawa.replay.import_answers import by_blocks
+from qbawa.replay.strategies.repository import add_strategies, resolve
 from qbawa.storage.frames import BLOCK, now
 from qbawa.storage.lake import Lake
+from qbawa.tournaments.decide import unweighted
+from qbawa.tournaments.scores import preference_of, sign_of, winner
 
 FIELDS = (
     Field("request", TEXT, True, ("request_id", "question_id")),
@@ -26,7 +28,7 @@ FIELDS = (
     Field("judged_at", TIME),
 )
 _PAIR = ("request_id", "strategy_a", "strategy_b")
-_SAID = (*_PAIR, "judge", "judge_kind", "shown_first", "verdict", "preference", "rationale", "cost_usd", "repeat")
+_CONTENT = (*_PAIR, "judge", "judge_kind", "shown_first", "verdict", "preference", "rationale", "cost_usd", "repeat")
 
 
 def import_verdicts(
@@ -49,13 +51,13 @@ def import_verdicts(
         read_table(table, (*FIELDS[:4], Field("preference", FLOAT, True), *FIELDS[5:]), columns)  # says what is missing
     same = rows.filter(pl.col("strategy_a") == pl.col("strategy_b")).height
     rows = rows.filter(pl.col("strategy_a") != pl.col("strategy_b"))
-    said = _said(table, rows, source)
+    verdicts = _verdicts(table, rows, source)
     names = pl.concat([rows["strategy_a"], rows["strategy_b"]]).unique(maintain_order=True).to_list()
     ids = resolve(lake, step, names, answers=False)
-    said = _canonical(
-        said.with_columns(pl.lit(kind).alias("judge_kind"), pl.col("strategy_a", "strategy_b").replace(ids))
+    verdicts = _canonical(
+        verdicts.with_columns(pl.lit(kind).alias("judge_kind"), pl.col("strategy_a", "strategy_b").replace(ids))
     )
-    new = _unknown(lake, said, step)
+    new = _unknown(lake, verdicts, step)
     written = {"verdicts": new.height, "matches": new.select(_PAIR).n_unique() if new.height else 0}
     if not dry_run:
         written["strategies"] = add_strategies(lake, step, ids, {})
@@ -66,32 +68,8 @@ def import_verdicts(
     return TableReport(rows.height + same, written, skipped, len(ids), requests, not dry_run and any(written.values()))
 
 
-def matches_of(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """What verdicts say together, one row per match: p_a, winner, verdicts, unscored, dissent, cost_usd.
-
-    p_a is the mean preference over scored verdicts; a match without any has neither p_a nor winner.
-    """
-    p, scored = pl.col("preference"), pl.col("preference").is_not_null()
-    found = verdicts.group_by("match_id", maintain_order=True).agg(
-        p.mean().alias("p_a"),
-        scored.sum().cast(INT).alias("verdicts"),
-        (~scored).sum().cast(INT).alias("unscored"),
-        (p > 0.5).sum().alias("_for_a"),
-        (p < 0.5).sum().alias("_for_b"),
-        pl.col("cost_usd").sum(),
-    )
-    sides = pl.when(pl.col("p_a") > 0.5).then(pl.lit("a")).when(pl.col("p_a") < 0.5).then(pl.lit("b"))
-    winner = sides.when(pl.col("p_a").is_not_null()).then(pl.lit("tie")).alias("winner")
-    against = pl.when(pl.col("winner") == "a").then("_for_b").when(pl.col("winner") == "b").then("_for_a")
-    return (
-        found.with_columns(winner)
-        .with_columns((against / pl.col("verdicts")).alias("dissent"))
-        .drop("_for_a", "_for_b")
-    )
-
-
-def _said(table: str | Path | pl.DataFrame, rows: pl.DataFrame, source: dict[str, str]) -> pl.DataFrame:
-    """What every row says, in the table's own orientation."""
+def _verdicts(table: str | Path | pl.DataFrame, rows: pl.DataFrame, source: dict[str, str]) -> pl.DataFrame:
+    """The verdict of every row, in the table's own orientation."""
     optional = [f for f in FIELDS if not f.required and f.name not in rows.columns]
     rows = rows.with_columns(pl.lit(None, field.type).alias(field.name) for field in optional)
     p = pl.col("preference")
@@ -102,13 +80,11 @@ def _said(table: str | Path | pl.DataFrame, rows: pl.DataFrame, source: dict[str
     refuse_where(table, rows, shown_first == "?", "order_shown", "must be a, b, or the name of what was shown first")
     rows = rows.with_columns(verdict_of, shown_first.alias("shown_first"))
     v = pl.col("verdict")
-    contrary = ((v == "a") & (p < 0.5)) | ((v == "b") & (p > 0.5))
+    contrary = sign_of("verdict") * (p - 0.5) < 0
     refuse_where(table, rows, contrary, "preference", "contradicts the row's verdict")
-    preference = pl.when(v == "a").then(1.0).when(v == "b").then(0.0).when(v == "tie").then(0.5)
-    verdict = pl.when(p > 0.5).then(pl.lit("a")).when(p < 0.5).then(pl.lit("b")).when(p == 0.5).then(pl.lit("tie"))
     rows = rows.with_columns(
-        pl.when(v == "unscored").then(None).otherwise(pl.coalesce(p, preference)).alias("preference"),
-        pl.coalesce(v, verdict, pl.lit("unscored")).alias("verdict"),
+        pl.when(v == "unscored").then(None).otherwise(pl.coalesce(p, preference_of("verdict"))).alias("preference"),
+        pl.coalesce(v, winner(p - 0.5), pl.lit("unscored")).alias("verdict"),
     )
     return rows.select(
         pl.col("request").alias("request_id"),
@@ -132,11 +108,11 @@ def _side(column: str, source: dict[str, str], others: dict[str, str]) -> pl.Exp
     return pl.when(pl.col(column).is_null() | (value == "")).then(None).otherwise(found).alias(column)
 
 
-def _canonical(said: pl.DataFrame) -> pl.DataFrame:
+def _canonical(verdicts: pl.DataFrame) -> pl.DataFrame:
     """The same with the smaller strategy id as a; a judge's k-th verdict on one match in one order gets repeat k."""
     swap = pl.col("strategy_a") > pl.col("strategy_b")
     flip = {"a": "b", "b": "a"}
-    return said.with_columns(
+    return verdicts.with_columns(
         pl.when(swap).then("strategy_b").otherwise("strategy_a").alias("strategy_a"),
         pl.when(swap).then("strategy_a").otherwise("strategy_b").alias("strategy_b"),
         pl.when(swap).then(1 - pl.col("preference")).otherwise("preference").alias("preference"),
@@ -145,15 +121,15 @@ def _canonical(said: pl.DataFrame) -> pl.DataFrame:
     ).with_columns(pl.int_range(pl.len()).over(*_PAIR, "judge", "shown_first").cast(INT).alias("repeat"))
 
 
-def _unknown(lake: Lake, said: pl.DataFrame, step: str) -> pl.DataFrame:
+def _unknown(lake: Lake, verdicts: pl.DataFrame, step: str) -> pl.DataFrame:
     """Verdicts that the lake does not hold with this very content."""
-    where = f"step = {quoted(step)}"
-    matches = lake.read("matches", ["match_id", "strategy_a", "strategy_b"], where=where)
-    known = lake.read("verdicts", where=where).join(matches, on="match_id").sort(BLOCK, "match_id")
+    here = pl.col("step") == step
+    matches = lake.read("matches", ["match_id", "strategy_a", "strategy_b"], keep=here)
+    known = lake.read("verdicts", keep=here).join(matches, on="match_id").sort(BLOCK, "match_id")
     # Repeats are alike but for their place, so it is enough to count those with the same content.
-    content = [name for name in _SAID if name != "repeat"]
+    content = [name for name in _CONTENT if name != "repeat"]
     count = pl.int_range(pl.len()).over(content).alias("nth")
-    return said.with_columns(count).join(
+    return verdicts.with_columns(count).join(
         known.with_columns(count).select(*content, "nth"), on=[*content, "nth"], how="anti", nulls_equal=True
     )
 
@@ -185,9 +161,9 @@ def _write(lake: Lake, new: pl.DataFrame, step: str) -> None:
 
 
 def _merge_matches(lake: Lake, pairs: pl.DataFrame) -> None:
-    """Decide matches anew from all their verdicts; a match that was there keeps its round, slot, origin and time."""
+    """Re-decide matches from all their verdicts; a match that was there keeps its round, slot, origin and time."""
     blocks = pairs[BLOCK].unique().to_list()
-    found = matches_of(lake.read("verdicts", blocks=blocks).join(pairs, on="match_id", how="semi"))
+    found = unweighted(lake.read("verdicts", blocks=blocks).join(pairs, on="match_id", how="semi"))
     before = lake.read("matches", ["match_id", "round", "slot", "origin", "decided_at"], blocks=blocks)
     rows = (
         pairs.join(found, on="match_id")

@@ -1,4 +1,4 @@
-"""Tournaments played: matches asked, judged all at once, stored, until the goal is reached or the budget is spent."""
+"""A step's tournament played: matches asked, judged all at once, stored, until its goal is reached or its budget spent."""
 
 import asyncio
 import time
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qbawa.config import TournamentConfig
 from qbawa.engine.engine import Engine
-from qbawa.engine.progress import Progress
-from qbawa.engine.session import Log, open_engine
-from qbawa.errors import BudgetError, InputError, NotMadeError, ProviderError, TemplateError
+from qbawa.engine.run_report import RunReport
+from qbawa.engine.session import Log
+from qbawa.errors import BudgetError, NotMadeError, ProviderError, TemplateError
 from qbawa.judges.jury import ask
-from qbawa.project import Project
 from qbawa.tournaments.circuit_breaker import UNREADABLE_AT_FIRST, CircuitBreaker
 from qbawa.tournaments.formats import Match, Result, Tournament
-from qbawa.tournaments.step_state import StepState
+from qbawa.tournaments.step_state import StepState, Store
 
-# Verdicts are safe in the ledger already; each time the lake is told, it rewrites the blocks of the requests concerned.
+# Verdicts are safe in the ledger already; each time that the lake is given some, it rewrites the blocks of their requests.
 STORE_EVERY_S = 15.0
 MATCHES_AT_ONCE = 5_000
 
@@ -49,16 +49,14 @@ class StepReport:
 
 
 @dataclass
-class PlayReport:
+class PlayReport(RunReport):
+    """What tournaments did, by step."""
+
     steps: dict[str, StepReport] = field(default_factory=dict)
     matches_by_request: Counter[str] = field(default_factory=Counter)
     """Matches played by this run."""
     unfinished: set[str] = field(default_factory=set)
     """Requests that may have matches left, since the tournament of one of their steps could not go on."""
-    cost_usd: float = 0.0
-    calls_paid: int = 0
-    calls_cached: int = 0
-    seconds: float = 0.0
 
     @property
     def failure(self) -> str | None:
@@ -79,10 +77,7 @@ class PlayReport:
         )
         unread = f" ({unscored:,} of them unscored)" if unscored else ""
         ends = "; ".join(f"{name} ended by {step.reason}" + step.sureness for name, step in self.steps.items())
-        return (
-            f"{matches:,} matches, {verdicts:,} verdicts{unread}, {self.calls_paid:,} calls made, "
-            f"{self.calls_cached:,} found in the ledger; ${self.cost_usd:.4f}, {self.seconds:.1f} s. {ends}"
-        )
+        return f"{matches:,} matches, {verdicts:,} verdicts{unread}, {self.spent()}. {ends}"
 
     def metadata(self) -> dict[str, Any]:
         """The report as plain values, for a UI."""
@@ -91,10 +86,8 @@ class PlayReport:
             "verdicts": sum(step.verdicts for step in self.steps.values()),
             "unscored": sum(step.unscored for step in self.steps.values()),
             "undecided": sum(step.undecided for step in self.steps.values()),
-            "cost_usd": round(self.cost_usd, 6),
-            "calls_paid": self.calls_paid,
+            **self.spent_values(),
             "calls_cached": self.calls_cached,
-            "seconds": round(self.seconds, 1),
             **{
                 f"ended_{name}": f"{step.reason}{step.sureness}, {step.strategies} strategies × {step.requests} requests"
                 for name, step in self.steps.items()
@@ -102,70 +95,20 @@ class PlayReport:
         }
 
 
-def play(
-    project: Project,
-    *,
-    run_id: str,
-    log: Log = lambda message: None,
-    steps: Sequence[str] | None = None,
-    requests: Sequence[str] | None = None,
-    verdict_budget: int | None = None,
-    usd: float | None = None,
-) -> PlayReport:
-    """Play every step's tournament as far as its goal and budget go; a rerun goes on where the verdicts stop.
-
-    `steps` and `requests` restrict what is played; results elsewhere still inform. `verdict_budget` counts the
-    verdicts of a step that count now, earlier ones included (default: qbawa.yaml's). `usd` caps this run.
-    Raises InputError for a step that has no strategies.
-    """
-    return asyncio.run(_play(project, run_id, log, steps, requests, verdict_budget, usd))
-
-
-async def _play(
-    project: Project,
-    run_id: str,
-    log: Log,
-    steps: Sequence[str] | None,
-    requests: Sequence[str] | None,
-    verdict_budget: int | None,
-    usd: float | None,
-) -> PlayReport:
-    began = time.monotonic()
-    report = PlayReport()
-    known = sorted(project.lake.read("replay_matrix", ["step"], where="status = 'ok'")["step"].unique())
-    for step in steps or ():
-        if step not in known:
-            raise InputError(
-                f"Step '{step}' has no answers to judge. Steps with answers: {', '.join(known) or 'none'}."
-            )
-    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
-        for step in steps or known:
-            report.steps[step] = await _play_step(project, engine, step, report, log, requests, verdict_budget)
-        report.calls_paid, report.calls_cached = engine.stats.answered, engine.stats.cached
-        report.cost_usd = engine.stats.cost_usd
-    report.seconds = time.monotonic() - began
-    return report
-
-
-async def _play_step(
-    project: Project,
+async def play_step(
     engine: Engine,
-    step: str,
+    state: StepState,
+    config: TournamentConfig,
+    store: Store,
     report: PlayReport,
-    log: Log,
-    requests: Sequence[str] | None,
-    verdict_budget: int | None,
+    log: Log = lambda message: None,
+    requests: Sequence[str] | None = None,
 ) -> StepReport:
-    done = StepReport()
-    jury = project.config.jury(step)
-    if not jury:
-        done.reason = "no judges: name some under `judges` in qbawa.yaml"
-        log(f"Step '{step}' has {done.reason}.")
-        return done
-    config = project.config.tournament
-    if verdict_budget is not None:
-        config = config.model_copy(update={"verdict_budget": verdict_budget})
-    state = StepState(project.lake, step, jury, config.seed)
+    """Play one step's tournament as far as its goal and budget go; `report` grows by what concerns all steps.
+
+    `requests` restricts what is played. `store` is given what was decided, now and then and at the end, whatever happens.
+    """
+    step, jury, done = state.step, state.jury, StepReport()
     field = state.field
     done.strategies, done.requests = len(field.strategies), len(field.requests)
     here = None if requests is None else [request for request in requests if request in field.requests]
@@ -188,7 +131,7 @@ async def _play_step(
                 log(f"Step '{step}': {problem}")
                 break
             if time.monotonic() - stored_at > STORE_EVERY_S:
-                await asyncio.to_thread(state.store, list(fresh))
+                await asyncio.to_thread(lambda: store(state.rows_of(fresh)))
                 fresh.clear()
                 stored_at = time.monotonic()
                 log(
@@ -196,8 +139,8 @@ async def _play_step(
                 )
     finally:
         _keep_ties(state, tournament, played, fresh)
-        await asyncio.to_thread(state.store, list(fresh))
-        await asyncio.to_thread(state.redecide)
+        await asyncio.to_thread(lambda: store(state.rows_of(fresh)))
+        await asyncio.to_thread(lambda: store(state.redecide()))
     done.matches = len(played)
     report.matches_by_request.update(played.values())
     if tournament.done is not None:
@@ -228,9 +171,9 @@ async def _judge(
     played: dict[str, str],
     fresh: dict[str, None],
 ) -> str | BudgetError | None:
-    """Judge matches and tell the tournament; why it cannot go on, if it cannot.
+    """Judge matches and record their results in the tournament; why it cannot go on, if it cannot.
 
-    `played` (match_id → request) and `fresh` (what the lake has not been told yet) grow by them.
+    `played` (match_id → request) and `fresh` (what is not stored yet) grow by them.
     """
     lists = state.lists(tournament)
     outcomes = await asyncio.gather(*(_ask_jury(engine, state, match, lists.get(match, ())) for match in matches))

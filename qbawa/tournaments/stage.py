@@ -1,22 +1,151 @@
-"""Stage 3: verdicts decided, strategies rated, judges held against people. Door of the package to the lake."""
+"""Stage 3: tournaments played, people asked, strategies rated, judges held against people. Door of the package to the lake."""
 
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
+from qbawa.engine.progress import Progress
+from qbawa.engine.session import Log, open_engine
 from qbawa.errors import InputError
 from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
 from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
-from qbawa.tournaments import plots
+from qbawa.tournaments import estimate, humans, plots
 from qbawa.tournaments.agreement.position_bias import PositionBias, order_of_matches, position_biases
 from qbawa.tournaments.agreement.reliability import judge_reliability
+from qbawa.tournaments.estimate import JudgePlan
+from qbawa.tournaments.humans import HumanTask, VerdictFile
 from qbawa.tournaments.import_verdicts import import_verdicts
+from qbawa.tournaments.play import PlayReport, StepReport, play_step
 from qbawa.tournaments.ratings import Effect, RatingFit, fit_ratings
-from qbawa.tournaments.reread import reread
+from qbawa.tournaments.repository import (
+    answered_calls,
+    judge_history,
+    read_step,
+    recorded_outputs,
+    reread,
+    steps_with_answers,
+    write_decided,
+)
 from qbawa.tournaments.step_state import StepState
+
+
+def play(
+    project: Project,
+    *,
+    run_id: str,
+    log: Log = lambda message: None,
+    steps: Sequence[str] | None = None,
+    requests: Sequence[str] | None = None,
+    verdict_budget: int | None = None,
+    usd: float | None = None,
+) -> PlayReport:
+    """Play every step's tournament as far as its goal and budget go; a rerun goes on where the verdicts stop.
+
+    `steps` and `requests` restrict what is played; results elsewhere still inform. `verdict_budget` counts the
+    verdicts of a step that count now, earlier ones included (default: qbawa.yaml's). `usd` caps this run.
+    Raises InputError for a step that has no strategies.
+    """
+    known = steps_with_answers(project.lake)
+    for step in steps or ():
+        if step not in known:
+            raise InputError(
+                f"Step '{step}' has no answers to judge. Steps with answers: {', '.join(known) or 'none'}."
+            )
+    return asyncio.run(_play(project, run_id, log, steps or known, requests, verdict_budget, usd))
+
+
+async def _play(
+    project: Project,
+    run_id: str,
+    log: Log,
+    steps: Sequence[str],
+    requests: Sequence[str] | None,
+    verdict_budget: int | None,
+    usd: float | None,
+) -> PlayReport:
+    began = time.monotonic()
+    report = PlayReport()
+    config = project.config.tournament
+    if verdict_budget is not None:
+        config = config.model_copy(update={"verdict_budget": verdict_budget})
+    store = partial(write_decided, project.lake)
+    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
+        for step in steps:
+            if not project.config.jury(step):
+                report.steps[step] = StepReport(reason="no judges: name some under `judges` in qbawa.yaml")
+                log(f"Step '{step}' has {report.steps[step].reason}.")
+                continue
+            state = _read_step(project, step)
+            report.steps[step] = await play_step(engine, state, config, store, report, log, requests)
+        report.count(engine.stats)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def plan_judging(project: Project, planned: pl.DataFrame) -> list[JudgePlan]:
+    """What playing all tournaments would take at most, by step and judge, once `planned` is answered. Pays nothing.
+
+    `planned` are cells in the form of `wanted_cells`.
+    """
+    lake = project.lake
+    history = judge_history(lake)
+    plans: list[JudgePlan] = []
+    for step in sorted({*steps_with_answers(lake), *planned["step"]}):
+        if project.config.jury(step):
+            plans += estimate.plan_step(
+                _read_step(project, step),
+                project.config,
+                planned,
+                history,
+                answered_calls=partial(answered_calls, lake),
+                recorded_outputs=partial(recorded_outputs, lake),
+            )
+    return plans
+
+
+def open_tasks(project: Project, step: str, judge: str) -> Iterator[HumanTask]:
+    """Matches of a step that this person has not judged, in the order in which people are asked.
+
+    Raises InputError for a step without matches.
+    """
+    lake, here = project.lake, pl.col("step") == step
+    matches = lake.read("matches", keep=here & (pl.col("origin") != "identical"))
+    if matches.is_empty():
+        steps = sorted(lake.read("matches", ["step"])["step"].unique())
+        raise InputError(f"Step '{step}' has no matches to judge. Steps with matches: {', '.join(steps) or 'none'}.")
+    return humans.open_tasks(
+        _read_step(project, step),
+        matches,
+        lake.read("verdicts", ["match_id", "judge", "judge_kind", "verdict", "preference"], keep=here),
+        lake.read("judge_reliability", ["judge", "gate"], keep=here),
+        judge,
+        audit_share=project.config.tournament.audit_share,
+    )
+
+
+def verdict_file(project: Project, step: str, judge: str | None = None) -> VerdictFile:
+    """Where this person's verdicts go until they are taken in; by default the one whom the computer knows."""
+    return VerdictFile(_human_verdicts(project), step, judge)
+
+
+def _read_step(project: Project, step: str) -> StepState:
+    return read_step(project.lake, step, project.config.jury(step), project.config.tournament.seed)
+
+
+def _redecide(project: Project, steps: Iterable[str]) -> None:
+    for step in steps:
+        write_decided(project.lake, _read_step(project, step).redecide())
+
+
+def _human_verdicts(project: Project) -> Path:
+    return project.home.root / "human_verdicts"
 
 
 def bracket_picture(project: Project, request_id: str) -> bytes | None:
@@ -48,18 +177,14 @@ class HumanReport:
 
 def human_verdict_files(project: Project) -> list[Path]:
     """Tables of verdicts that people have left in the home."""
-    return sorted(
-        path
-        for path in (project.home.root / "human_verdicts").glob("*")
-        if path.suffix in (".csv", ".jsonl", ".parquet")
-    )
+    return sorted(path for path in _human_verdicts(project).glob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
 
 
 def take_human_verdicts(project: Project) -> HumanReport:
     """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
 
     A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
-    matches are decided anew. A file that is wrong is refused whole; the others are taken.
+    matches are re-decided. A file that is wrong is refused whole; the others are taken.
     """
     taken, refused = {}, {}
     for path in human_verdict_files(project):
@@ -70,20 +195,18 @@ def take_human_verdicts(project: Project) -> HumanReport:
             continue
         if report.changed:
             taken[path.name] = report.written.get("verdicts", 0)
-    held = project.lake.read("verdicts", ["step"], where="judge_kind = 'human'")
-    for step in held["step"].unique().sort():
-        StepState(project.lake, step, project.config.jury(step), project.config.tournament.seed).redecide()
+    held = project.lake.read("verdicts", ["step"], keep=pl.col("judge_kind") == "human")
+    _redecide(project, held["step"].unique().sort())
     project.publish()
     return HumanReport(held.height, taken, refused)
 
 
 def reread_verdicts(project: Project) -> int:
-    """Read every raw reply of a judge by the present parser and decide anew what changed; how many verdicts did."""
+    """Re-read every raw reply of a judge by the present parser and re-decide the steps that change; how many verdicts did."""
     lake = project.lake
     changed = reread(lake, lake.read("verdicts"))
     lake.merge("verdicts", changed)
-    for step in changed["step"].unique().sort():
-        StepState(lake, step, project.config.jury(step), project.config.tournament.seed).redecide()
+    _redecide(project, changed["step"].unique().sort())
     project.publish()
     return changed.height
 
@@ -102,7 +225,7 @@ class Rated:
     unscored_shares: dict[str, float] = field(default_factory=dict)
     """Share of the verdicts that count which could not be read; steps without verdicts are left out."""
     separable: dict[str, bool] = field(default_factory=dict)
-    """Whether the best strategy can be told from the next."""
+    """Whether the best strategy is surely better than the next."""
     forests: dict[str, bytes] = field(default_factory=dict)
     fronts: dict[str, bytes] = field(default_factory=dict)
 
@@ -112,7 +235,7 @@ def rate_strategies(project: Project) -> Rated:
     lake = project.lake
     fits = fit_steps(project)
     costs = (
-        lake.read("replay_matrix", ["step", "strategy_id", "cost_usd", "latency_s"], where="status = 'ok'")
+        lake.read("replay_matrix", ["step", "strategy_id", "cost_usd", "latency_s"], keep=pl.col("status") == "ok")
         .group_by("step", "strategy_id")
         .agg(mean_cost_usd=pl.col("cost_usd").mean(), mean_latency_s=pl.col("latency_s").mean())
     )
@@ -126,14 +249,14 @@ def rate_strategies(project: Project) -> Rated:
     )
     by_step = {str(step): table for (step,), table in named.group_by("step", maintain_order=True)}
     jury, columns = project.config.jury, ["match_id", "judge", "judge_kind", "shown_first", "verdict", "preference"]
-    said = {step: lake.read("verdicts", columns, keep=pl.col("step") == step) for step in fits}
+    verdicts = {step: lake.read("verdicts", columns, keep=pl.col("step") == step) for step in fits}
     counted = lake.read("matches", ["step", "verdicts", "unscored"]).group_by("step").sum().sort("step")
     return Rated(
         rows=named,
         fits=fits,
         order_effects={step: fit.order_effect for step, fit in fits.items()},
-        cancelled={s: order_of_matches(v, jury(s)).filter(pl.col("order") == 0).height for s, v in said.items()},
-        position_biases={s: position_biases(v, jury(s)) for s, v in said.items()},
+        cancelled={s: order_of_matches(v, jury(s)).filter(pl.col("order") == 0).height for s, v in verdicts.items()},
+        position_biases={s: position_biases(v, jury(s)) for s, v in verdicts.items()},
         unscored_shares={step: lost / (read + lost) for step, read, lost in counted.iter_rows() if read + lost},
         separable={s: t.filter(pl.col("separable_group") == 1).height == 1 for s, t in by_step.items()},
         forests={s: plots.forest(t, f"Strategies of step '{s}'") for s, t in by_step.items()},
@@ -165,11 +288,11 @@ def rated_matches(project: Project) -> pl.DataFrame:
     """Matches with what the ratings fit beside strength: the order in which judges saw the answers (1 where all saw a
     first, −1 where all saw b), and the lengths of both answers."""
     lake = project.lake
-    said = lake.read("verdicts", ["step", "match_id", "judge", "judge_kind", "shown_first", "verdict"])
-    steps = said.partition_by("step", as_dict=True).items()
+    verdicts = lake.read("verdicts", ["step", "match_id", "judge", "judge_kind", "shown_first", "verdict"])
+    steps = verdicts.partition_by("step", as_dict=True).items()
     orders = [order_of_matches(of_step, project.config.jury(str(step))) for (step,), of_step in steps]
-    order = pl.concat(orders or [order_of_matches(said, ())])
-    lengths = lake.read("replay_matrix", ["cell_id", "answer"], where="sample = 0").select(
+    order = pl.concat(orders or [order_of_matches(verdicts, ())])
+    lengths = lake.read("replay_matrix", ["cell_id", "answer"], keep=pl.col("sample") == 0).select(
         "cell_id", length=pl.col("answer").str.len_chars().cast(pl.Int64)
     )
     matches = rows_in_order(lake, "matches").join(order, on="match_id", how="left", maintain_order="left")
@@ -185,6 +308,6 @@ def fit_steps(project: Project) -> dict[str, RatingFit]:
     return {str(s): fit_ratings(m, length_effect=length) for (s,), m in matches.group_by("step", maintain_order=True)}
 
 
-def rows_in_order(lake: Lake, table: str, where: str | None = None) -> pl.DataFrame:
+def rows_in_order(lake: Lake, table: str) -> pl.DataFrame:
     """The table's rows by key. Sums of floats depend on their order, which in the lake is that of writing."""
-    return lake.read(table, where=where).sort(TABLES[table].key)
+    return lake.read(table).sort(TABLES[table].key)

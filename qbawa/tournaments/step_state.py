@@ -1,7 +1,10 @@
-"""What a step's tournament is played with: the answers that meet, the questions, and every verdict so far."""
+"""What a step's tournament is played with: the answers that meet, the questions, and every verdict so far.
+
+It knows no lake: rows come in when it is made (`repository.read_step`), and `rows_of` and `redecide` give rows to be stored.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -11,18 +14,16 @@ import polars as pl
 from qbawa.config import JudgeConfig, TournamentConfig
 from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
-from qbawa.errors import InputError, TemplateError
+from qbawa.errors import TemplateError
 from qbawa.ids import cell_id, match_id
 from qbawa.judges.jury import JudgeCall, jury_calls, same_text
 from qbawa.judges.verdicts import may_pass, stands_for
 from qbawa.storage.frames import now, schema_of
-from qbawa.storage.lake import Lake
-from qbawa.tournaments.agreement.calibration import Calibration, calibrate, combine
+from qbawa.tournaments.agreement.calibration import Calibration, calibrate
 from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
+from qbawa.tournaments.decide import decide_matches
 from qbawa.tournaments.formats import Field, Goal, Match, Result, Tournament, make_tournament
-from qbawa.tournaments.import_verdicts import matches_of
 from qbawa.tournaments.ranking_batches import ranking_batches
-from qbawa.tournaments.reread import reread
 
 Key = tuple[str, str]
 """(strategy, request)"""
@@ -34,31 +35,49 @@ class Answer:
     cell_id: str
 
 
-class StepState:
-    """One step's answers, questions and verdicts, read once and kept up to date while the tournament goes on.
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Rows of `verdicts` and `matches` to be stored, verdicts first: a match without them could not be decided again."""
 
+    verdicts: pl.DataFrame
+    matches: pl.DataFrame
+
+
+Store = Callable[[Decided], object]
+
+
+class StepState:
+    """One step's answers, questions and verdicts, kept up to date while the tournament goes on.
+
+    `verdicts` and `matches` are the step's rows of these tables; `reread` are those of the verdicts that the present
+    parser reads otherwise, as it reads them.
     A verdict counts if it answers the very question that its judge would be asked now: with another rubric or another
-    model, or about another answer, it is asked anew, and until then decides nothing. People's and imported verdicts
+    model, or about another answer, it is asked again, and until then decides nothing. People's and imported verdicts
     always count.
     """
 
-    def __init__(self, lake: Lake, step: str, jury: Mapping[str, JudgeConfig], seed: int) -> None:
-        self.lake = lake
+    def __init__(
+        self,
+        step: str,
+        jury: Mapping[str, JudgeConfig],
+        seed: int,
+        *,
+        answers: Mapping[Key, Answer],
+        questions: Mapping[str, Question],
+        verdicts: pl.DataFrame,
+        matches: pl.DataFrame,
+        reread: pl.DataFrame,
+    ) -> None:
         self.step = step
         self.jury = jury
         self.seed = seed
-        self.answers = _answers(lake, step)
-        self.questions = _questions(lake, step, {request for _, request in self.answers})
+        self.questions = questions
         # Where the recording cannot be read nobody can tell which answer is better.
-        self.answers = {key: answer for key, answer in self.answers.items() if key[1] in self.questions}
-        only = f"step = '{step.replace(chr(39), chr(39) * 2)}'"
-        verdicts = lake.read("verdicts", where=only)
-        # What an older parser could not read costs nothing to read again; `redecide` stores what comes of it.
-        self._reread = reread(lake, verdicts.filter(pl.col("verdict") == "unscored"))
+        self.answers = {key: answer for key, answer in answers.items() if key[1] in questions}
+        self._reread = reread
         self._verdicts: dict[str, dict[str, dict[str, Any]]] = {}
         for row in chain(verdicts.iter_rows(named=True), self._reread.iter_rows(named=True)):
             self._verdicts.setdefault(row["match_id"], {})[row["verdict_id"]] = row
-        matches = lake.read("matches", where=only)
         self._matches: dict[str, dict[str, Any]] = {row["match_id"]: row for row in matches.iter_rows(named=True)}
         self._weigh_judges()
         self._charged = {row["call_key"] for row in verdicts.iter_rows(named=True) if row["cost_usd"]}
@@ -146,7 +165,7 @@ class StepState:
     def decide(self, verdicts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
         """What each group of verdict rows comes to: P(a is better), None where none could be read."""
         rows = [{**row, "match_id": str(group)} for group, some in enumerate(verdicts) for row in some]
-        decided = self._combined(rows)
+        decided = self._decide(rows)
         return [decided[str(group)]["p_a"] if str(group) in decided else None for group in range(len(verdicts))]
 
     def share_costs(self, verdicts: Sequence[dict[str, Any]]) -> None:
@@ -177,24 +196,28 @@ class StepState:
             }
         return bool(rows) or known is None
 
-    def store(self, matches: Iterable[str]) -> None:
-        """Write these matches, by id, and their verdicts to the lake."""
-        identities = list(dict.fromkeys(matches))
-        verdicts = [row for identity in identities for row in self._verdicts.get(identity, {}).values()]
-        if verdicts:
-            self.lake.merge("verdicts", _frame(verdicts))
-        if identities:
-            self.lake.merge("matches", self._match_rows(identities))
+    @property
+    def matches(self) -> Collection[Mapping[str, Any]]:
+        """Rows of all matches so far."""
+        return self._matches.values()
 
-    def redecide(self) -> bool:
-        """Decide all matches by the verdicts that count now; False where none changed.
+    def verdicts_on(self, match: str) -> Collection[Mapping[str, Any]]:
+        """Rows of all verdicts on a match, by its id."""
+        return self._verdicts.get(match, {}).values()
+
+    def rows_of(self, matches: Iterable[str]) -> Decided:
+        """These matches, by id, as their verdicts decide them, and these verdicts."""
+        identities = list(dict.fromkeys(matches))
+        verdicts = [row for identity in identities for row in self.verdicts_on(identity)]
+        return Decided(_frame(verdicts), self._match_rows(identities))
+
+    def redecide(self) -> Decided:
+        """All matches as the verdicts that count now decide them, and the verdicts that were re-read.
 
         Needed whenever people have judged, since what the jury's word is worth changes everywhere, and when the jury has.
         """
         self._weigh_judges()
-        if self._reread.height:
-            self.lake.merge("verdicts", self._reread)
-        return bool(self._matches) and self.lake.merge("matches", self._match_rows(list(self._matches)))
+        return Decided(self._reread, self._match_rows(list(self._matches)))
 
     @property
     def undecided(self) -> int:
@@ -204,9 +227,7 @@ class StepState:
             return any(row["verdict"] != "unscored" for row in rows)
 
         return sum(
-            row["origin"] == "tournament"
-            and scored(self._verdicts.get(identity, {}).values())
-            and not scored(self._saying(identity))
+            row["origin"] == "tournament" and scored(self.verdicts_on(identity)) and not scored(self._counted(identity))
             for identity, row in self._matches.items()
         )
 
@@ -229,23 +250,23 @@ class StepState:
         self.judges = rated + [name for name in self.jury if name not in rated]
 
     def _match_rows(self, identities: Sequence[str]) -> pl.DataFrame:
-        decided = self._combined([row for identity in identities for row in self._saying(identity)])
+        decided = self._decide([row for identity in identities for row in self._counted(identity)])
         rows = []
         for identity in identities:
-            row, said = self._matches[identity], decided.get(identity)
+            row, found = self._matches[identity], decided.get(identity)
             a, b, request = row["strategy_a"], row["strategy_b"], row["request_id"]
-            verdicts = self._verdicts.get(identity, {}).values()
+            verdicts = self.verdicts_on(identity)
             tie = row["origin"] == "identical" and (not self._answered(a, b, request) or self._same(a, b, request))
             rows.append(
                 row
                 | {
                     "cell_a": cell_id(request, self.step, a),
                     "cell_b": cell_id(request, self.step, b),
-                    "winner": said["winner"] if said else "tie" if tie else None,
-                    "p_a": said["p_a"] if said else 0.5 if tie else None,
-                    "verdicts": said["verdicts"] if said else 0,
-                    "unscored": said["unscored"] if said else 0,
-                    "dissent": said["dissent"] if said else None,
+                    "winner": found["winner"] if found else "tie" if tie else None,
+                    "p_a": found["p_a"] if found else 0.5 if tie else None,
+                    "verdicts": found["verdicts"] if found else 0,
+                    "unscored": found["unscored"] if found else 0,
+                    "dissent": found["dissent"] if found else None,
                     "cost_usd": _cost(verdicts),
                     "decided_at": max(
                         (verdict["judged_at"] for verdict in verdicts), default=row.get("decided_at") or now()
@@ -254,19 +275,12 @@ class StepState:
             )
         return pl.DataFrame(rows, schema=schema_of("matches"), orient="row")
 
-    def _combined(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """What verdicts come to, by match. Another evaluation's judges, where nobody else has judged, count alike."""
-        frame = _frame(verdicts)
-        ours = frame.filter(pl.col("judge_kind") != "imported").select("match_id").unique()
-        if self.calibration is not None:
-            ours = frame.select("match_id").unique()
-        combined = [
-            *combine(frame.join(ours, on="match_id", how="semi"), self.calibration, self.judges).iter_rows(named=True),
-            *matches_of(frame.join(ours, on="match_id", how="anti")).iter_rows(named=True),
-        ]
-        return {row["match_id"]: row for row in combined}
+    def _decide(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What verdicts come to, by match."""
+        decided = decide_matches(_frame(verdicts), self.calibration, self.judges)
+        return {row["match_id"]: row for row in decided.iter_rows(named=True)}
 
-    def _saying(self, identity: str) -> list[dict[str, Any]]:
+    def _counted(self, identity: str) -> list[dict[str, Any]]:
         """The verdicts on a match that count. Without a jury, or where an answer is gone, nobody can tell, and all do."""
         row, have = self._matches[identity], self._verdicts.get(identity, {})
         if not self.jury or not self._answered(row["strategy_a"], row["strategy_b"], row["request_id"]):
@@ -307,28 +321,3 @@ def _cost(verdicts: Iterable[Mapping[str, Any]]) -> float | None:
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema_of("verdicts"), orient="row")
-
-
-def _answers(lake: Lake, step: str) -> dict[Key, Answer]:
-    active = lake.read("strategies", ["strategy_id"], keep=(pl.col("step") == step) & pl.col("active"))
-    cells = lake.read(
-        "replay_matrix",
-        ["strategy_id", "request_id", "answer", "cell_id"],
-        keep=(pl.col("step") == step) & (pl.col("status") == "ok") & (pl.col("sample") == 0),
-    ).join(active, on="strategy_id", how="semi")
-    return {(s, r): Answer(text or "", cell) for s, r, text, cell in cells.iter_rows()}
-
-
-def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]:
-    columns = ["request_id", "step", "recording_id", "inputs", "messages", "recorded_at"]
-    recorded = lake.read("recordings", columns, keep=(pl.col("step") == step) & pl.col("request_id").is_in(requests))
-    chosen = lake.read("replay_set", ["recording_id"])["recording_id"]
-    # The recording that was replayed asks the question; of others the first.
-    order = recorded.with_columns(other=~pl.col("recording_id").is_in(chosen.implode())).sort("other", "recorded_at")
-    questions = {request: Question(request, step) for request in requests}
-    for row in order.unique("request_id", keep="first").iter_rows(named=True):
-        try:
-            questions[row["request_id"]] = Question.from_row(row)
-        except InputError:
-            del questions[row["request_id"]]
-    return questions

@@ -1,12 +1,10 @@
 """How much a step's tournament may still ask at most: matches that exist and fit its budget, calls not yet paid."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, comb, log2
 from typing import Any
-
-import polars as pl
 
 from qbawa.config import TournamentConfig
 from qbawa.errors import TemplateError
@@ -15,13 +13,16 @@ from qbawa.judges.verdicts import stands_for
 from qbawa.tournaments.formats import Match, round_size
 from qbawa.tournaments.step_state import Key, StepState
 
+AnsweredCalls = Callable[[Collection[str]], Collection[str]]
+"""Those of some calls, by call_key, that are paid already."""
+
 BRACKETS = ("single_elimination", "double_elimination", "swiss")
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeBound:
     verdicts: int = 0
-    anew: int = 0
+    asked_again: int = 0
     """Of those: on matches that the judge has judged, but not as it would be asked now."""
     calls: int = 0
     """To pay for these verdicts."""
@@ -33,8 +34,11 @@ class Bound:
     Exactly nothing where the tournament has ended and nothing comes. It may ask less: it stops at its goal.
     """
 
-    def __init__(self, state: StepState, config: TournamentConfig, coming: Collection[Key] = ()) -> None:
+    def __init__(
+        self, state: StepState, config: TournamentConfig, answered_calls: AnsweredCalls, coming: Collection[Key] = ()
+    ) -> None:
         self.state = state
+        self._answered_calls = answered_calls
         self.coming = frozenset(coming)
         words = {key: same_text(answer.text) for key, answer in state.answers.items()}
         # Words that are compared hold no line feed, so what comes is like nothing that is there.
@@ -51,8 +55,8 @@ class Bound:
         """What each judge of the jury may be asked, by name."""
         if not self.matches:
             return {name: JudgeBound() for name in self.state.jury}
-        anew, questions = self._judged_before()
-        held = self._held({key for keys in questions.values() for key in keys})
+        asked_again, questions = self._judged_before()
+        held = set(self._answered_calls({key for keys in questions.values() for key in keys}))
         bounds = {}
         for name, judge in self.state.jury.items():
             both = 1 + (judge.order == "both" and judge.kind != "pointwise")
@@ -64,7 +68,7 @@ class Bound:
                 # A ranking serves several matches; which ones shows only in each round, so each is taken to stand alone.
                 paid = sum(questions[name][key] for key in held)
                 calls = min(verdicts, self._open * both - paid)
-            bounds[name] = JudgeBound(verdicts, min(anew[name], verdicts), max(0, calls))
+            bounds[name] = JudgeBound(verdicts, min(asked_again[name], verdicts), max(0, calls))
         return bounds
 
     def _pairs(self) -> int:
@@ -93,39 +97,37 @@ class Bound:
         A key counts as often as a match would ask it. The jury is asked for a match as a whole: where one judge's
         question is another one now, the others are asked the same again, and the ledger answers.
         """
-        lake, jury = self.state.lake, self.state.jury
-        here = pl.col("step") == self.state.step
-        said_by_jury = here & (pl.col("judge_kind") == "llm") & pl.col("judge").is_in(list(jury))
-        given = defaultdict(list)
-        columns = ["match_id", "judge", "call_key", "raw"]
-        for row in lake.read("verdicts", columns, keep=said_by_jury).iter_rows(named=True):
-            given[row["match_id"]].append((row["judge"], self._question(row)))
+        jury = self.state.jury
         counting = Counter[str]()
         for result in self._past:
             counting[self.state.id_of(result.match)] += result.verdicts
-        anew, questions = Counter[str](), defaultdict[str, Counter[str]](Counter)
-        matches = lake.read("matches", ["match_id", "request_id", "strategy_a", "strategy_b"], keep=here)
-        for identity, request, a, b in matches.iter_rows():
-            said, match = given[identity], Match(request, a, b, 0, 0)
+        asked_again, questions = Counter[str](), defaultdict[str, Counter[str]](Counter)
+        for row in self.state.matches:
+            identity, match = row["match_id"], Match(row["request_id"], row["strategy_a"], row["strategy_b"], 0, 0)
+            given = [
+                (verdict["judge"], self._question(verdict))
+                for verdict in self.state.verdicts_on(identity)
+                if verdict["judge_kind"] == "llm" and verdict["judge"] in jury
+            ]
             there = all(key in self.state.answers and key not in self.coming for key in _cells(match))
-            if not said or not there or not self._differ(match):
+            if not given or not there or not self._differ(match):
                 continue
-            wanted = self._wanted(match, said, questions) if len(said) > counting[identity] else None
-            for name, question in said:
+            wanted = self._wanted(match, given, questions) if len(given) > counting[identity] else None
+            for name, question in given:
                 if wanted is None:
                     if jury[name].kind == "pointwise":
                         questions[name].update(question.split("+"))
                 elif wanted[name] and question not in wanted[name]:
-                    anew[name] += 1
-        return anew, questions
+                    asked_again[name] += 1
+        return asked_again, questions
 
     def _wanted(
-        self, match: Match, said: Sequence[tuple[str, str]], questions: defaultdict[str, Counter[str]]
+        self, match: Match, given: Sequence[tuple[str, str]], questions: defaultdict[str, Counter[str]]
     ) -> defaultdict[str, set[str]]:
         """What the judges would be asked about a match that is still open, by judge; `questions` grows by the calls."""
         wanted = defaultdict[str, set[str]](set)
         # The second order is looked at where somebody has judged twice: rendering prompts is what takes time.
-        orders = min(self.state.orders, max(Counter(name for name, _ in said).values()))
+        orders = min(self.state.orders, max(Counter(name for name, _ in given).values()))
         for swapped in (False, True)[:orders]:
             other_order = Match(match.request, match.a, match.b, 0, 0, swapped)
             if _round_key(other_order) in self._asked:
@@ -141,17 +143,10 @@ class Bound:
                     questions[call.judge].update(keys)
         return wanted
 
-    def _question(self, verdict: dict[str, Any]) -> str:
+    def _question(self, verdict: Mapping[str, Any]) -> str:
         """Key of the calls that a verdict answers; of a ranking that of the pairwise one which asks the same."""
         listwise = self.state.jury[verdict["judge"]].kind == "listwise"
         return str((stands_for(verdict["raw"]) if listwise else None) or verdict["call_key"])
-
-    def _held(self, keys: Iterable[str]) -> set[str]:
-        wanted = list(keys)
-        if not wanted:
-            return set()
-        answered = pl.col("call_key").is_in(wanted) & pl.col("error").is_null()
-        return set(self.state.lake.read("calls", ["call_key"], keep=answered)["call_key"])
 
     def _differ(self, match: Match) -> bool:
         a, b = _cells(match)

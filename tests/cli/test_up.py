@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from dagster import AssetKey
 from dagster_home import configure, dagster_on, record
+from running_up import Up, environment, free_port, processes_of, qbawa, running_up, wait_for
 
-from qbawa.cli.launch.dagster import _end_leftovers
+from qbawa.cli.launch.processes import end_leftovers
 from qbawa.project import Home
 from qbawa_assets.definitions import ASSETS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
-PATIENCE_S = 240
+pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 STRATEGIES = {
     "step": "explain",
@@ -38,79 +33,15 @@ STRATEGIES = {
 }
 
 
-@dataclass
-class Up:
-    """A running `qbawa up` and what it has said."""
-
-    home: Home
-    port: int
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def environment(home: Home) -> Mapping[str, str]:
-    return {**os.environ, "QBAWA_HOME": str(home.root)}
-
-
-def qbawa_up(home: Home, port: int) -> subprocess.CompletedProcess[str]:
-    """`qbawa up` that is expected to end by itself."""
-    command = [sys.executable, "-m", "qbawa", "up", "--port", str(port)]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=PATIENCE_S)
-
-
-def wait_for(happened: Callable[[], object], up: Up, what: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert up.process.poll() is None, up.said
-        assert time.monotonic() < until, f"waited in vain for {what}\n{up.said}"
-        time.sleep(0.5)
-
-
-def processes_of(home: Home) -> list[str]:
-    """Whatever works on this home, PostgreSQL included."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            line = " ".join(process.cmdline())
-            if str(home.root) in line or process.environ().get("QBAWA_HOME") == str(home.root):
-                found.append(line)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
     """A home with nothing but a configuration, and `qbawa up` on it."""
     home = Home(Path(tempfile.mkdtemp(prefix="qb-", dir="/tmp")))
     configure(home, strategies=[STRATEGIES])
-    port, output = free_port(), home.root / "said"
-    with output.open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "qbawa", "up", "--port", str(port)],
-            env=environment(home),
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    running = Up(home, port, process, output)
     try:
-        wait_for(lambda: "Dagster UI" in running.said, running, "the UI")
-        yield running
+        with running_up(home) as running:
+            yield running
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
         shutil.rmtree(home.root, ignore_errors=True)
 
 
@@ -120,7 +51,7 @@ def test_it_says_where_the_ui_is(up: Up) -> None:
 
 
 def test_a_second_one_on_the_same_home_says_so(up: Up) -> None:
-    second = qbawa_up(up.home, free_port())
+    second = qbawa(up.home, "up", "--port", str(free_port()))
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
     assert "up on" in second.stderr and str(up.process.pid) in second.stderr
@@ -129,7 +60,7 @@ def test_a_second_one_on_the_same_home_says_so(up: Up) -> None:
 def test_a_port_that_is_taken_is_said(up: Up, tmp_path: Path) -> None:
     other = Home(tmp_path)
     configure(other)
-    second = qbawa_up(other, up.port)
+    second = qbawa(other, "up", "--port", str(up.port))
     assert second.returncode == 2
     assert str(up.port) in second.stderr and "--port" in second.stderr
     assert not processes_of(other)
@@ -218,7 +149,7 @@ def test_what_a_killed_one_left_running_is_ended_by_the_next(tmp_path: Path) -> 
     try:
         for process in both:
             (tmp_path / "up.session").write_text(str(process.pid))
-            _end_leftovers(home)
+            end_leftovers(home)
         assert both[0].poll() is not None
         assert both[1].poll() is None
     finally:

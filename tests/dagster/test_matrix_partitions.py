@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import polars as pl
 import pytest
 from dagster import DagsterRunStatus
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
@@ -30,11 +31,15 @@ def keys(world: DagsterHome, request: str | None = None) -> set[str]:
 
 
 def way(world: DagsterHome, name: str) -> str:
-    return str(world.project.lake.read("strategies", ["strategy_id"], where=f"name LIKE '%{name}%'").item())
+    return str(
+        world.project.lake.read(
+            "strategies", ["strategy_id"], keep=pl.col("name").str.contains(name, literal=True)
+        ).item()
+    )
 
 
 def lake_cells(world: DagsterHome, status: str) -> set[str]:
-    cells = world.project.lake.read("replay_matrix", ["request_id", "strategy_id"], where=f"status = '{status}'")
+    cells = world.project.lake.read("replay_matrix", ["request_id", "strategy_id"], keep=pl.col("status") == status)
     return {f"{request}|{strategy}" for request, strategy in cells.iter_rows()}
 
 

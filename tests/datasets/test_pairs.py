@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qbawa import ids
 from qbawa.config import PairsConfig
 from qbawa.datasets.pairs.build import PairsReport, build_pairs
+from qbawa.datasets.pairs.evidence import weigh
 from qbawa.datasets.pairs.pair_ids import pair_ids
 from qbawa.datasets.pairs.policy import choose
 from qbawa.datasets.pairs.posterior import Evidence, fit_posterior, people_say
@@ -151,6 +152,7 @@ def test_a_pair_far_from_any_verdict_is_no_surer_than_a_coin() -> None:
     [
         ("Paris.", "  PARIS ", "equal answers"),
         ("Paris.", "   ", "empty answer"),
+        *(("Paris.", nothing, "empty answer") for nothing in ("null", '""', "{}", " [] ")),
         ("Paris.", None, "failed answer"),
         ("Paris.", "I'm sorry, but I cannot help with that.", "refusal against answer"),
         ("Paris.", "As an AI language model I can not answer.", "refusal against answer"),
@@ -169,11 +171,45 @@ def test_refusals_are_kept_where_wanted_and_an_apology_before_an_answer_is_none(
     assert built(answers, [("r", "s1", "s2", 1.0)]).pairs.height == 1
 
 
+@pytest.mark.parametrize(("length", "refuses"), [(600, True), (601, False), (5_000, False)])
+def test_a_long_answer_that_opens_with_an_apology_has_answered(length: int, refuses: bool) -> None:
+    apology = "I'm sorry, but I cannot give an exact figure. About"
+    answers = {("r", "s1"): "Paris.", ("r", "s2"): apology + " two million people live there;" * 200}
+    answers[("r", "s2")] = str(answers[("r", "s2")])[: length - 1] + "."
+    report = built(answers, [("r", "s1", "s2", 1.0)])
+    assert report.removed == ({"refusal against answer": 1} if refuses else {})
+    assert report.pairs.height == (0 if refuses else 1)
+
+
 def test_equal_answers_of_two_strategies_make_one_pair() -> None:
     answers = {("r", "s1"): "good", ("r", "s2"): "Good!", ("r", "s3"): "bad"}
     report = built(answers, [("r", "s1", "s3", 1.0), ("r", "s2", "s3", 1.0)])
     assert report.pairs.height == 1
     assert report.removed == {"equal answers": 1, "duplicate": 1}
+
+
+def test_of_pairs_that_read_alike_the_judged_one_speaks_and_then_the_surest() -> None:
+    answers = {("r", "s1"): "good", ("r", "s2"): "Good!", ("r", "s3"): "bad"}
+    only = built(answers, [("r", "s2", "s3", 1.0)]).pairs.row(0, named=True)
+    assert (only["best_strategy"], only["basis"]) == ("s2", "direct")
+    for sure, unsure in (("s1", "s2"), ("s2", "s1")):
+        pair = built(answers, [("r", sure, "s3", 1.0), ("r", unsure, "s3", 0.6)]).pairs.row(0, named=True)
+        assert pair["best_strategy"] == sure, "its own match says more"
+
+
+def test_further_samples_of_a_cell_are_no_answers() -> None:
+    matches, verdicts, cells, questions = tables(TWO, [("r", "s1", "s2", 0.0)])
+    again = cells.with_columns(sample=pl.lit(1, pl.Int64), answer=pl.lit("another sample"))
+    pair = build_pairs(matches, verdicts, pl.concat([again, cells]), questions, config()).pairs.row(0, named=True)
+    assert (pair["best_answer"], pair["worse_answer"]) == ("a poor answer", "a fine answer")
+
+
+def test_a_tie_between_equal_answers_is_no_verdict() -> None:
+    matches, verdicts, *_ = tables(TWO, [("r", "s1", "s2", 0.5)])
+    assert weigh(matches.with_columns(origin=pl.lit("tournament")), verdicts).matches.height == 1
+    assert weigh(matches.with_columns(origin=pl.lit(None, pl.String)), verdicts).matches.height == 1
+    nothing = weigh(matches.with_columns(origin=pl.lit("identical")), verdicts.clear())
+    assert (nothing.matches.height, nothing.unscored, nothing.never_trained_on) == (0, 0, 0)
 
 
 def test_one_question_asked_twice_gives_each_pair_once() -> None:
@@ -201,6 +237,25 @@ def test_llmonpys_share_of_a_mixed_match_is_taken_out() -> None:
     )
     pair = build_pairs(matches, mixed, cells, questions, config()).pairs.row(0, named=True)
     assert pair["best_strategy"] == "s2" and pair["judges"] == ["judy"]
+
+
+def test_verdicts_on_one_match_err_together_and_count_for_less_than_as_many_matches() -> None:
+    """o1-mini on JudgeBench is right on 75.9 % in one order and on 86.4 % where both agree: log-odds 1.147 and 1.849."""
+    matches, verdicts, *_ = tables({}, [("r1", "s1", "s2", 1.0), ("r2", "s1", "s2", 1.0), ("r4", "s1", "s2", 1.0)])
+    given = pl.concat([verdicts, verdicts[1:], verdicts[2:], verdicts[2:]])
+    one, two, four = weigh(matches, given).matches.sort("request_id")["weight"]
+    assert one == 1.0
+    assert two == pytest.approx(1.849 / 1.147, abs=0.03)
+    assert four == pytest.approx(two**2)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.5, 2.0, 9.0])
+@pytest.mark.parametrize("gap", [-3.0, 0.0, 0.7, 4.0])
+def test_what_people_say_is_averaged_over_what_the_gap_may_be(gap: float, variance: float) -> None:
+    """Against the integral that MacKay's approximation stands for."""
+    at, share = np.polynomial.hermite_e.hermegauss(80)
+    averaged = float((share / share.sum()) @ (1 / (1 + np.exp(-(gap + variance**0.5 * at)))))
+    assert float(people_say(np.array(gap), variance)) == pytest.approx(averaged, abs=0.02)
 
 
 def field(strategies: int = 6, requests: int = 40, seed: int = 0) -> tuple[Any, ...]:
@@ -298,6 +353,35 @@ def test_policies_keep_what_they_say() -> None:
     hard, sure = choose(pairs, "hardest", 3), choose(pairs, "all", 3)
     assert hard["margin"].mean() < sure["margin"].mean()
     assert choose(pairs, "all").equals(pairs)
+
+
+def test_the_best_answer_against_all_others_is_the_one_that_wins_most() -> None:
+    answers = {("r", s): f"text of {s}" for s in ("s1", "s2", "s3", "s4")}
+    played = [("r", "s1", other, 1.0) for other in ("s2", "s3", "s4")] + [("r", "s2", "s3", 1.0)]
+    pairs = built(answers, played, "judy", policy="best_vs_all").pairs
+    assert set(pairs["best_strategy"]) == {"s1"} and set(pairs["worse_strategy"]) == {"s2", "s3", "s4"}
+
+
+def test_the_hardest_pairs_are_kept_where_a_request_has_too_many() -> None:
+    _, answers, played = field()
+    margins = {
+        policy: built(answers, played, "judy", policy=policy, max_per_request=2).pairs["margin"].mean()
+        for policy in ("all", "hardest")
+    }
+    assert margins["hardest"] < 0.5 * margins["all"]
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.8, 1.6])
+def test_what_an_answer_owes_to_its_request_is_found(effect: float) -> None:
+    """Planted strengths and effects; where there are none, the least that any field has had."""
+    rng = np.random.default_rng(3)
+    theta = np.linspace(1.2, -1.2, 6)[:, None] + effect * rng.standard_normal((6, 600))
+    i, j = np.triu_indices(6, 1)
+    request = np.repeat(np.arange(600), len(i))
+    a, b = np.tile(i, 600), np.tile(j, 600)
+    won = (rng.random(len(a)) < 1 / (1 + np.exp(theta[b, request] - theta[a, request]))).astype(float)
+    found = fit_posterior(Evidence(request, a, b, won, np.ones(len(a))), 6, 600).effect
+    assert found == (0.4 if effect == 0.0 else pytest.approx(effect, rel=0.15))
 
 
 def test_pair_ids_in_bulk_are_the_ids_one_by_one() -> None:

@@ -94,7 +94,7 @@ async def test_transient_faults_are_retried_until_every_call_is_answered(
     provider: MockProvider, tmp_path: Path
 ) -> None:
     provider.control(faults=dict.fromkeys(FAULTS, 0.03), fault_retry_after_s=0.02)
-    async with Engine({"m": model(provider, timeout_s=0.5, max_attempts=8)}, Ledger(tmp_path)) as engine:
+    async with Engine({"m": model(provider, timeout_s=3.0, max_attempts=8)}, Ledger(tmp_path)) as engine:
         results = await outcomes(engine, [ask(f"q{n}") for n in range(200)])
     assert [r for r in results if isinstance(r, BaseException)] == []
     assert set(engine.stats.retries) == {"http_500", "http_503", "rate_limited", "connection", "timeout", "malformed"}

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import qbawa.ingest.journal_lines as lines_module
 from qbawa.errors import InputError
-from qbawa.ingest.batches import all_batches, load_batch, pending_batches
+from qbawa.ingest.batches import all_batches, load_batch
 from qbawa.ingest.block_writer import BlockWriter, blocks_of, is_complete
 from qbawa.ingest.journal_lines import REASONS, BadLine, read_line
 from qbawa.ingest.line_reader import numbered_lines
-from qbawa.ingest.stage import ingest_batch
+from qbawa.ingest.stage import ingest_batch, pending_batches
 from qbawa.storage.journal import JournalWriter
 from qbawa.storage.lake import Lake
 
@@ -317,7 +317,7 @@ def test_what_the_recorder_writes_is_ingested_whole(tmp_path: Path) -> None:
 _INGEST = """
 import sys
 from pathlib import Path
-from qbawa.ingest.batches import pending_batches
+from qbawa.ingest.stage import pending_batches
 from qbawa.ingest.stage import ingest_batch
 from qbawa.ingest import block_writer as blocks
 from qbawa.storage.lake import Lake

@@ -14,6 +14,8 @@ from recording import rows, written
 import qbawa
 from qbawa.storage.journal import closed_segments
 
+pytestmark = pytest.mark.slow
+
 openai = pytest.importorskip("openai")
 
 

@@ -16,9 +16,8 @@ from scripted_provider import ScriptedProvider, scripted_provider
 from qbawa.errors import InputError
 from qbawa.ids import cell_id, recorded_id
 from qbawa.project import Home, Project, open_project
-from qbawa.replay.cells import choose_cells, named_cells, wanted_cells
-from qbawa.replay.estimate import plan
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import named_cells, plan, replay, wanted_cells
 from qbawa.replay.strategies.repository import write_strategies
 from qbawa.replay.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
 from qbawa.storage.frames import frame, now

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from qbawa.config import ReplaySetConfig
 from qbawa.replay.plots import coverage_picture
-from qbawa.replay.replay_set.choose import choose, replayable_steps
+from qbawa.replay.replay_set.choose import choose
 from qbawa.replay.replay_set.near_duplicates import near_groups, question_clusters
 from qbawa.replay.replay_set.question_text import question_text
+from qbawa.replay.stage import replayable_steps
 from qbawa.storage.frames import schema_of
 from qbawa.storage.lake import Lake
 

@@ -302,7 +302,7 @@ def test_the_examples_in_the_docs_are_usable() -> None:
 
 def test_the_docs_name_every_filter() -> None:
     text = (HERE.parent / "docs" / "strategies.md").read_text(encoding="utf-8")
-    named = set(re.search(r"Filters there are: `([^`]*)`", text).group(1).split())  # type: ignore[union-attr]
+    named = set(re.search(r"Filters there are:\s+`([^`]*)`", text).group(1).split())  # type: ignore[union-attr]
     assert named == {name for name in sandbox().filters if not name.startswith(" ")} - {"d"}
 
 

@@ -172,14 +172,14 @@ def test_a_folder_that_delta_or_duckdb_cannot_use_is_refused_before_anything_is_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_conditions_of_sql_and_polars_select_rows(lake: Lake) -> None:
+def test_a_condition_selects_rows(lake: Lake) -> None:
     lake.merge(
         "replay_matrix", cells(cell("it's", "s1"), cell("r2", "s1", cost_usd=2.0), cell("r2", "s2", answer=None))
     )
-    assert lake.read("replay_matrix", ["strategy_id"], where="request_id = 'it''s'").rows() == [("s1",)]
-    assert lake.read("replay_matrix", where="cost_usd > 1 AND answer IS NOT NULL").height == 1
+    assert lake.read("replay_matrix", ["strategy_id"], keep=pl.col("request_id") == "it's").rows() == [("s1",)]
+    assert lake.read("replay_matrix", keep=(pl.col("cost_usd") > 1) & pl.col("answer").is_not_null()).height == 1
     assert lake.read("replay_matrix", keep=pl.col("request_id").is_in(["it's"])).height == 1
-    assert lake.read("replay_matrix", where="answer IS NULL", blocks=["it's"]).is_empty()
+    assert lake.read("replay_matrix", keep=pl.col("answer").is_null(), blocks=["it's"]).is_empty()
     assert lake.delete("replay_matrix", "request_id = 'it''s'") == 1
     assert lake.blocks("replay_matrix") == {"r2"}
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 from newsdesk import CONFIG, newsdesk, reopened
 
 from qbawa.datasets import stage as datasets_stage
@@ -9,7 +10,7 @@ from qbawa.erasure import forget
 from qbawa.project import Project
 from qbawa.storage.lineage import trace
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.play import play
+from qbawa.tournaments.stage import play
 
 POINTWISE = CONFIG.replace(
     "judges: {rubric: {model: offline/judge}, strict: {model: offline/judge-strict}}",
@@ -27,7 +28,7 @@ def judged(folder: Path) -> Project:
 
 def test_a_pointwise_verdict_is_traced_to_both_its_calls(tmp_path: Path) -> None:
     lake = judged(tmp_path).lake
-    verdict = lake.read("verdicts", where="judge = 'scorer'").row(0, named=True)
+    verdict = lake.read("verdicts", keep=pl.col("judge") == "scorer").row(0, named=True)
     one, two = verdict["call_key"].split("+")
     forward = trace(lake, verdict["match_id"]).tables
     assert {one, two} <= set(forward["calls"]["call_key"])
@@ -37,7 +38,7 @@ def test_a_pointwise_verdict_is_traced_to_both_its_calls(tmp_path: Path) -> None
 
 def test_forgetting_a_request_removes_the_calls_of_its_pointwise_verdicts(tmp_path: Path) -> None:
     project = judged(tmp_path)
-    held = project.lake.read("verdicts", ["request_id", "call_key"], where="judge = 'scorer'")
+    held = project.lake.read("verdicts", ["request_id", "call_key"], keep=pl.col("judge") == "scorer")
     request = held["request_id"][0]
     keys = {k for r, both in held.iter_rows() if r == request for k in both.split("+")}
     others = {k for r, both in held.iter_rows() if r != request for k in both.split("+")}

@@ -1,5 +1,6 @@
 """What holds of every tournament that was played on a lake."""
 
+import polars as pl
 import pytest
 
 from qbawa.ids import canonical_pair, cell_id, match_id
@@ -14,8 +15,8 @@ def agree(project: Project) -> None:
     """Everything that matches, verdicts, cells and calls say of each other."""
     lake = project.lake
     matches, said = lake.read("matches"), lake.read("verdicts")
-    answers = dict(lake.read("replay_matrix", ["cell_id", "answer"], where="status = 'ok'").iter_rows())
-    calls = set(lake.read("calls", ["call_key"], where="purpose = 'judge'")["call_key"])
+    answers = dict(lake.read("replay_matrix", ["cell_id", "answer"], keep=pl.col("status") == "ok").iter_rows())
+    calls = set(lake.read("calls", ["call_key"], keep=pl.col("purpose") == "judge")["call_key"])
     assert matches["match_id"].is_unique().all() and said["verdict_id"].is_unique().all()
     assert set(said["match_id"]) <= set(matches["match_id"])
     by_match = {key: rows for (key,), rows in said.group_by("match_id")}

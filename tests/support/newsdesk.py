@@ -11,8 +11,7 @@ from qbawa.cli.demo_app.pipeline import record_demo
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.stage import replay, wanted_cells
 
 REQUESTS = 6
 CONFIG = """

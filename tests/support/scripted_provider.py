@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+STOPS_WITHIN_S = 0.02
+
 
 def first_words(prompt: str) -> str:
     """A different answer to every prompt, the same one every time."""
@@ -70,6 +72,8 @@ class ScriptedProvider:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Else head and body go out as two packets, and the second waits 40 ms for the client to acknowledge the first.
+            wbufsize = -1
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -107,7 +111,7 @@ def scripted_provider() -> Iterator[ScriptedProvider]:
     """A running provider, stopped at the end."""
     provider = ScriptedProvider()
     server = provider._server
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(STOPS_WITHIN_S,), daemon=True).start()
     try:
         yield provider
     finally:

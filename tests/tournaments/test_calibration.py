@@ -8,7 +8,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qbawa.errors import InputError
-from qbawa.tournaments.agreement.calibration import MIN_HUMAN_VERDICTS, calibrate, combine, fit, human_labels
+from qbawa.tournaments.agreement.calibration import MIN_HUMAN_VERDICTS, Calibration, calibrate, fit, human_labels
+from qbawa.tournaments.decide import combine
 
 SCHEMA = {
     "match_id": pl.String,
@@ -213,6 +214,17 @@ def test_few_labels_give_modest_probabilities() -> None:
     assert certain[0] < 0.95 < certain[1]
 
 
+@pytest.mark.parametrize(("weight", "sd"), [(1.0, 0.0), (1.0, 1.0), (2.5, 1.5), (4.0, 3.0), (0.3, 4.0)])
+def test_a_probability_averages_over_what_the_weights_may_be(weight: float, sd: float) -> None:
+    """Against the integral that MacKay's approximation stands for, which is good to a few hundredths."""
+    doubtful = Calibration((("strict", "verdict"),), np.array([weight]), np.array([[sd**2]]), 1.0, 0.0, 8)
+    verdicts = frame([(side, "strict", "llm", None, side, None, 1, 1) for side in "ab"])
+    p = dict(doubtful.p_a(verdicts).select("match_id", "p_a").iter_rows())
+    at, share = np.polynomial.hermite_e.hermegauss(80)
+    averaged = float((share / share.sum()) @ (1 / (1 + np.exp(-(weight + sd * at)))))
+    assert p["a"] == pytest.approx(averaged, abs=0.02) and p["b"] == pytest.approx(1 - averaged, abs=0.02)
+
+
 def test_an_undecided_jury_is_a_tie() -> None:
     verdicts, _ = jury(8, 150, 150, {"one": 0.8, "two": 0.7})
     # Each judge also gives the other's verdicts on a second set of matches, so that neither is better.
@@ -224,6 +236,23 @@ def test_an_undecided_jury_is_a_tie() -> None:
     ]
     row = combine(frame(split), calibration).row(0, named=True)
     assert row["winner"] == "tie" and row["p_a"] == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(("p", "winner"), [(0.5, "tie"), (0.54, "tie"), (0.56, "a"), (0.46, "tie"), (0.44, "b")])
+def test_a_calibrated_jury_names_a_winner_from_five_points_on(p: float, winner: str) -> None:
+    weight = np.log(p / (1 - p))
+    sure = Calibration((("strict", "verdict"),), np.array([weight]), np.zeros((1, 1)), 1.0, 0.0, 60)
+    row = combine(frame([("m", "strict", "llm", None, "a", None, 1, 1)]), sure).row(0, named=True)
+    assert row["p_a"] == pytest.approx(p) and row["winner"] == winner and row["decided_by"] == "calibration"
+
+
+def test_a_persons_vote_decides_what_a_calibrated_jury_left_open() -> None:
+    open_ = Calibration((("strict", "verdict"),), np.zeros(1), np.zeros((1, 1)), 1.0, 0.0, 60)
+    judged = [("m", "strict", "llm", None, "b", None, 1, 1)]
+    row = combine(frame([*judged, ("m", "ann", "human", None, "a", None, 1, 1)]), open_).row(0, named=True)
+    assert (row["winner"], row["decided_by"]) == ("a", "people") and row["p_a"] == pytest.approx(0.89)
+    both = [*judged, *(("m", who, "human", None, side, None, 1, 1) for who, side in (("ann", "a"), ("ben", "b")))]
+    assert combine(frame(both), open_)["winner"].to_list() == ["tie"], "people who disagree leave it open"
 
 
 def test_majority_of_people_is_the_label() -> None:

@@ -20,10 +20,12 @@ from scripted_provider import ScriptedProvider, scripted_provider
 from qbawa.cli.plan import command
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
-from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes, plan_judging
-from qbawa.tournaments.play import play
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import replay, wanted_cells
+from qbawa.tournaments.estimate import VERDICT_OUTPUT, JudgePlan, judging_minutes
+from qbawa.tournaments.stage import plan_judging, play
+
+pytestmark = pytest.mark.slow
 
 ONE = "{a: {model: a, rubric: LONG}}"
 TWO = "{a: {model: a, rubric: LONG}, b: {model: b}}"
@@ -70,7 +72,7 @@ def said(project: Project) -> dict[tuple[str, str], JudgePlan]:
 
 
 def calls_of(project: Project) -> Counter[tuple[str, str]]:
-    calls = project.lake.read("calls", ["step", "judge"], where="purpose = 'judge'")
+    calls = project.lake.read("calls", ["step", "judge"], keep=pl.col("purpose") == "judge")
     return Counter(calls.iter_rows())
 
 
@@ -80,7 +82,7 @@ def plan_then_play(project: Project, run_id: str, planned: pl.DataFrame | None =
     plans = plan_judging(project, cells)
     if planned is not None:
         replay(project, planned, run_id=run_id)
-        # Dollars go by answers that are there: now the new ones are, too.
+        # Dollars follow from answers that are there: now the new ones are, too.
         priced = plan_judging(project, nothing(project))
     else:
         priced = plans
@@ -140,7 +142,7 @@ def test_a_tournament_that_was_stopped_has_left_what_its_budget_did_not_allow(
     assert said(project) == said(project) and project.lake.versions() == versions, "a plan changes nothing"
 
 
-def test_another_rubric_is_said_to_be_asked_anew_and_the_first_one_again_is_free(
+def test_another_rubric_is_planned_to_be_asked_again_and_the_first_one_again_is_free(
     tmp_path: Path, provider: ScriptedProvider
 ) -> None:
     project = reopened(newsdesk(tmp_path).home, config(provider, TWO))

@@ -360,7 +360,7 @@ def test_strategies_that_never_met_keep_the_prior() -> None:
 
 @pytest.mark.parametrize(("repeats", "low", "high"), [(True, 0.0, 0.1), (False, 0.85, 1.0)])
 def test_the_other_order_counts_for_what_it_teaches(repeats: bool, low: float, high: float) -> None:
-    """A judge that says the same in both orders gave one opinion; one that tosses a coin anew gave two."""
+    """A judge that says the same in both orders gave one opinion; one that tosses a coin again gave two."""
     rng = np.random.default_rng(8)
     a, b = np.triu_indices(6, 1)
     a, b, request = np.repeat(a, 60), np.repeat(b, 60), np.tile(np.arange(60), 15)

@@ -11,12 +11,14 @@ from newsdesk import CONFIG, newsdesk, reopened
 
 from qbawa.project import Home, Project, open_project
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa.tournaments.agreement.calibration import scored_verdicts
 from qbawa.tournaments.agreement.reliability import audit
 from qbawa.tournaments.agreement.stratification import strata
-from qbawa.tournaments.humans import HumanTask, open_tasks
+from qbawa.tournaments.humans import HumanTask
 from qbawa.tournaments.import_verdicts import import_verdicts
-from qbawa.tournaments.play import play
+from qbawa.tournaments.scores import scored_verdicts
+from qbawa.tournaments.stage import play
+
+pytestmark = pytest.mark.slow
 
 STEP = "summarise"
 
@@ -35,7 +37,7 @@ def project(played: Home, tmp_path: Path) -> Project:
 
 
 def split(project: Project) -> dict[str, bool]:
-    return dict(strata(scored_verdicts(project.lake.read("verdicts", where=f"step = '{STEP}'"))).iter_rows())
+    return dict(strata(scored_verdicts(project.lake.read("verdicts", keep=pl.col("step") == STEP))).iter_rows())
 
 
 def judge(project: Project, matches: list[HumanTask], person: str) -> None:
@@ -47,7 +49,7 @@ def judge(project: Project, matches: list[HumanTask], person: str) -> None:
 
 
 def ids(project: Project, person: str = "anna") -> list[str]:
-    return [match.match_id for match in open_tasks(project, STEP, person)]
+    return [match.match_id for match in tournaments_stage.open_tasks(project, STEP, person)]
 
 
 def test_split_and_unanimous_matches_come_in_turn(project: Project) -> None:
@@ -61,7 +63,7 @@ def test_split_and_unanimous_matches_come_in_turn(project: Project) -> None:
 def test_sessions_of_one_match_add_up_to_one_long_session(project: Project) -> None:
     at_once, asked = ids(project), []
     for _ in range(4):
-        match = next(open_tasks(project, STEP, "anna"))
+        match = next(tournaments_stage.open_tasks(project, STEP, "anna"))
         asked.append(match.match_id)
         judge(project, [match], "anna")
     assert asked == at_once[:4]
@@ -72,7 +74,7 @@ def test_sessions_of_one_match_add_up_to_one_long_session(project: Project) -> N
 def test_behind_an_open_gate_the_audited_share_is_asked_about(project: Project) -> None:
     project = reopened(project.home, CONFIG.replace("verdict_budget: 400", "verdict_budget: 400, audit_share: 0.4"))
     everything = ids(project)
-    judge(project, list(open_tasks(project, STEP, "anna"))[:3], "anna")
+    judge(project, list(tournaments_stage.open_tasks(project, STEP, "anna"))[:3], "anna")
     rows = tournaments_stage.rate_judges(project).with_columns(block_id="step")
     kept = audit(everything, 0.4)
     assert 0 < len(kept) < len(everything)

@@ -16,7 +16,10 @@ from scripted_provider import ScriptedProvider, scripted_provider
 from qbawa.judges.prompt import read_blocks
 from qbawa.project import Project
 from qbawa.tournaments.circuit_breaker import UNREADABLE_AT_FIRST
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
+from qbawa.tournaments.stage import play
+
+pytestmark = pytest.mark.slow
 
 UNWELL = '{"error": {"message": "upstream is unwell"}}'
 HTML = "<html><body>Sign in to continue</body></html>"
@@ -221,7 +224,7 @@ def test_one_judge_of_a_jury_that_cannot_be_read_stops_it(tmp_path: Path, judge:
     project = desk(tmp_path, judge, mumbles="{model: scripted, rubric: MUMBLE}")
     report = summarised(project)
     assert "Judge 'mumbles'" in (report.failure or "") and judge.calls == 2 * UNREADABLE_AT_FIRST
-    assert set(project.lake.read("matches", where="origin = 'tournament'")["unscored"]) == {1}
+    assert set(project.lake.read("matches", keep=pl.col("origin") == "tournament")["unscored"]) == {1}
     assert project.lake.read("matches")["p_a"].null_count() == 0, "the other one was heard"
 
 

@@ -19,11 +19,14 @@ from qbawa.errors import InputError
 from qbawa.judges.jury import same_text
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa.tournaments.import_verdicts import import_verdicts
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
+from qbawa.tournaments.stage import play
+
+pytestmark = pytest.mark.slow
 
 ROUND_ROBIN = CONFIG.replace("{verdict_budget: 400}", "{format: round_robin, goal: order, confidence: 0.999}")
 
@@ -48,11 +51,11 @@ def played(played_home: Home, tmp_path: Path) -> Project:
 
 
 def scored(project: Project, step: str = "summarise") -> pl.DataFrame:
-    return project.lake.read("matches", where=f"step = '{step}' AND p_a IS NOT NULL")
+    return project.lake.read("matches", keep=(pl.col("step") == step) & pl.col("p_a").is_not_null())
 
 
-def verdicts(project: Project, where: str = "true") -> pl.DataFrame:
-    return project.lake.read("verdicts", where=where)
+def verdicts(project: Project, keep: pl.Expr | None = None) -> pl.DataFrame:
+    return project.lake.read("verdicts", keep=keep)
 
 
 # ── playing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -65,9 +68,9 @@ def test_a_played_tournament_leaves_tables_that_agree_and_a_report_that_counts_t
     for step, ended in report.steps.items():
         assert ended.requests == REQUESTS and ended.strategies == {"summarise": 5, "triage": 3}[step]
         assert ended.reason in ("goal", "budget", "exhausted") and ended.confidence is not None
-        assert verdicts(desk, f"step = '{step}'").height == ended.verdicts <= 400
-        judged = desk.lake.read("matches", where=f"step = '{step}' AND origin = 'tournament'").height
-        assert 0 < judged <= ended.matches == desk.lake.read("matches", where=f"step = '{step}'").height
+        assert verdicts(desk, pl.col("step") == step).height == ended.verdicts <= 400
+        judged = desk.lake.read("matches", keep=(pl.col("step") == step) & (pl.col("origin") == "tournament")).height
+        assert 0 < judged <= ended.matches == desk.lake.read("matches", keep=pl.col("step") == step).height
     assert report.calls_paid + report.calls_cached >= verdicts(desk).height and report.cost_usd == 0
     assert set(report.matches_by_request) == set(desk.lake.read("matches")["request_id"])
     assert report.summary().count("ended by") == 2
@@ -103,7 +106,7 @@ def test_a_tournament_stopped_by_its_budget_goes_on_as_if_it_had_never_stopped(t
         report = play(halting, run_id=f"to-{budget}", verdict_budget=budget)
         agree(halting)
         for step, ended in report.steps.items():
-            given = verdicts(halting, f"step = '{step}'").height
+            given = verdicts(halting, pl.col("step") == step).height
             assert given <= budget and (ended.reason != "budget" or given > budget - 2), "it is spent to the last match"
     assert set(verdicts(halting)["verdict_id"]) == set(verdicts(straight)["verdict_id"])
     assert decisions(halting) == decisions(straight)
@@ -136,7 +139,7 @@ def test_without_judges_nothing_is_played_and_it_is_said_why(desk: Project) -> N
 
 
 def test_a_recording_that_cannot_be_read_keeps_its_own_request_from_being_judged(desk: Project) -> None:
-    recorded = desk.lake.read("recordings", where="step = 'summarise'")
+    recorded = desk.lake.read("recordings", keep=pl.col("step") == "summarise")
     broken = recorded.filter(pl.col("request_id") == recorded["request_id"][0])
     desk.lake.merge("recordings", broken.with_columns(inputs=pl.lit("not json")))
     report = play(desk, run_id="one")
@@ -152,11 +155,11 @@ def test_answers_that_differ_in_indentation_alone_are_told_apart() -> None:
 
 def test_answers_that_are_the_same_tie_without_a_verdict(desk: Project) -> None:
     lake = desk.lake
-    cells = lake.read("replay_matrix", where="step = 'summarise'")
+    cells = lake.read("replay_matrix", keep=pl.col("step") == "summarise")
     lake.merge("replay_matrix", cells.with_columns(answer=pl.lit("Nothing  happened.")))
     report = play(desk, run_id="one", steps=["summarise"])
     assert report.steps["summarise"].verdicts == 0
-    matches = lake.read("matches", where="step = 'summarise'")
+    matches = lake.read("matches", keep=pl.col("step") == "summarise")
     assert set(matches["origin"]) <= {"identical"} and set(matches["winner"]) <= {"tie"}
     agree(desk)
 
@@ -193,7 +196,7 @@ def longest_wins(project: Project) -> set[bool]:
     return {(length[a] > length[b]) == (w == "a") for a, b, w in rows.select("cell_a", "cell_b", "winner").iter_rows()}
 
 
-def test_another_rubric_is_asked_anew_and_decides_anew(desk: Project, wordy: ScriptedProvider) -> None:
+def test_another_rubric_is_asked_again_and_decides_again(desk: Project, wordy: ScriptedProvider) -> None:
     play(reopened(desk.home, with_wordy(wordy, "LONG")), run_id="one", steps=["summarise"])
     asked = wordy.calls
     assert asked and longest_wins(desk) == {True}
@@ -215,7 +218,7 @@ def test_verdicts_of_another_rubric_decide_nothing_even_where_nobody_asks_again(
     said: list[str] = []
     report = play(project, run_id="two", steps=["summarise"], verdict_budget=4, log=said.append)
     assert longest_wins(project) == {False} and 0 < scored(project).height <= 4
-    undecided = project.lake.read("matches", where="p_a IS NULL").height
+    undecided = project.lake.read("matches", keep=pl.col("p_a").is_null()).height
     assert report.steps["summarise"].undecided == report.metadata()["undecided"] == undecided > 0
     assert any(f"{undecided} matches that were decided before are undecided now" in line for line in said)
     assert any("(4 of 4 verdicts that count are given)" in line for line in said)
@@ -241,17 +244,17 @@ def test_a_judge_that_refuses_one_match_leaves_it_unscored(desk: Project, wordy:
     wordy.refuses = lambda prompt: "Sure! Here" in prompt
     project = reopened(desk.home, with_wordy(wordy, "LONG"))
     play(project, run_id="one", steps=["summarise"])
-    refused = verdicts(project, "verdict = 'unscored'")
+    refused = verdicts(project, pl.col("verdict") == "unscored")
     assert refused.height and set(refused["raw"]) == {None}
     assert refused["rationale"].str.starts_with("The call failed, bad_request").all()
     assert longest_wins(project) == {True}
 
 
-def test_a_new_answer_is_judged_anew(desk: Project, wordy: ScriptedProvider) -> None:
+def test_a_new_answer_is_judged_again(desk: Project, wordy: ScriptedProvider) -> None:
     config = with_wordy(wordy, "LONG", ROUND_ROBIN.replace("{verdict_budget: 400}", "{format: round_robin}"))
     project = reopened(desk.home, config)
     play(project, run_id="one", steps=["summarise"])
-    asked, row = wordy.calls, project.lake.read("replay_matrix", where="step = 'summarise'").head(1)
+    asked, row = wordy.calls, project.lake.read("replay_matrix", keep=pl.col("step") == "summarise").head(1)
     project.lake.merge("replay_matrix", row.with_columns(answer=pl.lit("A new and much longer answer. " * 40)))
     play(project, run_id="two", steps=["summarise"])
     assert asked < wordy.calls <= asked + 2 * 4, "its matches alone"
@@ -259,7 +262,7 @@ def test_a_new_answer_is_judged_anew(desk: Project, wordy: ScriptedProvider) -> 
     agree(project)
 
 
-# ── read anew ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── re-read ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def with_logprobs(provider: ScriptedProvider) -> str:
@@ -278,7 +281,7 @@ def with_logprobs(provider: ScriptedProvider) -> str:
 
 
 @pytest.mark.parametrize("how", ["played", "people", "all"])
-def test_what_an_older_parser_could_not_read_is_read_anew_for_free(
+def test_what_an_older_parser_could_not_read_is_re_read_for_free(
     desk: Project, wordy: ScriptedProvider, how: str
 ) -> None:
     project = reopened(desk.home, with_logprobs(wordy))
@@ -300,7 +303,7 @@ def test_what_an_older_parser_could_not_read_is_read_anew_for_free(
         assert tournaments_stage.reread_verdicts(project) == lost.height
         assert tournaments_stage.reread_verdicts(project) == 0
     assert wordy.calls == asked
-    assert verdicts(project, "judge_kind = 'llm'").sort("verdict_id").equals(healthy), "soft preferences too"
+    assert verdicts(project, pl.col("judge_kind") == "llm").sort("verdict_id").equals(healthy), "soft preferences too"
     assert {match: decision for match, decision in decisions(project).items() if match in decided} == decided
 
 
@@ -388,7 +391,9 @@ def test_the_judge_that_agrees_best_with_people_decides_as_soon_as_they_have_jud
 
 def test_imported_judges_of_another_evaluation_count_alike(desk: Project) -> None:
     strategies = (
-        desk.lake.read("strategies", ["strategy_id"], where="step = 'summarise'")["strategy_id"].sort().to_list()
+        desk.lake.read("strategies", ["strategy_id"], keep=pl.col("step") == "summarise")["strategy_id"]
+        .sort()
+        .to_list()
     )
     rows = [
         {
@@ -407,7 +412,7 @@ def test_imported_judges_of_another_evaluation_count_alike(desk: Project) -> Non
 
 
 def test_a_strategy_that_left_the_configuration_plays_no_more_and_keeps_its_matches(played: Project) -> None:
-    gone = played.lake.read("strategies", ["strategy_id"], where="name = 'plain/chatty'").item()
+    gone = played.lake.read("strategies", ["strategy_id"], keep=pl.col("name") == "plain/chatty").item()
     its = (pl.col("strategy_a") == gone) | (pl.col("strategy_b") == gone)
     before = played.lake.read("matches", keep=its).sort("match_id")
     fewer = CONFIG.replace("offline/verbose, offline/chatty", "offline/verbose")

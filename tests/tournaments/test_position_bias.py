@@ -1,4 +1,4 @@
-"""What place has to do with verdicts: juries that saw different orders, both orders, judges that go by place alone."""
+"""What place has to do with verdicts: juries that saw different orders, both orders, judges that decide by position alone."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def test_a_judge_that_always_names_the_first_place_in_both_orders_is_found(judge
     assert effect is None
     passed, text = check(effect, said(*rows), judges)
     assert not passed
-    assert "position cancels" in text and "always1: position_bias +0.500" in text and text.endswith("by place: always1")
+    assert (
+        "position cancels" in text and "always1: position_bias +0.500" in text and text.endswith("by position: always1")
+    )
     assert check(None, said(*[row for row in rows if row[1] != "always1"]), [])[0]
 
 

@@ -21,12 +21,15 @@ from qbawa.erasure import forget
 from qbawa.judges.prompt import MAX_ANSWER_CHARS, read_blocks
 from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells, wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.cells import choose_cells
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.storage.lineage import trace
 from qbawa.tournaments.formats import Field, Match, Result, make_tournament
-from qbawa.tournaments.play import PlayReport, play
+from qbawa.tournaments.play import PlayReport
 from qbawa.tournaments.ranking_batches import LIST_CHARS, LIST_SIZE, ranking_batches
+from qbawa.tournaments.stage import play
+
+pytestmark = pytest.mark.slow
 
 NAMES = [f"s{number:02}" for number in range(12)]
 drawn_matches = st.lists(
@@ -94,7 +97,7 @@ def wide_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     project = reopened(newsdesk(tmp_path_factory.mktemp("wide")).home, FIELD)
     replay_stage.declare_strategies(project)
     replay(project, choose_cells(wanted_cells(project.lake)), run_id="wide")
-    cells = project.lake.read("replay_matrix", where="step = 'summarise'").sort("cell_id")
+    cells = project.lake.read("replay_matrix", keep=pl.col("step") == "summarise").sort("cell_id")
     signed = pl.when(pl.int_range(pl.len()) % 9 > 0).then(pl.col("answer") + " " + pl.col("cell_id"))
     project.lake.merge("replay_matrix", cells.with_columns(answer=signed.otherwise("answer")))
     return project.home
@@ -162,7 +165,7 @@ def longest_wins(project: Project) -> set[bool]:
     """Whether the longer answer, as a judge sees it, won: over all matches that were judged."""
     answers = project.lake.read("replay_matrix", ["cell_id", "answer"]).drop_nulls()
     length = {cell: len(answer) for cell, answer in answers.iter_rows()}
-    rows = project.lake.read("matches", where="origin = 'tournament' AND winner <> 'tie'")
+    rows = project.lake.read("matches", keep=(pl.col("origin") == "tournament") & (pl.col("winner") != "tie"))
     judged = rows.select("cell_a", "cell_b", "winner").iter_rows()
     return {(length[a] > length[b]) == (w == "a") for a, b, w in judged if length[a] != length[b]}
 
@@ -174,8 +177,8 @@ def test_a_listwise_jury_makes_fewer_calls_than_matches(
     project = desk(wide_home, tmp_path / "home", ranker, format=format)
     report = summarised(project)
     agree(project)
-    said, calls = verdicts(project), project.lake.read("calls", where="purpose = 'judge'")
-    judged = project.lake.read("matches", where="origin = 'tournament'")
+    said, calls = verdicts(project), project.lake.read("calls", keep=pl.col("purpose") == "judge")
+    judged = project.lake.read("matches", keep=pl.col("origin") == "tournament")
     # A row for every match that was asked and none besides: other pairs on the lists have no verdict.
     assert set(said["match_id"]) == set(judged["match_id"]) and said.height == report.steps["summarise"].verdicts
     assert ranker.calls == calls.height == report.calls_paid < said.height / 2.5
@@ -241,7 +244,7 @@ def test_a_tournament_cut_off_anywhere_pays_nothing_twice(
     assert decisions(project) == decisions(straight)
 
 
-def test_playing_again_asks_nothing_and_another_rubric_or_kind_asks_anew(
+def test_playing_again_asks_nothing_and_another_rubric_or_kind_asks_again(
     wide_home: Home, tmp_path: Path, ranker: ScriptedProvider
 ) -> None:
     def judged_by(rubric: str) -> PlayReport:
@@ -262,20 +265,22 @@ def test_playing_again_asks_nothing_and_another_rubric_or_kind_asks_anew(
     assert ranker.calls > asked, "a ranking is not what a pairwise judge would say"
 
 
-def test_a_new_answer_asks_its_own_matches_anew_and_one_that_is_gone_none(
+def test_a_new_answer_asks_its_own_matches_again_and_one_that_is_gone_none(
     wide_home: Home, tmp_path: Path, ranker: ScriptedProvider
 ) -> None:
     project = desk(wide_home, tmp_path / "home", ranker, format="round_robin")
     summarised(project)
     before, asked = verdicts(project), ranker.calls
-    cells = project.lake.read("replay_matrix", where="step = 'summarise' AND request_id = 'demo-01'")
+    cells = project.lake.read(
+        "replay_matrix", keep=(pl.col("step") == "summarise") & (pl.col("request_id") == "demo-01")
+    )
     cell = cells.sort("cell_id").head(1)
     project.lake.merge("replay_matrix", cell.with_columns(answer=pl.lit("A new and much longer answer. " * 40)))
     summarised(project)
-    anew = verdicts(project).join(before, on=["verdict_id", "call_key"], how="anti")
+    again = verdicts(project).join(before, on=["verdict_id", "call_key"], how="anti")
     its = pl.col("cell_a").eq(cell["cell_id"].item()) | pl.col("cell_b").eq(cell["cell_id"].item())
-    assert 0 < ranker.calls - asked <= anew.height
-    assert set(anew["match_id"]) <= set(project.lake.read("matches", keep=its)["match_id"])
+    assert 0 < ranker.calls - asked <= again.height
+    assert set(again["match_id"]) <= set(project.lake.read("matches", keep=its)["match_id"])
     assert longest_wins(project) == {True}
     asked = ranker.calls
     fewer = reopened(project.home, project.home.config.read_text().replace("offline/lead, ", ""))
@@ -322,7 +327,7 @@ def test_an_answer_that_speaks_to_its_judge_changes_no_lists_structure(
     wide_home: Home, tmp_path: Path, ranker: ScriptedProvider
 ) -> None:
     project = desk(wide_home, tmp_path / "home", ranker)
-    cells = project.lake.read("replay_matrix", where="step = 'summarise'").sort("cell_id")
+    cells = project.lake.read("replay_matrix", keep=pl.col("step") == "summarise").sort("cell_id")
     attacks = [text for text in INJECTIONS if text.strip() and "\ud800" not in text]
     said = [f"{attacks[k % len(attacks)]} {k}" if k % 2 else text for k, text in enumerate(cells["answer"])]
     project.lake.merge("replay_matrix", cells.with_columns(answer=pl.Series(said, dtype=pl.String)))

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from qbawa.tournaments.agreement.calibration import Calibration, calibrate, fit, scored_verdicts
+from qbawa.tournaments.agreement.calibration import Calibration, calibrate, fit
 from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
 from qbawa.tournaments.agreement.stratification import effective_number, strata, weigh
 from qbawa.tournaments.humans import in_turn
+from qbawa.tournaments.scores import scored_verdicts
 
 LAW = settings(deadline=None, max_examples=80, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 SCHEMA = ["match_id", "judge", "judge_kind", "shown_first", "verdict", "preference"]

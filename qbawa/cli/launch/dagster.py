@@ -1,28 +1,43 @@
 """Dagster's processes, started on a home: the UI with its daemon, or one run."""
 
+import errno
+import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import qbawa
+from qbawa.cli.launch.access import TOKEN_VARIABLE, known_names
 from qbawa.cli.launch.postgres import postgres
+from qbawa.cli.launch.processes import Groups, end_leftovers, interruptible, own_groups
+from qbawa.cli.launch.sockets import keep_fresh, socket_folder
+from qbawa.cli.launch.supervisor import (
+    Announce,
+    Server,
+    bring_up,
+    code_server_is_whole,
+    python,
+    unix_socket_answers,
+)
 from qbawa.errors import BusyError, InputError
 from qbawa.project import Home
+from qbawa.storage.files import file_lock
 
-STOP_PATIENCE_S = 20
+LOCATION = "qbawa"
+LOOK_EVERY_S, FRESHEN_EVERY_S = 0.5, 3600
 
 
 @contextmanager
 def dagster_environment(home: Home) -> Iterator[dict[str, str]]:
     """Environment variables with which any Dagster process works on this home; PostgreSQL runs meanwhile."""
+    home.make_private()
+    end_leftovers(home)
     home.dagster.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).parent / "dagster.yaml", home.dagster / "dagster.yaml")
     with postgres(home) as url:
@@ -39,60 +54,119 @@ def dagster_environment(home: Home) -> Iterator[dict[str, str]]:
 
 
 def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
-    """Exit code of `python -m module arguments` in Dagster's environment; Ctrl-C reaches it as usual."""
-    with dagster_environment(home) as environment:
-        command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, env=environment, cwd=home.root)
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            # The terminal has sent it to the child as well; let that finish what is in flight.
-            return process.wait()
+    """Exit code of `python -m module arguments` in Dagster's environment.
+
+    Ctrl-C, SIGTERM and a closed terminal let it finish the calls in flight.
+    """
+    try:
+        with interruptible(), dagster_environment(home) as environment, own_groups(home) as groups:
+            return groups.start(python("-m", module, *arguments), environment).wait()
+    except KeyboardInterrupt:
+        return 130
 
 
-def serve(home: Home, host: str, port: int, announce: Callable[[str], object]) -> int:
+def serve(
+    home: Home, host: str, port: int, announce: Announce, *, token: str | None = None, names: Collection[str] = ()
+) -> int:
     """Run the Dagster UI and daemon until Ctrl-C or SIGTERM, and leave no process behind.
 
-    `announce` is told where, once nothing stands in the way.
-    Raises BusyError where this home is served already or the port is taken.
+    `announce` is given lines for the terminal. With a token the UI asks for it; `names` are host names of this server
+    beside those that are evident. Raises BusyError where this home is served already or the port is taken.
     """
-    with _sole_server(home):
-        _end_leftovers(home)
-        _check_port(host, port)
-        announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
-        # Both by hand: a shell that starts this in the background has SIGINT ignored.
-        signal.signal(signal.SIGINT, _interrupt)
-        signal.signal(signal.SIGTERM, _interrupt)
+    with _sole_server(home), interruptible():
+        end_leftovers(home)
         try:
-            with dagster_environment(home) as environment:
-                return _run_until_interrupted(environment, home, host, port, announce)
+            # Held from now on, so that nobody else can take it while PostgreSQL starts.
+            with _listener(host, port) as listener:
+                announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
+                with dagster_environment(home) as environment, own_groups(home) as groups:
+                    address = Address(host, port, token, known_names(host, names), listener.fileno())
+                    _serve_until_interrupted(home, environment, groups, address, announce)
         except KeyboardInterrupt:
-            return 0
+            pass
+    return 0
 
 
-def _run_until_interrupted(
-    environment: dict[str, str], home: Home, host: str, port: int, announce: Callable[[str], object]
-) -> int:
-    command = [
-        *(sys.executable, "-m", "dagster", "dev"),
-        *("--workspace", str(project_folder() / "workspace.yaml")),
-        *("--host", host, "--port", str(port), "--log-level", "warning"),
-    ]
-    # A session of its own, so that everything it starts can be found and ended together.
-    process = subprocess.Popen(
-        command, env=environment | {"PYTHONWARNINGS": "ignore"}, cwd=home.root, start_new_session=True
-    )
-    _session_file(home).write_text(str(process.pid))
+@dataclass(frozen=True)
+class Address:
+    """Where the UI listens, and for whom."""
+
+    host: str
+    port: int
+    token: str | None
+    names: frozenset[str]
+    listener: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{_reachable(self.host)}:{self.port}"
+
+
+def _serve_until_interrupted(
+    home: Home, environment: Mapping[str, str], groups: Groups, address: Address, announce: Announce
+) -> None:
+    servers = _, webserver, daemon = _servers(home, environment, address)
+    bring_up(servers, groups, announce)
+    suffix = f"/?token={address.token}" if address.token else ""
+    announce(f"Dagster UI: {address.url}{suffix}   (Ctrl-C stops everything)")
+    freshened = time.monotonic()
     try:
-        if _wait_until_healthy(process, f"http://{host}:{port}/server_info"):
-            announce(f"Dagster UI: http://{host}:{port}   (Ctrl-C stops everything)")
-        return process.wait()
-    finally:
-        # A second Ctrl-C must not keep the first from being finished.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_session(process.pid)
-        _session_file(home).unlink(missing_ok=True)
+        while True:
+            for server in servers:
+                server.watch(groups, announce)
+            if time.monotonic() - freshened > FRESHEN_EVERY_S:
+                keep_fresh(socket_folder(home))
+                freshened = time.monotonic()
+            time.sleep(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        # First those that start runs, then the runs.
+        for server in (daemon, webserver):
+            server.stop()
+        if under_way := groups.runs():
+            announce(f"Waiting for {under_way} run{'s' * (under_way > 1)} to finish the calls in flight ...")
+        raise
+
+
+def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tuple[Server, Server, Server]:
+    """Code server, webserver and daemon."""
+    code_socket, workspace = socket_folder(home) / "code", home.dagster / "workspace.json"
+    # JSON is YAML, and quotes whatever a path holds.
+    workspace.write_text(
+        json.dumps({"load_from": [{"grpc_server": {"socket": str(code_socket), "location_name": LOCATION}}]})
+    )
+    folder = project_folder()
+    quiet = {**environment, "PYTHONWARNINGS": "ignore"}
+    quiet.pop(TOKEN_VARIABLE, None)
+    code_server = Server(
+        "code server",
+        python(
+            *("-m", "dagster", "code-server", "start", "--socket", str(code_socket)),
+            *("--python-file", str(folder / "qbawa_assets" / "definitions.py"), "--working-directory", str(folder)),
+            *("--location-name", LOCATION, "--inject-env-vars-from-instance", "--log-level", "warning"),
+        ),
+        quiet,
+        is_ready=lambda: unix_socket_answers(code_socket),
+        is_whole=code_server_is_whole,
+    )
+    webserver = Server(
+        "webserver",
+        python(
+            *("-m", "qbawa_assets.webserver", "--workspace", str(workspace), "--code-server", str(code_socket)),
+            *("--listener", str(address.listener), "--port", str(address.port), "--names", ",".join(address.names)),
+        ),
+        {**quiet, TOKEN_VARIABLE: address.token} if address.token else quiet,
+        is_ready=lambda: _answers(address),
+        inherits=[address.listener],
+    )
+    daemon = Server(
+        "daemon",
+        python("-m", "dagster._daemon", "run", "--workspace", str(workspace), "--log-level", "warning"),
+        quiet,
+        is_ready=lambda: True,
+        # It complains where there is none yet. The webserver has enough to load until then.
+        needs=[code_server],
+    )
+    return code_server, webserver, daemon
 
 
 def project_folder() -> Path:
@@ -112,91 +186,52 @@ def project_folder() -> Path:
 
 @contextmanager
 def _sole_server(home: Home) -> Iterator[None]:
-    import fcntl
-
     home.root.mkdir(parents=True, exist_ok=True)
-    with (home.root / "up.lock").open("a+") as lock:
+    path = home.root / "up.lock"
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = held.enter_context(file_lock(path, wait=False))
         except BlockingIOError:
-            lock.seek(0)
             raise BusyError(
-                f"qbawa is up on {home.root} already (process {lock.read().strip() or 'unknown'}). "
+                f"qbawa is up on {home.root} already (process {path.read_text().strip() or 'unknown'}). "
                 "Stop that one with Ctrl-C first, or set QBAWA_HOME to another folder."
             ) from None
-        lock.seek(0)
-        lock.truncate()
+        lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
 
 
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+@contextmanager
+def _listener(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
-        except OSError:
-            raise BusyError(f"Port {port} on {host} is taken by another program. Choose one with --port.") from None
+            listener.bind((host.strip("[]"), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise BusyError(f"Port {port} on {host} is taken by another program. Choose one with --port.") from None
+            raise InputError(f"Cannot listen on {host}, port {port}: {error.strerror or error}.") from None
+        listener.listen(128)
+        yield listener
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> bool:
-    """True once the address answers; False where the process ends before."""
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return True
-        except OSError:
-            time.sleep(0.5)
-    return False
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _session_file(home: Home) -> Path:
-    return home.root / "up.session"
-
-
-def _end_leftovers(home: Home) -> None:
-    """End what a `qbawa up` that was killed has left running on this home."""
-    import psutil
-
+def _answers(address: Address) -> bool:
+    headers = {"Host": f"localhost:{address.port}"}
+    if address.token:
+        headers["Authorization"] = f"Bearer {address.token}"
+    request = urllib.request.Request(f"{address.url}/server_info", headers=headers)
     try:
-        session = int(_session_file(home).read_text())
-        process = psutil.Process(session)
-        ours = process.environ().get("QBAWA_HOME") == str(home.root) and os.getsid(session) == session
-    except (OSError, ValueError, psutil.Error):
-        return
-    if ours:
-        _end_session(session)
+        # Never through a proxy that the environment names.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=1):
+            return True
+    except OSError:
+        return False
 
 
-def _end_session(session: int) -> None:
-    import psutil
-
-    members = _session_members(session)
-    _signal(session, signal.SIGINT)
-    _, left = psutil.wait_procs(members, timeout=STOP_PATIENCE_S)
-    for survivor in {*left, *_session_members(session)}:
-        _signal(survivor.pid, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=5)
-
-
-def _session_members(session: int) -> list:
-    import psutil
-
-    members = []
-    for candidate in psutil.process_iter():
-        try:
-            if os.getsid(candidate.pid) == session:
-                members.append(candidate)
-        except (ProcessLookupError, PermissionError):
-            continue
-    return members
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _reachable(host: str) -> str:
+    """How a browser of this machine reaches a server that listens on this host."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+    return f"[{host}]" if ":" in host else host

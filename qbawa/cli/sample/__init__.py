@@ -11,6 +11,6 @@ def write_sample(home: Home) -> bool:
     """Put the sample into a home that has no qbawa.yaml; False where it has one."""
     if home.config.exists():
         return False
-    home.root.mkdir(parents=True, exist_ok=True)
+    home.make_private()
     home.config.write_text(SAMPLE_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
     return True

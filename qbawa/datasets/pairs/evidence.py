@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from qbawa.tournaments.agreement import calibration as jury
+from qbawa.tournaments.agreement.calibration import Calibration
+from qbawa.tournaments.decide import combine, tally
+from qbawa.tournaments.scores import is_scored
 
 # LLMonPy's published sample lets contestant one win 27.6 % of 333: ties and unreadable verdicts fall to contestant two.
 NEVER_TRAIN_ON = "llmonpy"
@@ -28,7 +30,7 @@ class Opinions:
     """Matches that nobody judged but LLMonPy's juries."""
 
 
-def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calibration | None = None) -> Opinions:
+def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: Calibration | None = None) -> Opinions:
     """Each scored match with the probability that a is better, from the verdicts that may count.
 
     With a calibration p_a is recomputed from the verdicts; without, the match's own p_a stands unless some of its
@@ -37,19 +39,10 @@ def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calib
     allowed = ~pl.col("judge").str.starts_with(NEVER_TRAIN_ON)
     counting = verdicts.filter(allowed)
     tainted = verdicts.filter(~allowed)["match_id"].unique()
-    judged = (
-        counting.filter(pl.col("verdict") != "unscored")
-        .group_by("match_id")
-        .agg(
-            judges=pl.col("judge").unique().sort(),
-            scored=pl.len(),
-            share=pl.coalesce(
-                "preference", pl.col("verdict").replace_strict({"a": 1.0, "b": 0.0, "tie": 0.5}, default=None)
-            ).mean(),
-            for_a=(pl.col("verdict") == "a").sum(),
-            for_b=(pl.col("verdict") == "b").sum(),
-        )
-    )
+    judges = pl.col("judge").filter(is_scored()).unique().sort()
+    # A card tells how many judges named the other answer, so their words count here, not how far they leaned.
+    judged = tally(counting, by="name", judges=judges).filter(pl.col("verdicts") > 0)
+    judged = judged.select("match_id", "judges", "for_a", "for_b", share="p_a", scored="verdicts")
     rows = (
         matches.filter(pl.col("origin").fill_null("tournament") != "identical")
         if "origin" in matches.columns
@@ -62,7 +55,7 @@ def weigh(matches: pl.DataFrame, verdicts: pl.DataFrame, calibration: jury.Calib
     rows = rows.filter(~(pl.col("tainted") & pl.col("scored").is_null()))
     p_a = pl.when("tainted").then("share").otherwise(pl.coalesce("p_a", "share"))
     if calibration is not None and not counting.is_empty():
-        decided = jury.combine(counting, calibration).select("match_id", learnt="p_a")
+        decided = combine(counting, calibration).select("match_id", learnt="p_a")
         rows = rows.join(decided, on="match_id", how="left", maintain_order="left")
         p_a = pl.coalesce("learnt", p_a)
     rows = rows.with_columns(p_a=p_a)

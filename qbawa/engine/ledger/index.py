@@ -156,7 +156,7 @@ class CallIndex:
 
 
 def adopt_old_shelf(folder: Path) -> None:
-    """Move what 0.1.0 has put into `landed/` to where it lies now."""
+    """Move loaded segments from `landed/`, where 0.1.0 kept them."""
     old = folder / "landed"
     for name in _names(old):
         (folder / LOADED).mkdir(exist_ok=True)

@@ -51,7 +51,7 @@ class Ledger:
         self._lookup = lookup
         self._writer = JournalWriter(self.folder, max_bytes=SEGMENT_BYTES)
         self.on_line: Callable[[Mapping[str, Any]], None] = lambda line: None
-        """Sees every journalled line of any process once, failures included."""
+        """Gets every journalled line of any process once, failures included."""
         self._index = CallIndex(self.folder, lambda line: self.on_line(line))
         self._locks = CallLocks(self.folder)
         self._in_lake: dict[str, CallResult] = {}

@@ -1,4 +1,4 @@
-"""Who is open_engine for which call at this moment, across processes; a process that dies lets go of everything.
+"""Who is paying for which call at this moment, across processes; a process that dies lets go of everything.
 
 A claim is a lock on one byte of a file that has no bytes: the byte's place is the call's key. The kernel drops the
 locks of a process that dies, however it dies, so there is nothing to expire and nothing to clean up.
@@ -18,7 +18,7 @@ FILES = 32
 
 
 class CallLocks:
-    """CallLocks on calls in one folder. All `CallLocks` of a folder within a process are one and the same."""
+    """Claims on calls in one folder. All `CallLocks` of a folder within a process are one and the same."""
 
     def __init__(self, folder: Path) -> None:
         self._held = _open(folder)

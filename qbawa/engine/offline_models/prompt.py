@@ -89,9 +89,9 @@ def _read(turns: tuple[tuple[str, str], ...]) -> Brief:
     asked = max((i for i, (role, _) in enumerate(turns) if role == "user"), default=len(turns) - 1)
     if asked < 0:
         return Brief("", "")
-    source, said = find_source(turns[asked][1])
-    told = [text for role, text in turns if role in ("system", "developer")]
-    instruction = "\n".join([*told, said])
+    source, around = find_source(turns[asked][1])
+    system = [text for role, text in turns if role in ("system", "developer")]
+    instruction = "\n".join([*system, around])
     examples = tuple(text for role, text in turns[:asked] if role == "assistant")
     return Brief(source, instruction, examples, bool(re.search(r"\bjson\b", instruction, re.IGNORECASE)))
 

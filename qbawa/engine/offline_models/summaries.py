@@ -312,7 +312,7 @@ SUMMARISERS: Mapping[str, tuple[Model, str]] = {
     "compress": (compress, "central sentence shortened; keeps to a word limit in the prompt"),
     "fuse": (fuse, "two central sentences shortened into one; keeps to a word limit in the prompt"),
     "sampler": (sampler, "draws among the five best sentences; temperature, seed and sample count"),
-    "chatty": (chatty, "good sentence between pleasantries; fewer when told to give only the answer"),
+    "chatty": (chatty, "good sentence between pleasantries; fewer when asked for the answer alone"),
     "verbose": (verbose, "three sentences, however many were asked for"),
     "title": (title, "headline of frequent words without a verb"),
 }

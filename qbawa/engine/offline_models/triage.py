@@ -181,6 +181,6 @@ TRIAGERS: Mapping[str, tuple[Model, str]] = {
     "triage-careful": (obedient(careful), "weighs every cue of the ticket"),
     "triage-keywords": (obedient(counting), "counts cue words"),
     "triage-first-match": (obedient(first_match), "category of the first cue word, nothing else looked at"),
-    "triage-sloppy": (sloppy, "careful, but answers inside a code fence and chats unless told not to"),
+    "triage-sloppy": (sloppy, "careful, but answers inside a code fence and chats unless asked not to"),
     "triage-null": (obedient(null), "the same answer to every ticket"),
 }

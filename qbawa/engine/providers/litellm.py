@@ -1,7 +1,7 @@
 """Every provider that litellm knows. The only module that imports litellm, and only when a call or a price needs it.
 
-litellm takes 6 CPU-seconds to import, fetches a price table unless told not to, and retries on its own unless told
-not to. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's.
+litellm takes 6 CPU-seconds to import, fetches a price table and retries on its own unless these are switched
+off. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's.
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ def _translate(error: Exception) -> ProviderError:
     if "error" not in detail:
         detail = {"message": message, **detail}
     found = classify(status, detail, dict(headers))
-    if found.billing == "unlikely":
-        found.billing = "unknown"  # litellm calls its own trouble with an answer a server's error, too
+    # litellm invents a status for an error object in a 200, and calls its own trouble with an answer a server's error.
+    if found.billing == "unlikely" or "response object" in message:
+        found.billing = "unknown"
     return found
 
 

@@ -15,20 +15,20 @@ _DETAILS = "gen_ai.client.inference.operation.details"
 def step_of(span: Span, origin: Origin) -> Step:
     """The step that a GenAI span describes: a model call, or an agent's or a tool's work around it."""
     details = next((attributes for name, attributes in span.events if name == _DETAILS), {})
-    told = {**details, **span.attributes}
-    operation = str(told.get("gen_ai.operation.name") or "")
-    asked, answered = _messages(told, span)
+    attributes = {**details, **span.attributes}
+    operation = str(attributes.get("gen_ai.operation.name") or "")
+    asked, answered = _messages(attributes, span)
     calls_model = operation not in ("execute_tool", "invoke_agent", "create_agent", "invoke_workflow")
     inputs, output = None, message_output(answered[0]) if answered else None
     if operation == "execute_tool":
-        inputs = {"arguments": json_of(told.get("gen_ai.tool.call.arguments"))}
-        output = json_of(told.get("gen_ai.tool.call.result"))
-    model = told.get("gen_ai.request.model") or told.get("gen_ai.response.model")
+        inputs = {"arguments": json_of(attributes.get("gen_ai.tool.call.arguments"))}
+        output = json_of(attributes.get("gen_ai.tool.call.result"))
+    model = attributes.get("gen_ai.request.model") or attributes.get("gen_ai.response.model")
     prefix = "gen_ai.request."
     return step_row(
         origin,
         **step_ids(span),
-        step=_name(span, operation, model, told),
+        step=_name(span, operation, model, attributes),
         pipeline=span.service,
         started_at=span.started_at,
         ended_at=span.ended_at,
@@ -37,16 +37,18 @@ def step_of(span: Span, origin: Origin) -> Step:
         output=output,
         model=model if calls_model else None,
         parameters={
-            k.removeprefix(prefix): v for k, v in told.items() if k.startswith(prefix) and k != f"{prefix}model"
+            k.removeprefix(prefix): v for k, v in attributes.items() if k.startswith(prefix) and k != f"{prefix}model"
         },
-        input_tokens=_either(told, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens") if calls_model else None,
-        output_tokens=_either(told, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+        input_tokens=_either(attributes, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
+        if calls_model
+        else None,
+        output_tokens=_either(attributes, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
         if calls_model
         else None,
         error=span.error(),
         tags={
-            "provider": told.get("gen_ai.provider.name") or told.get("gen_ai.system"),
-            "conversation": told.get("gen_ai.conversation.id"),
+            "provider": attributes.get("gen_ai.provider.name") or attributes.get("gen_ai.system"),
+            "conversation": attributes.get("gen_ai.conversation.id"),
         },
         user=span.first("user.id", "enduser.id"),
     )
@@ -86,10 +88,10 @@ def _tool_call(part: dict[str, Any]) -> dict[str, Any]:
     return {"id": part.get("id"), "type": "function", "function": {"name": part.get("name"), "arguments": text}}
 
 
-def _messages(told: dict[str, Any], span: Span) -> tuple[list[Any], list[Any]]:
+def _messages(attributes: dict[str, Any], span: Span) -> tuple[list[Any], list[Any]]:
     """Messages asked and answered, wherever this version of the conventions keeps them."""
-    asked, answered = _list(told, "gen_ai.input.messages"), _list(told, "gen_ai.output.messages")
-    instructions = _list(told, "gen_ai.system_instructions")
+    asked, answered = _list(attributes, "gen_ai.input.messages"), _list(attributes, "gen_ai.output.messages")
+    instructions = _list(attributes, "gen_ai.system_instructions")
     if instructions:
         asked = [chat_message({"role": "system", "parts": instructions}), *asked]
     if asked or answered:
@@ -103,19 +105,19 @@ def _messages(told: dict[str, Any], span: Span) -> tuple[list[Any], list[Any]]:
         elif name == "gen_ai.choice":
             message = json_of(event.get("message"))
             answered.append(message if isinstance(message, dict) else {"role": "assistant", **_json_object(event)})
-    return asked or _flat(told, "gen_ai.prompt"), answered or _flat(told, "gen_ai.completion")
+    return asked or _flat(attributes, "gen_ai.prompt"), answered or _flat(attributes, "gen_ai.completion")
 
 
-def _flat(told: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+def _flat(attributes: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
     """Messages of attributes such as `gen_ai.prompt.0.content`."""
     found: list[dict[str, Any]] = []
-    while (role := told.get(f"{prefix}.{len(found)}.role")) or f"{prefix}.{len(found)}.content" in told:
-        found.append({"role": role or "assistant", "content": told.get(f"{prefix}.{len(found)}.content")})
+    while (role := attributes.get(f"{prefix}.{len(found)}.role")) or f"{prefix}.{len(found)}.content" in attributes:
+        found.append({"role": role or "assistant", "content": attributes.get(f"{prefix}.{len(found)}.content")})
     return found
 
 
-def _list(told: dict[str, Any], name: str) -> list[Any]:
-    value = json_of(told.get(name))
+def _list(attributes: dict[str, Any], name: str) -> list[Any]:
+    value = json_of(attributes.get(name))
     if value is None:
         return []
     if not isinstance(value, list):
@@ -123,15 +125,15 @@ def _list(told: dict[str, Any], name: str) -> list[Any]:
     return value if name == "gen_ai.system_instructions" else [chat_message(message) for message in value]
 
 
-def _name(span: Span, operation: str, model: Any, told: dict[str, Any]) -> str:
+def _name(span: Span, operation: str, model: Any, attributes: dict[str, Any]) -> str:
     """Span names are `{operation} {model}` by convention; the model is no part of the step."""
     if operation and model and span.name == f"{operation} {model}":
-        return str(told.get("gen_ai.agent.name") or operation)
+        return str(attributes.get("gen_ai.agent.name") or operation)
     return span.name
 
 
-def _either(told: dict[str, Any], new: str, old: str) -> Any:
-    return told[new] if new in told else told.get(old)
+def _either(attributes: dict[str, Any], new: str, old: str) -> Any:
+    return attributes[new] if new in attributes else attributes.get(old)
 
 
 def _json_object(event: dict[str, Any]) -> dict[str, Any]:

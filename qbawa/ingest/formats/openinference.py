@@ -13,18 +13,18 @@ _INDEX = re.compile(r"(\d+)(?:\.(.*))?$")
 
 def step_of(span: Span, origin: Origin) -> Step:
     """The step that an OpenInference span describes; only the kind LLM is a model call."""
-    told = span.attributes
-    is_call = str(told.get("openinference.span.kind")).upper() == "LLM"
-    messages = [_message(item) for item in _indexed(told, "llm.input_messages")]
-    answers = [_message(item) for item in _indexed(told, "llm.output_messages")]
-    value = _typed(told, "input")
-    variables = json_of(told.get("llm.prompt_template.variables"))
+    attributes = span.attributes
+    is_call = str(attributes.get("openinference.span.kind")).upper() == "LLM"
+    messages = [_message(item) for item in _indexed(attributes, "llm.input_messages")]
+    answers = [_message(item) for item in _indexed(attributes, "llm.output_messages")]
+    value = _typed(attributes, "input")
+    variables = json_of(attributes.get("llm.prompt_template.variables"))
     inputs = variables if isinstance(variables, dict) else None
     if inputs is None and not messages and value is not None:
         inputs = value if isinstance(value, dict) else {"input": value}
-    parameters = json_of(told.get("llm.invocation_parameters"))
-    metadata = json_of(told.get("metadata"))
-    labels = told.get("tag.tags")
+    parameters = json_of(attributes.get("llm.invocation_parameters"))
+    metadata = json_of(attributes.get("metadata"))
+    labels = attributes.get("tag.tags")
     return step_row(
         origin,
         **step_ids(span),
@@ -34,26 +34,26 @@ def step_of(span: Span, origin: Origin) -> Step:
         ended_at=span.ended_at,
         inputs=inputs,
         messages=messages or None,
-        output=message_output(answers[0]) if answers else _typed(told, "output"),
-        model=told.get("llm.model_name") if is_call else None,
+        output=message_output(answers[0]) if answers else _typed(attributes, "output"),
+        model=attributes.get("llm.model_name") if is_call else None,
         parameters=parameters if isinstance(parameters, dict) else None,
-        input_tokens=told.get("llm.token_count.prompt") if is_call else None,
-        output_tokens=told.get("llm.token_count.completion") if is_call else None,
-        cost_usd=told.get("llm.cost.total") if is_call else None,
+        input_tokens=attributes.get("llm.token_count.prompt") if is_call else None,
+        output_tokens=attributes.get("llm.token_count.completion") if is_call else None,
+        cost_usd=attributes.get("llm.cost.total") if is_call else None,
         error=span.error(),
         tags={
             **(metadata if isinstance(metadata, dict) else {}),
             **{str(label): True for label in (labels if isinstance(labels, list) else [])},
-            "session": told.get("session.id"),
+            "session": attributes.get("session.id"),
         },
-        user=told.get("user.id"),
+        user=attributes.get("user.id"),
     )
 
 
-def _indexed(told: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+def _indexed(attributes: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
     """Objects that were flattened into `prefix.<index>.<key>` attributes, in the order of their indices."""
     found: dict[int, dict[str, Any]] = {}
-    for key, value in told.items():
+    for key, value in attributes.items():
         if key.startswith(f"{prefix}.") and (match := _INDEX.match(key, len(prefix) + 1)):
             found.setdefault(int(match[1]), {})[match[2] or ""] = value
     return [found[index] for index in sorted(found)]
@@ -92,7 +92,7 @@ def _content(part: dict[str, Any]) -> dict[str, Any]:
     return {"type": kind, "text": str(part.get("message_content.text") or "")}
 
 
-def _typed(told: dict[str, Any], side: str) -> Any:
+def _typed(attributes: dict[str, Any], side: str) -> Any:
     """`input.value` or `output.value`, read as JSON where its MIME type says so."""
-    value = told.get(f"{side}.value")
-    return json_of(value) if told.get(f"{side}.mime_type") == "application/json" else value
+    value = attributes.get(f"{side}.value")
+    return json_of(value) if attributes.get(f"{side}.mime_type") == "application/json" else value

@@ -156,7 +156,8 @@ def _finish(call: Call, payload: Mapping[str, Any]) -> None:
         # litellm reports zeros for a call that never got an answer.
         input_tokens=payload.get("prompt_tokens") or (None if failure else 0),
         output_tokens=payload.get("completion_tokens") or (None if failure else 0),
-        cost_usd=payload.get("response_cost") or (None if failure else 0.0),
+        # None where litellm knows no price, which is not 0.
+        cost_usd=None if failure and not payload.get("response_cost") else payload.get("response_cost"),
         started_at=start,
         latency_s=end - start if isinstance(start, float) and isinstance(end, float) else None,
         failure=failure,

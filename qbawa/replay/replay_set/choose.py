@@ -13,7 +13,6 @@ from qbawa.replay.replay_set.coverage import Cover, embed
 from qbawa.replay.replay_set.near_duplicates import question_clusters
 from qbawa.replay.replay_set.question_text import question_texts
 from qbawa.storage.frames import BLOCK, now, schema_of
-from qbawa.storage.lake import Lake
 
 COLUMNS = ["request_id", "recording_id", "step", "inputs", "messages", "error", "tags", "recorded_at"]
 """What `choose` needs of `recordings`."""
@@ -35,15 +34,6 @@ class Choice:
     """Of the chosen requests, in the order of `rows`."""
     requests: int
     clusters: int
-
-
-def replayable_steps(lake: Lake) -> list[str]:
-    """Steps that are one model call, and so can be answered by another strategy, most recorded first."""
-    found = lake.query(
-        "SELECT step FROM recordings WHERE model IS NOT NULL OR messages IS NOT NULL "
-        "GROUP BY step ORDER BY count(*) DESC, step"
-    )
-    return found["step"].to_list()
 
 
 def choose(

@@ -6,7 +6,6 @@ import polars as pl
 
 from qbawa.ids import RECORDED, recorded_id, strategy_id
 from qbawa.storage.frames import frame, now
-from qbawa.storage.lake import Lake
 
 
 def imported_id(step: str, name: str) -> str:
@@ -14,12 +13,12 @@ def imported_id(step: str, name: str) -> str:
     return strategy_id(step=step, template={"kind": "imported", "name": name}, model="", params={}, program={})
 
 
-def resolve(lake: Lake, step: str, names: list[str], *, answers: bool) -> dict[str, str]:
+def ids_of_names(known: pl.DataFrame, step: str, names: list[str], *, answers: bool) -> dict[str, str]:
     """Strategy id of each name in a table: an id of the step, `recorded`, an earlier import, or a new import.
 
-    Where a table brings verdicts, not answers, the name of an active strategy of the step means that strategy.
+    `known` are the step's rows of `strategies`. Where a table brings verdicts, not answers, the name of an active
+    strategy of the step means that strategy.
     """
-    known = lake.read("strategies", ["strategy_id", "name", "origin", "active"], blocks=[step])
     ids = set(known["strategy_id"])
     active = known.filter(pl.col("active") & pl.col("name").is_in(names)).unique("name", keep="none")
     by_name = {} if answers else dict(active.select("name", "strategy_id").iter_rows())
@@ -34,10 +33,9 @@ def resolve(lake: Lake, step: str, names: list[str], *, answers: bool) -> dict[s
     }
 
 
-def add_strategies(lake: Lake, step: str, ids: dict[str, str], models: dict[str, str | None]) -> int:
-    """Rows for those of `resolve`'s strategies that the lake lacks; returns how many were new."""
-    known = set(lake.read("strategies", ["strategy_id"], blocks=[step])["strategy_id"])
-    created_at = now()
+def imported_rows(known: pl.DataFrame, step: str, ids: dict[str, str], models: dict[str, str | None]) -> pl.DataFrame:
+    """Rows of `strategies` for those of `ids_of_names`'s strategies that are not `known`."""
+    here, created_at = set(known["strategy_id"]), now()
     rows = [
         {
             "strategy_id": identity,
@@ -54,8 +52,6 @@ def add_strategies(lake: Lake, step: str, ids: dict[str, str], models: dict[str,
             "block_id": step,
         }
         for name, identity in ids.items()
-        if identity not in known
+        if identity not in here
     ]
-    if rows:
-        lake.merge("strategies", frame("strategies", rows))
-    return len(rows)
+    return frame("strategies", rows)

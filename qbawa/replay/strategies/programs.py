@@ -18,7 +18,7 @@ from qbawa.config import JudgeConfig
 from qbawa.engine.calls import CallResult, ModelCall
 from qbawa.engine.prices import total_usd
 from qbawa.engine.prompting.question import Question
-from qbawa.errors import InputError
+from qbawa.errors import InputError, ProviderError
 from qbawa.ids import content_id
 from qbawa.judges.jury import Caller, judge_model_call, jury_calls
 from qbawa.judges.parse import parse_ranking, parse_score
@@ -47,8 +47,8 @@ class CellAnswer:
     """An answer and what it took: sums over the cell's calls, each counted once, paid now or found in the ledger."""
 
     answer: str
-    input_tokens: int
-    output_tokens: int
+    input_tokens: int | None
+    output_tokens: int | None
     cost_usd: float | None
     """None where one of the calls is of unknown cost."""
     latency_s: float
@@ -64,6 +64,13 @@ class Tally:
 
     def add(self, result: CallResult) -> None:
         self.results.setdefault(result.call_key, result)
+
+    def add_failed(self, call: ModelCall, error: ProviderError) -> None:
+        """A call that brought no answer may have cost something all the same."""
+        if error.cost_usd == 0:
+            return
+        tokens = error.input_tokens or 0, error.output_tokens or 0
+        self.add(CallResult(call.key, "", *tokens, error.cost_usd, 0.0, 1, cached=False))
 
     def answer(self, text: str) -> CellAnswer:
         """The cell's answer with the sums."""
@@ -129,7 +136,11 @@ class _Cell:
         return (await self.pay(call)).text
 
     async def pay(self, call: ModelCall) -> CallResult:
-        result = await self.engine.call(call)
+        try:
+            result = await self.engine.call(call)
+        except ProviderError as error:
+            self.tally.add_failed(call, error)
+            raise
         self.tally.add(result)
         return result
 

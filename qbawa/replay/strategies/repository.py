@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from qbawa.replay.strategies.imported import ids_of_names, imported_rows
 from qbawa.replay.strategies.strategy import Strategy, Template
 from qbawa.storage.frames import now, schema_of
 from qbawa.storage.lake import Lake
@@ -25,6 +26,18 @@ def write_strategies(lake: Lake, strategies: Sequence[Strategy]) -> bool:
     (imports, earlier optimisation) stay as they are unless they are among these.
     """
     return lake.merge("strategies", to_rows(strategies, lake.read("strategies")))
+
+
+def resolve(lake: Lake, step: str, names: list[str], *, answers: bool) -> dict[str, str]:
+    """Strategy id of each name in a table, as `ids_of_names` finds it among what the lake knows."""
+    return ids_of_names(lake.read("strategies", blocks=[step]), step, names, answers=answers)
+
+
+def add_strategies(lake: Lake, step: str, ids: dict[str, str], models: dict[str, str | None]) -> int:
+    """Add those of `resolve`'s strategies that the lake lacks; returns how many were new."""
+    new = imported_rows(lake.read("strategies", blocks=[step]), step, ids, models)
+    lake.merge("strategies", new)
+    return new.height
 
 
 def strategy_names(lake: Lake) -> pl.DataFrame:

@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from qbawa.errors import InputError
 from qbawa.tournaments.agreement.stratification import effective_number, strata, weigh
 from qbawa.tournaments.ratings.newton import ONE_BLAS_THREAD
+from qbawa.tournaments.scores import PREFERENCE, scored_verdicts, sign_of, winner
 
 Floats = NDArray[np.float64]
 
 MIN_HUMAN_VERDICTS = 50
 """Below this the best single judge decides. With fewer labels the weights are mostly prior (docs/ratings.md)."""
 
-# Share of people's votes that name the better answer. Two people agree on 81 % of decided pairs (Zheng et al. 2023,
-# MT-Bench, table 5), and q² + (1 − q)² = 0.81 at q = 0.89.
-HUMAN_ACCURACY = 0.89
 # Below 55 % for either side a calibrated jury names no winner: on judgebench it was right in 46 % of such pairs.
 UNDECIDED = 0.05
 # Matches whose features are held at once.
@@ -56,7 +54,7 @@ class Calibration:
         p_a averages over the uncertainty of the weights (MacKay 1992), so that few labels give modest probabilities.
         `sure` is false where p_a is within UNDECIDED of ½: the jury has not decided.
         """
-        opinions = _opinions(verdicts)
+        opinions = opinions_of_models(verdicts)
         matches = opinions["match_id"].unique(maintain_order=True)
         logit, spread = np.zeros(len(matches)), np.zeros(len(matches))
         for start in range(0, len(matches), CHUNK):
@@ -83,7 +81,7 @@ def fit(verdicts: pl.DataFrame, labels: pl.DataFrame | None = None, *, use_lengt
     """
     labels = human_labels(verdicts) if labels is None else labels
     everywhere = strata(_of_models(verdicts))
-    opinions = _opinions(verdicts).join(labels.select("match_id").unique(), on="match_id", how="semi")
+    opinions = opinions_of_models(verdicts).join(labels.select("match_id").unique(), on="match_id", how="semi")
     known = labels.join(opinions, on="match_id", how="semi").unique("match_id").sort("match_id")
     if known.is_empty():
         raise InputError(
@@ -102,7 +100,7 @@ def fit(verdicts: pl.DataFrame, labels: pl.DataFrame | None = None, *, use_lengt
     x = _matrix(opinions, known["match_id"], features, scale)
     used = _informative(x, features)
     x, features = x[:, used], [features[k] for k in used]
-    outcome = known["label"].replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, return_dtype=pl.Float64).to_numpy()
+    outcome = known["label"].replace_strict(PREFERENCE, return_dtype=pl.Float64).to_numpy()
     weighed = known.join(weigh(everywhere, known).weights, on="match_id", maintain_order="left")["weight"].to_numpy()
     counts = weighed * effective_number(weighed) / known.height
     with ONE_BLAS_THREAD.limit(limits=1, user_api="blas"):
@@ -126,124 +124,19 @@ def calibrate(verdicts: pl.DataFrame, *, use_length: bool = False) -> Calibratio
 def human_labels(verdicts: pl.DataFrame) -> pl.DataFrame:
     """People's majority: one row per match with match_id, label ('a', 'b', 'tie') and votes. Even votes are a tie."""
     people = scored_verdicts(verdicts).filter(pl.col("judge_kind") == "human")
-    side = pl.col("score").sum()
-    return (
-        people.group_by("match_id", maintain_order=True)
-        .agg(side=side, votes=pl.len().cast(pl.Int64))
-        .select(
-            "match_id",
-            "votes",
-            label=pl.when(pl.col("side") > 0)
-            .then(pl.lit("a"))
-            .when(pl.col("side") < 0)
-            .then(pl.lit("b"))
-            .otherwise(pl.lit("tie")),
-        )
+    votes = people.group_by("match_id", maintain_order=True).agg(
+        side=pl.col("score").sum(), votes=pl.len().cast(pl.Int64)
     )
-
-
-def combine(
-    verdicts: pl.DataFrame,
-    calibration: Calibration | None = None,
-    best_judge: str | Sequence[str] | None = None,
-    *,
-    human_accuracy: float = HUMAN_ACCURACY,
-) -> pl.DataFrame:
-    """What each match's verdicts come to: match_id, p_a, winner, dissent, flips, verdicts, unscored, decided_by.
-
-    With a calibration p_a is its probability, and the winner is 'tie' while that is within UNDECIDED of ½.
-    Without one the best judge decides: p_a is its preference, averaged over the orders it saw. `best_judge` may be a
-    list, best first: the first with a scored verdict on the match decides; the others follow in the order of names.
-    People's votes add log-odds of `human_accuracy` each; without a calibration they alone decide where they voted.
-    p_a and winner are null where nothing was scored. `dissent` is the share of scored verdicts against the winner, null
-    on a tie; flips counts the judges that named one answer in one order and the other in the other; verdicts and
-    unscored are counts. `decided_by` is 'calibration', a judge's name, 'people' or null.
-    """
-    counted = verdicts.group_by("match_id", maintain_order=True).agg(
-        verdicts=(pl.col("verdict") != "unscored").sum().cast(pl.Int64),
-        unscored=(pl.col("verdict") == "unscored").sum().cast(pl.Int64),
-    )
-    if calibration is not None:
-        jury = calibration.p_a(verdicts).with_columns(decided_by=pl.lit("calibration"))
-    else:
-        jury = _best_judge(verdicts, best_judge)
-    vote = math.log(human_accuracy / (1 - human_accuracy))
-    scored = scored_verdicts(verdicts)
-    people = scored.filter(pl.col("judge_kind") == "human").group_by("match_id").agg(votes=pl.col("score").sum() * vote)
-    # A bare judge's 0 or 1 is no log-odds: where people voted and there is no calibration, people alone decide.
-    prior = pl.col("p_a").fill_null(0.5) if calibration is not None else pl.lit(0.5)
-    voted = pl.col("votes").is_not_null()
-    p = pl.when(voted).then(1 / (1 + (-(pl.col("votes") + (prior / (1 - prior)).log())).exp())).otherwise(pl.col("p_a"))
-    decided = (
-        counted.join(jury, on="match_id", how="left", maintain_order="left")
-        .join(people, on="match_id", how="left", maintain_order="left")
-        .with_columns(
-            p_a=p,
-            sure=pl.when(voted & (pl.col("votes") != 0)).then(pl.lit(True)).otherwise(pl.col("sure")),
-            decided_by=pl.when(voted).then(pl.lit("people")).otherwise(pl.col("decided_by")),
-        )
-        .with_columns(
-            winner=pl.when(pl.col("p_a").is_null())
-            .then(None)
-            .when(pl.col("sure") & (pl.col("p_a") > 0.5))
-            .then(pl.lit("a"))
-            .when(pl.col("sure") & (pl.col("p_a") < 0.5))
-            .then(pl.lit("b"))
-            .otherwise(pl.lit("tie"))
-        )
-    )
-    against = (
-        scored.join(decided.select("match_id", "winner"), on="match_id")
-        .filter(pl.col("winner").is_in(["a", "b"]))
-        .group_by("match_id")
-        .agg(dissent=((pl.col("score") * pl.when(pl.col("winner") == "a").then(1).otherwise(-1)) < 0).mean())
-    )
-    return (
-        decided.join(against, on="match_id", how="left", maintain_order="left")
-        .join(_flips(scored), on="match_id", how="left", maintain_order="left")
-        .with_columns(pl.col("flips").fill_null(0))
-        .select(["match_id", "p_a", "winner", "dissent", "flips", "verdicts", "unscored", "decided_by"])
-    )
-
-
-def _flips(scored: pl.DataFrame) -> pl.DataFrame:
-    by_order = scored.drop_nulls("shown_first").group_by("match_id", "judge", "judge_kind", "shown_first")
-    sides = by_order.agg(side=pl.col("score").mean()).group_by("match_id", "judge", "judge_kind")
-    turned = sides.agg(flips=(pl.col("side").min() < 0) & (pl.col("side").max() > 0))
-    return turned.group_by("match_id").agg(pl.col("flips").sum().cast(pl.Int64))
-
-
-def _best_judge(verdicts: pl.DataFrame, best_judge: str | Sequence[str] | None) -> pl.DataFrame:
-    """match_id, p_a, sure, decided_by: the opinion of the first judge of the list that has one."""
-    opinions = _opinions(verdicts)
-    listed = [best_judge] if isinstance(best_judge, str) else list(best_judge or [])
-    others = opinions["judge"].unique().sort().to_list()
-    place = {judge: k for k, judge in enumerate(dict.fromkeys([*listed, *others]))}
-    return (
-        opinions.with_columns(place=pl.col("judge").replace_strict(place, default=None, return_dtype=pl.Int64))
-        .sort("place", maintain_order=True)
-        .unique("match_id", keep="first", maintain_order=True)
-        .select("match_id", p_a=(pl.col("verdict") + 1) / 2, sure=pl.lit(True), decided_by="judge")
-    )
-
-
-def scored_verdicts(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Scored rows with `score`, −1 (b) to 1 (a): the preference where there is one, else the verdict."""
-    said = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
-    preference = pl.lit(None, dtype=pl.Float64)
-    if "preference" in verdicts.columns:
-        preference = 2 * pl.col("preference").cast(pl.Float64).fill_nan(None) - 1
-    return verdicts.filter(pl.col("verdict").is_in(["a", "b", "tie"])).with_columns(score=pl.coalesce(preference, said))
+    return votes.select("match_id", "votes", label=winner(pl.col("side")))
 
 
 def _of_models(verdicts: pl.DataFrame) -> pl.DataFrame:
     return scored_verdicts(verdicts).filter(pl.col("judge_kind") != "human")
 
 
-def _opinions(verdicts: pl.DataFrame) -> pl.DataFrame:
+def opinions_of_models(verdicts: pl.DataFrame) -> pl.DataFrame:
     """One row per match and judge (people left out): the signals of the features, and the lengths where present."""
     lengths = [name for name in ("length_a", "length_b") if name in verdicts.columns]
-    first = pl.col("shown_first").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
     both = pl.col("shown_first").drop_nulls().n_unique() == 2
     return (
         _of_models(verdicts)
@@ -252,7 +145,7 @@ def _opinions(verdicts: pl.DataFrame) -> pl.DataFrame:
             *[pl.col(name).first() for name in lengths],
             verdict=pl.col("score").mean(),
             both_orders=pl.when(both).then(pl.col("score").mean()).otherwise(0.0),
-            shown_first=first.mean().fill_null(0.0),
+            shown_first=sign_of("shown_first").mean().fill_null(0.0),
         )
     )
 
@@ -260,7 +153,7 @@ def _opinions(verdicts: pl.DataFrame) -> pl.DataFrame:
 def _matrix(
     opinions: pl.DataFrame, matches: pl.Series, features: Sequence[tuple[str, Signal]], length_scale: float
 ) -> Floats:
-    """Features of each match, shape (matches, features). A judge that said nothing about a match is 0 there."""
+    """Features of each match, shape (matches, features). A judge without a verdict on a match is 0 there."""
     x = np.zeros((len(matches), len(features)))
     row = pl.DataFrame({"match_id": matches, "row": np.arange(len(matches))})
     there = opinions.join(row, on="match_id")

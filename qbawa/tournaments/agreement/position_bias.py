@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import polars as pl
 from scipy.special import ndtri
 
-from qbawa.tournaments.agreement.calibration import scored_verdicts
+from qbawa.tournaments.agreement.intervals import wilson
+from qbawa.tournaments.scores import scored_verdicts, sign_of
 
 
 @dataclass(frozen=True, slots=True)
 class PositionBias:
-    """How much oftener than half the answer shown first wins with a judge, −½ to ½, with its 95 % interval."""
+    """How much more often than half the time the answer shown first wins with a judge, −½ to ½, with its 95 % interval."""
 
     judge: str
     bias: float
@@ -28,9 +29,25 @@ def order_of_matches(verdicts: pl.DataFrame, jury: Collection[str]) -> pl.DataFr
     pointwise judges give them, and those of judges that are no longer on the `jury` do not count; a match that has no
     other has no row. An empty jury counts all.
     """
-    towards = pl.col("shown_first").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
     known = _counting(verdicts, jury).filter(pl.col("verdict") != "unscored", pl.col("shown_first").is_in(["a", "b"]))
-    return known.group_by("match_id").agg(order=towards.mean())
+    return known.group_by("match_id").agg(order=sign_of("shown_first").mean())
+
+
+def towards_first(scored: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `scored_verdicts` whose order is known, with `towards_first`, −1 (to the second) to 1 (to the first)."""
+    known = scored.filter(pl.col("shown_first").is_in(["a", "b"]))
+    return known.with_columns(towards_first=pl.col("score") * sign_of("shown_first"))
+
+
+def position_bias(scored: pl.DataFrame) -> float | None:
+    """Share of one judge's verdicts that the answer shown first wins, less ½; ties are ½. None where no order is known.
+
+    True where the order is drawn or both are asked. It describes all verdicts, each by itself, as the columns beside
+    it in `judge_reliability` do. `position_biases` counts each match once, since an interval needs independent
+    observations: the same number unless some matches were asked in both orders and others in one.
+    """
+    halves = (towards_first(scored)["towards_first"] / 2).mean()
+    return None if halves is None else float(halves)  # type: ignore[arg-type]
 
 
 def position_biases(verdicts: pl.DataFrame, jury: Collection[str], *, confidence: float = 0.95) -> list[PositionBias]:
@@ -39,21 +56,19 @@ def position_biases(verdicts: pl.DataFrame, jury: Collection[str], *, confidence
     Wilson's interval (1927) over matches: orders are drawn for each match by itself, so matches of one request are no
     more alike in this than others.
     """
-    first = pl.when(pl.col("shown_first") == "a").then(pl.col("score")).otherwise(-pl.col("score"))
     each = (
-        scored_verdicts(_counting(verdicts, jury))
-        .filter(pl.col("shown_first").is_in(["a", "b"]), pl.col("judge_kind") != "human")
+        towards_first(scored_verdicts(_counting(verdicts, jury)))
+        .filter(pl.col("judge_kind") != "human")
         .group_by("judge", "match_id")
-        .agg(share=(first.mean() + 1) / 2)
+        .agg(share=(pl.col("towards_first").mean() + 1) / 2)
         .group_by("judge")
         .agg(share=pl.col("share").mean(), matches=pl.len())
     )
-    z2 = float(ndtri((1 + confidence) / 2)) ** 2
+    z = float(ndtri((1 + confidence) / 2))
     found = []
     for judge, share, n in each.iter_rows():
-        centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-        half = z2**0.5 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n**2)) ** 0.5
-        found.append(PositionBias(judge, share - 0.5, centre - half - 0.5, centre + half - 0.5, n))
+        low, high = wilson(share, n, z)
+        found.append(PositionBias(judge, share - 0.5, low - 0.5, high - 0.5, n))
     return sorted(found, key=lambda bias: (-abs(bias.bias), bias.judge))
 
 

@@ -6,7 +6,6 @@ Whatever leans on labels weights them by stratum (`stratification`), since peopl
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -15,9 +14,11 @@ import polars as pl
 from scipy.special import stdtrit
 
 from qbawa.errors import InputError
-from qbawa.tournaments.agreement.calibration import scored_verdicts
+from qbawa.tournaments.agreement.intervals import wilson
+from qbawa.tournaments.agreement.position_bias import position_bias
 from qbawa.tournaments.agreement.stratification import effective_number, strata, weigh
 from qbawa.tournaments.ratings import fit_ratings
+from qbawa.tournaments.scores import scored_verdicts, sign_of
 
 RELIABILITY_SCHEMA = {
     "step": pl.String,
@@ -102,7 +103,7 @@ def judge_reliability(
                     "human_human": between_people,
                     "agreement_jury": _agreement_jury(decided, opinions, there),
                     "accuracy": None if kind == "human" and labels is None else _accuracy(named, right, by_order),
-                    "position_bias": _position_bias(mine),
+                    "position_bias": position_bias(mine),
                     "length_bias": _length_bias(mine),
                     "self_preference": _self_preference(
                         opinions, str(judge), strategy_families or {}, (judge_families or {}).get(str(judge))
@@ -167,10 +168,10 @@ def _agreement(
     agree = (pl.col("person") == pl.col("score").sign()).mean()
     met = decided.join(people, on="match_id", maintain_order="left")
     each = met.group_by("match_id", maintain_order=True).agg(pl.col("request_id").first(), agree=agree)
-    return _wilson(each, there, confidence)
+    return _weighted_share(each, there, confidence)
 
 
-def _wilson(
+def _weighted_share(
     each: pl.DataFrame, there: pl.DataFrame, confidence: float
 ) -> tuple[float | None, float | None, float | None]:
     """Weighted mean of `agree` with Wilson's interval (1927) on the effective number of matches.
@@ -197,11 +198,8 @@ def _wilson(
         measured = float(np.sum(sums**2)) / n**2 * requests / (requests - 1)
         # Where all agree the design effect cannot be measured: then a request counts once.
         effective = n / max(measured / binomial, 1 / alike) if binomial > 0 else requests * alike
-        z2 = float(stdtrit(requests - 1, (1 - confidence) / 2)) ** 2
-        centre = (share + z2 / (2 * effective)) / (1 + z2 / effective)
-        spread = math.sqrt(share * (1 - share) / effective + z2 / (4 * effective**2))
-        half = math.sqrt(z2) / (1 + z2 / effective) * spread
-        low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+        low, high = wilson(share, effective, float(stdtrit(requests - 1, (1 - confidence) / 2)))
+        low, high = max(low, 0.0), min(high, 1.0)
     unknown = 1 - sample.covered
     return None if sample.one_sided else share, sample.covered * low, sample.covered * high + unknown
 
@@ -236,8 +234,7 @@ def _people(opinions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _labels(labels: pl.DataFrame) -> pl.DataFrame:
-    right = pl.col("label").replace_strict({"a": 1.0, "b": -1.0}, default=None, return_dtype=pl.Float64)
-    return labels.select("match_id", right=right).drop_nulls().unique("match_id")
+    return labels.select("match_id", right=sign_of("label")).drop_nulls().unique("match_id")
 
 
 def _accuracy(named: pl.DataFrame, right: pl.DataFrame, there: pl.DataFrame) -> float | None:
@@ -246,13 +243,6 @@ def _accuracy(named: pl.DataFrame, right: pl.DataFrame, there: pl.DataFrame) -> 
         "match_id", right=pl.col("score").sign() == pl.col("right")
     )
     return weigh(there, rows).mean(rows, "right")
-
-
-def _position_bias(mine: pl.DataFrame) -> float | None:
-    """Share of verdicts that the answer shown first wins, less ½; ties are ½. True where the order is drawn or both."""
-    known = mine.filter(pl.col("shown_first").is_in(["a", "b"]))
-    towards_first = pl.col("score") * pl.when(pl.col("shown_first") == "a").then(1).otherwise(-1)
-    return _mean(known.select(first=towards_first / 2)["first"])
 
 
 def _length_bias(mine: pl.DataFrame) -> float | None:
@@ -294,8 +284,7 @@ def _dissent(mine: pl.DataFrame) -> float | None:
     if "winner" not in mine.columns:
         return None
     won = mine.filter(pl.col("winner").is_in(["a", "b"]))
-    against = pl.col("score") * pl.when(pl.col("winner") == "a").then(1).otherwise(-1) < 0
-    return _mean(won.select(against=against)["against"])
+    return _mean(won.select(against=pl.col("score") * sign_of("winner") < 0)["against"])
 
 
 def _mean(values: pl.Series) -> float | None:

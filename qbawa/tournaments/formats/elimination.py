@@ -1,4 +1,4 @@
-"""Single and double elimination: a bracket per request, drawn by lot. An odd one out has a bye; a tie goes by lot."""
+"""Single and double elimination: a bracket per request, drawn at random. An odd one out has a bye; a tie goes by the draw."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _nearest(posterior: Posterior, order: np.ndarray, size: int) -> np.ndarray:
     inside, outside = order[:size], order[size:]
     spread = _difference_spread(posterior)[np.ix_(inside, outside)]
     gap = (posterior.mean[inside, None] - posterior.mean[None, outside]) / spread
-    # Strategies with the same answers cannot be told apart.
+    # Between strategies with the same answers there is nothing to compare.
     i, j = np.unravel_index(int(np.where(spread > 1.5 * _ALIKE, gap, np.inf).argmin()), gap.shape)
     doubt = np.zeros((len(order), len(order)))
     doubt[inside[i], outside[j]] = doubt[outside[j], inside[i]] = 1.0

@@ -60,7 +60,7 @@ def _next_matches(results: Results, bracket: Bracket, round_keys: np.ndarray, se
 
 
 def _draw(results: Results, round_key: int, seed: int) -> list[int]:
-    """Entrants by lot: by a checksum of request and strategy, so a newcomer does not reshuffle the others."""
+    """Entrants, drawn at random: by a checksum of request and strategy, so a newcomer does not reshuffle the others."""
     order, request = divmod(round_key, results.requests)
     prefix = f"{seed}/{order}/{results.field.requests[request]}/"
     names = results.field.strategies

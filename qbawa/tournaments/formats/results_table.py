@@ -45,7 +45,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the judges said of a match. `p_a` is None when no verdict could be read: asked, paid, no evidence.
+    """What the verdicts on a match come to. `p_a` is None when no verdict could be read: asked, paid, no evidence.
 
     `verdicts` is what the match cost; identical answers cost none.
     """
@@ -152,7 +152,7 @@ class Results:
         # met[order, i, j]: matches asked on playable requests, symmetric.
         self._met = np.zeros((2, n, n), dtype=np.int32)
         # 0 = never asked, 1 + p_a = scored, -1 = unscored. Zeros stay unmapped memory until a pair really meets.
-        self._told = np.zeros((n, n, 2 * r), dtype=np.float16)
+        self._outcomes = np.zeros((n, n, 2 * r), dtype=np.float16)
 
     def add(self, pairings: Pairings, p_a: np.ndarray, verdicts: int) -> None:
         """Takes results in: rows (a, b, request, swapped) with their p_a (NaN where unscored), at what they cost."""
@@ -170,15 +170,15 @@ class Results:
         identical = self.field.answers[a, request] == self.field.answers[b, request]
         self.judged += int((scored & ~identical).sum())
         # Identical answers tie in either order: once is all that there is to learn.
-        same = identical & (self._told[a, b, other] == 0)
+        same = identical & (self._outcomes[a, b, other] == 0)
         self._count(order, a, b, request)
         self._count(1 - order, a[same], b[same], request[same])
         tied = (a[same], b[same], other[same])
-        self._told[a, b, round_key] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
+        self._outcomes[a, b, round_key] = np.where(scored, 1 + np.nan_to_num(p_a), -1)
         a, b, request, round_key, p = a[scored], b[scored], request[scored], round_key[scored], p_a[scored]
         np.add.at(self.shown, (a, round_key), 1)
         np.add.at(self.shown, (b, round_key), 1)
-        before = self._told[a, b, request + (1 - order) * self.requests].astype(float) - 1
+        before = self._outcomes[a, b, request + (1 - order) * self.requests].astype(float) - 1
         second = before >= 0
         for table, sign, rows, wins in (
             (self.once, 1, ~second, p),
@@ -190,7 +190,7 @@ class Results:
         p, before, pair = p[second], before[second], (a[second], b[second])
         for table, values in zip(self._both, (p + before, p * before, (p**2 + before**2) / 2), strict=True):
             np.add.at(table, pair, values)
-        self._told[tied] = 1.5
+        self._outcomes[tied] = 1.5
 
     def _count(self, order: int, a: np.ndarray, b: np.ndarray, request: np.ndarray) -> None:
         np.add.at(self._met[order], (a, b), self.playable[request])
@@ -210,7 +210,7 @@ class Results:
 
     def asked(self, a: int, b: int) -> np.ndarray:
         """Whether the pair met already, by round_key, shape (2R,)."""
-        return self._told[min(a, b), max(a, b)] != 0
+        return self._outcomes[min(a, b), max(a, b)] != 0
 
     def fresh(self) -> np.ndarray:
         """Whether each pair may still meet on a request where it never met, shape (N, N), symmetric."""
@@ -218,14 +218,14 @@ class Results:
 
     def asked_on(self, round_key: int) -> np.ndarray:
         """Whether each pair (a < b) met on the round_key, shape (N, N)."""
-        return self._told[:, :, round_key] != 0
+        return self._outcomes[:, :, round_key] != 0
 
     def outcome(self, a: int, b: int, round_key: int) -> float | None:
         """Probability that a beats b on the round_key as judged, ½ if judged in vain; None if never asked."""
-        told = float(self._told[min(a, b), max(a, b), round_key])
-        if told == 0:
+        outcome = float(self._outcomes[min(a, b), max(a, b), round_key])
+        if outcome == 0:
             return None
-        p = 0.5 if told < 0 else told - 1
+        p = 0.5 if outcome < 0 else outcome - 1
         return p if a < b else 1 - p
 
     def round_keys(self, orders: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Round robin: everyone meets everyone on each request. The yardstick: unbiased whatever the judge does, and dear.
+"""Round robin: everyone meets everyone on each request. The yardstick: unbiased whatever the judge does, and expensive.
 
 Played by the circle method, a slot at a time: one turn of the circle (everyone once, one sits out where N is odd) on
 one request. Each request starts at a turn of its own, so that strategies, pairs and requests fill up evenly and the

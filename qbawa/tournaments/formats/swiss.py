@@ -8,17 +8,17 @@ from qbawa.tournaments.formats.results_table import Results
 
 
 def swiss(results: Results, round_key: int, entrants: list[int]) -> list[tuple[int, int]]:
-    """The next round's matches: neighbours by score so far, ties in score by lot; an odd one out has a bye (a win).
+    """The next round's matches: neighbours by score so far, ties in score by the draw; an odd one out has a bye (a win).
 
-    The bye goes to the lowest without one; a strategy that cannot be paired anew sits out (a draw for it).
+    The bye goes to the lowest without one; a strategy that has met everyone left sits out (a draw for it).
     """
     field = entrants
-    lot = {e: k for k, e in enumerate(field)}
+    drawn = {e: k for k, e in enumerate(field)}
     score = dict.fromkeys(field, 0.0)
     met: set[tuple[int, int]] = set()
     had_bye: set[int] = set()
     for _ in range(int(np.ceil(np.log2(len(field)))) if len(field) > 1 else 0):
-        table = sorted(field, key=lambda e: (-score[e], lot[e]))
+        table = sorted(field, key=lambda e: (-score[e], drawn[e]))
         if len(table) % 2:
             bye = next((e for e in reversed(table) if e not in had_bye), table[-1])
             table.remove(bye)

@@ -1,4 +1,4 @@
-"""A tournament: what to ask next, what was said, when to stop. No judge, no storage, no clock in here.
+"""A tournament: what to ask next, what was judged, when to stop. No judge, no storage, no clock in here.
 
 It goes in rounds. The matches of a round are a function of the results of earlier rounds alone, so they may be
 judged in any order and all at once, and a tournament that is built again from the results so far goes on with
@@ -104,19 +104,19 @@ class Tournament:
         self.round = 0
         self._table = NO_PAIRINGS
         self._p_a = np.zeros(0)
-        self._told = np.zeros(0, dtype=bool)
+        self._recorded = np.zeros(0, dtype=bool)
         self._cost = np.zeros(0, dtype=np.int64)
         self._ties: list[Match] = []
         self._resume(list(past_results))
 
-    # ── asking and telling ───────────────────────────────────────────────────────────────────────────────────────
+    # ── asking and recording ───────────────────────────────────────────────────────────────────────────────────────
 
     def next_matches(self, limit: int | None = None) -> list[Match]:
         """The matches of this round that have no result yet, at most `limit`; [] when the tournament is done.
 
         All may be judged in parallel. Asking again gives the same until results are recorded.
         """
-        waiting = np.flatnonzero(~self._told)[:limit]
+        waiting = np.flatnonzero(~self._recorded)[:limit]
         return [self._match(int(slot)) for slot in waiting]
 
     @property
@@ -131,7 +131,7 @@ class Tournament:
         """
         for result in results:
             slot = self._slot(result.match)
-            if slot is None or self._told[slot]:
+            if slot is None or self._recorded[slot]:
                 raise InputError(
                     f"Match {result.match.a} against {result.match.b} on request {result.match.request} is not "
                     f"waiting in round {self.round}. Record only what next_matches() returned, once."
@@ -149,14 +149,14 @@ class Tournament:
 
     def next_batch(self) -> Pairings:
         """As `next_matches`, as integer rows (a, b, request, swapped): for simulations."""
-        return self._table[~self._told]
+        return self._table[~self._recorded]
 
     def record_batch(self, p_a: np.ndarray) -> None:
         """Results of all that `next_batch` returned, in its order; NaN is unscored."""
-        waiting = ~self._told
+        waiting = ~self._recorded
         self._p_a[waiting] = p_a
         self._cost[waiting] = self._per_match
-        self._told[:] = True
+        self._recorded[:] = True
         self._advance()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +169,7 @@ class Tournament:
     @property
     def verdicts(self) -> int:
         """Verdicts asked so far, this round's included."""
-        return self._results.verdicts + int(self._cost[self._told].sum())
+        return self._results.verdicts + int(self._cost[self._recorded].sum())
 
     @property
     def reading(self) -> Reading:
@@ -215,7 +215,7 @@ class Tournament:
 
     def _advance(self) -> None:
         """Closes the round when all its results are in, and draws up the next that needs a verdict."""
-        while self._stop is None and self._told.all():
+        while self._stop is None and self._recorded.all():
             self._close_round()
             self._open_round()
 
@@ -245,7 +245,7 @@ class Tournament:
             affordable = identical | (np.cumsum(~identical) <= left // self._per_match)
             self._table, identical = self._table[affordable], identical[affordable]
         self._p_a = np.where(identical, 0.5, np.nan)
-        self._told = identical
+        self._recorded = identical
         self._cost = np.zeros(len(self._table), dtype=np.int64)
         self._ties += [self._match(int(slot)) for slot in np.flatnonzero(identical)]
 
@@ -313,7 +313,7 @@ class Tournament:
     def _tell(self, slot: int, result: Result) -> None:
         self._p_a[slot] = np.nan if result.p_a is None else result.p_a
         self._cost[slot] = result.verdicts
-        self._told[slot] = True
+        self._recorded[slot] = True
 
     def _row(self, match: Match) -> tuple[int, int, int, int]:
         return self._strategy[match.a], self._strategy[match.b], self._request[match.request], int(match.swapped)

@@ -1,4 +1,4 @@
-"""What the intervals allow to be said about ranks."""
+"""Which ranks the intervals allow."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -8,7 +8,7 @@ import polars as pl
 from qbawa.errors import InputError
 from qbawa.tournaments.ratings.design import Design, Floats, Ints, Luck
 
-# Prior of a shared effect, in logits: no pull where it can be told from the strengths, finite where it cannot (one
+# Prior of a shared effect, in logits: no pull where the data separate it from the strengths, finite where they do not (one
 # strategy always shown first, say), and then its width shows in the intervals.
 EFFECT_SD = 10.0
 
