@@ -94,8 +94,7 @@ def open_project(home: Home | None = None) -> Project:
     home = home or Home.find()
     config = load_config(home.config)
     home.make_private()
-    options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
-    lake = Lake(_lake_uri(home, config), options)
+    lake = configured_lake(home, config)
     try:
         upgrade(lake, home.upgrade_lock)
     except QbawaError:
@@ -105,6 +104,12 @@ def open_project(home: Home | None = None) -> Project:
             raise said from error
         raise
     return Project(home, config, lake)
+
+
+def configured_lake(home: Home, config: Config) -> Lake:
+    """The lake that qbawa.yaml names, not looked at yet. Raises ConfigError, InputError."""
+    options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
+    return Lake(_lake_uri(home, config), options)
 
 
 def _lake_uri(home: Home, config: Config) -> str:

@@ -20,8 +20,9 @@ from qbawa.cli.sample import write_sample
 from qbawa.config import Config
 from qbawa.config_file import load_config, parse_config
 from qbawa.errors import ConfigError, InputError
-from qbawa.project import Home, open_project
+from qbawa.project import Home, configured_lake
 from qbawa.replay.strategies.grid import expand
+from qbawa.storage.lake import Lake
 
 ROOT = Path(__file__).parents[1]
 
@@ -225,29 +226,28 @@ def test_a_model_has_the_family_of_its_provider_unless_told() -> None:
     assert [config.family(name) for name in ("openai/gpt", "claude-x", "llama-ft")] == ["openai", "claude", "meta"]
 
 
-def project_with(tmp_path: Path, text: str) -> Any:
+def lake_with(tmp_path: Path, text: str) -> Lake:
     home = Home(tmp_path)
     home.config.write_text(text)
-    return open_project(home)
+    return configured_lake(home, load_config(home.config))
 
 
 def test_storage_options_take_secrets_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "lake: {uri: 's3://bucket/lake', storage_options: {secret: $QBAWA_TEST_SECRET, region: eu}}"
     monkeypatch.setenv("QBAWA_TEST_SECRET", "hush $HOME")
-    project = project_with(tmp_path, text)
-    assert project.lake.storage_options == {"secret": "hush $HOME", "region": "eu"}
-    assert "hush" not in str(project.config.model_dump())
+    assert lake_with(tmp_path, text).storage_options == {"secret": "hush $HOME", "region": "eu"}
+    assert "hush" not in str(load_config(Home(tmp_path).config).model_dump())
     monkeypatch.delenv("QBAWA_TEST_SECRET")
     with pytest.raises(ConfigError, match=r"lake\.storage_options\.secret .*no QBAWA_TEST_SECRET"):
-        project_with(tmp_path, text)
+        lake_with(tmp_path, text)
 
 
 def test_the_lake_lies_in_the_home_unless_told(tmp_path: Path) -> None:
-    assert project_with(tmp_path, "").lake.uri == str(tmp_path / "lake")
-    assert project_with(tmp_path, "lake: {uri: other}").lake.uri == str(tmp_path / "other")
-    assert project_with(tmp_path, "lake: {uri: 's3://b/l/'}").lake.uri == "s3://b/l"
+    assert lake_with(tmp_path, "").uri == str(tmp_path / "lake")
+    assert lake_with(tmp_path, "lake: {uri: other}").uri == str(tmp_path / "other")
+    assert lake_with(tmp_path, "lake: {uri: 's3://b/l/'}").uri == "s3://b/l"
     with pytest.raises(InputError, match="cannot lie in"):
-        project_with(tmp_path, "lake: {uri: 'a[b]'}")
+        lake_with(tmp_path, "lake: {uri: 'a[b]'}")
 
 
 # ── the manual ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -55,6 +55,8 @@ class Lake:
         self.storage_options = dict(storage_options or {})
         self._ready: set[str] = set()
         self._compact_at: dict[str, int] = {}
+        self.format_when_made: int | None = None
+        """What to note as the lake's format before its first table is made."""
 
     def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool:
         """Make these blocks hold exactly these rows. False where they did already, and nothing was written."""
@@ -262,6 +264,9 @@ class Lake:
             if not DeltaTable.is_deltatable(uri, options):
                 if not self._is_remote:
                     Path(uri).mkdir(parents=True, exist_ok=True)
+                if self.format_when_made is not None:
+                    self.note_format(self.format_when_made)
+                    self.format_when_made = None
                 schema = schema_of(table).to_frame().to_arrow().schema
                 DeltaTable.create(
                     uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options

@@ -26,23 +26,22 @@ FORMAT = max(known_migrations())
 def upgrade(lake: Lake, lock: Path) -> list[str]:
     """Bring the lake to FORMAT; names of the migrations that ran, none where it is there already.
 
-    A lake that has no table yet is of our format from the start. Processes of one machine take turns by `lock`; those of
+    A lake that has no table yet is of our format from its first one on. Processes of one machine take turns by `lock`; those of
     several machines may run the same migration at once, which does no harm. Raises LakeFormatError for a newer lake.
     """
     held = lake.format()
     check_format(lake, held)
-    if held == FORMAT:
+    if held is None:
+        lake.format_when_made = FORMAT
+    if held in (FORMAT, None):
         return []
     lock.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(lock):
         held = lake.format()
         check_format(lake, held)
-        if held is None:
-            lake.note_format(FORMAT)
-            return []
         ran = []
         for number, name in known_migrations().items():
-            if number > held:
+            if number > (held or 0):
                 migrate: Migration = importlib.import_module(f"{migrations.__name__}.{name}").migrate
                 migrate(lake)
                 # Noted last: after a kill it runs again and finds its own work done.

@@ -395,7 +395,7 @@ def test_postgres_asks_for_a_password_that_no_other_process_can_see(up: Up) -> N
             continue  # PostgreSQL's workers come and go
         assert password not in " ".join(told), "everybody can read a command line"
     shown = graphql(up, "query { instance { info } }").text
-    assert "local_artifact_storage" in shown, "the page that shows the instance's configuration"
+    assert "PostgresRunStorage" in shown, "the page that shows the instance's configuration"
     assert password not in shown
 
 

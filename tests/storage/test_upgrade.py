@@ -17,8 +17,7 @@ from old_homes import old_home
 from qbawa.errors import LakeFormatError
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Home, open_project
-from qbawa.replay.cells import wanted_cells
-from qbawa.replay.runner import replay
+from qbawa.replay.stage import replay, wanted_cells
 from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
 from qbawa.storage.upgrade import FORMAT, known_migrations, upgrade
@@ -156,7 +155,10 @@ def test_machines_that_share_no_lock_upgrade_a_lake_at_once(tmp_path: Path) -> N
 def test_a_new_lake_is_of_this_format_and_needs_no_migration(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     assert lake.format() is None
-    assert upgrade(lake, tmp_path / "lock") == [] and lake.format() == FORMAT
+    assert upgrade(lake, tmp_path / "lock") == []
+    assert list(tmp_path.iterdir()) == [], "nothing is written before the first table is"
+    assert lake.read("calls").is_empty() and lake.format() == FORMAT
+    assert upgrade(Lake(tmp_path / "lake"), tmp_path / "lock") == []
 
 
 def test_a_newer_lake_is_refused_in_one_sentence_and_left_alone(tmp_path: Path) -> None:
