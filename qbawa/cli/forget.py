@@ -56,6 +56,8 @@ def command(request_id: str | None, resume: bool, yes: bool, as_json: bool) -> N
         rate_judges(project)
         build_qbawa(project)
 
+    if not as_json:
+        click.echo(f"Forgetting '{printable(request_id)}' (up to a minute) ...")
     report = forget(
         project.lake,
         project.home,
@@ -107,13 +109,14 @@ def _declared_files(project: Project) -> Iterator[Path]:
 
 def _sentences(report: ForgetReport) -> Iterator[str]:
     gone = ", ".join(f"{n} {table}" for table, n in report.rows.items())
-    others = {
+    counts = {
         "lines of journals": report.journal_lines,
         "rows of people's verdicts": report.verdict_rows,
         "lines of logs": report.log_lines,
         "rows of Dagster's storage": sum(report.dagster.values()),
     }
-    yield f"Removed: {gone or 'no rows of the lake'}; {', '.join(f'{n} {what}' for what, n in others.items())}."
+    others = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    yield f"Removed: {'; '.join(filter(None, [gone, others])) or 'nothing more'}."
     if report.reassigned_calls:
         yield f"{report.reassigned_calls} calls that another request shares word for word stay, under its name."
     if report.not_rebuilt:
@@ -121,7 +124,8 @@ def _sentences(report: ForgetReport) -> Iterator[str]:
     if report.strategies:
         yield f"Strategies that carried its text were retired: {', '.join(report.strategies)}. Replace champions among them."
     for path in report.datasets:
-        yield f"Held by the exported version {path}. Tell whoever has a copy."
+        if path not in report.copies:
+            yield f"Deleted the exported version {path}, which held it: tell whoever has a copy. `qbawa export` makes a new one."
     for path in report.copies:
         yield f"Still holds it, outside this home's exports: {path}"
     for source in report.imported_from:
