@@ -24,7 +24,7 @@ import psutil
 import psycopg2
 import pytest
 from click.testing import CliRunner
-from dagster import AssetKey
+from dagster import AssetKey, DagsterInstance, build_sensor_context
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickData, TickStatus
 from dagster_home import DagsterHome, configure, dagster_on, prompts
@@ -42,6 +42,8 @@ from qbawa.storage.occupancy import UNFINISHED
 from qbawa.storage.tables import TABLES
 from qbawa.tournaments.stage import open_tasks, verdict_file
 from qbawa_assets.partitions import requests
+from resources import ProjectResource
+from sensors.sensors import new_recordings
 
 GONE = "visit-ZQrequest7f3_ü"
 SHORT = "7"
@@ -297,3 +299,16 @@ def kill_session(process: subprocess.Popen[str]) -> None:
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             continue
     process.wait()
+
+
+def test_while_one_is_unfinished_runs_are_refused_and_ticks_skipped_in_one_sentence(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    configure(home)
+    (home.root / UNFINISHED).write_text("{}")
+    refused = command(home, "run", "take_new_recordings")
+    said, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 2 and "--resume" in said and len(said.splitlines()) == 1
+    with DagsterInstance.ephemeral() as instance:
+        resources = {"project": ProjectResource(home=str(home.root))}
+        with build_sensor_context(instance, resources=resources) as context:
+            assert "--resume" in str(new_recordings.evaluate_tick(context).skip_message)
