@@ -1,12 +1,15 @@
 """Checks of the ratings: does the order of showing matter, are verdicts readable, does the best stand apart from the rest?"""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec
 
-from qbawa.tournaments.agreement.position_bias import PositionBias
-from qbawa.tournaments.ratings import Effect
 from qbawa.tournaments.stage import Rated
+
+if TYPE_CHECKING:
+    from qbawa.tournaments.agreement.position_bias import PositionBias
+    from qbawa.tournaments.ratings import Effect
 
 MOST_ORDER_POINTS = 1.0
 # A judge that names the first place in ½ + b of its verdicts gives, asked in both orders, its verdict to the place in at
@@ -55,17 +58,17 @@ def rating_checks(rated: Rated) -> Sequence[AssetCheckResult]:
     ]
 
 
-def sways(effect: Effect | None) -> bool:
+def sways(effect: "Effect | None") -> bool:
     """Whether order is surely worth more than MOST_ORDER_POINTS, one way or the other."""
     return effect is not None and (effect.points_low > MOST_ORDER_POINTS or effect.points_high < -MOST_ORDER_POINTS)
 
 
-def decides_by_position(judge: PositionBias) -> bool:
+def decides_by_position(judge: "PositionBias") -> bool:
     """Whether the judge's bias is surely more than MOST_POSITION_BIAS, one way or the other."""
     return judge.low > MOST_POSITION_BIAS or judge.high < -MOST_POSITION_BIAS
 
 
-def describe_order(effect: Effect | None, cancelled: int, biases: Sequence[PositionBias]) -> str:
+def describe_order(effect: "Effect | None", cancelled: int, biases: "Sequence[PositionBias]") -> str:
     """What order does to a step's matches, how sure that is, and which judge it sways most."""
     if effect is None:
         if not cancelled:

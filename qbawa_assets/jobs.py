@@ -46,7 +46,6 @@ from qbawa_assets.partition_reports import (
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
-from qbawa_assets.retention import delete_old_logs, delete_old_runs
 from qbawa_assets.staleness import Unchanged, newest_answers, note_judged
 from qbawa_assets.tournaments import rate, rate_jury, take_human
 from resources import ProjectResource
@@ -189,6 +188,8 @@ def check_brackets(failure: str) -> None:
 @op(ins=AFTER, out=Out(Nothing))
 def maintain(context: OpExecutionContext, project: ProjectResource) -> None:
     """Join the lake's small files, delete what is older than it need be, and publish a new catalog."""
+    from qbawa_assets.retention import delete_old_logs, delete_old_runs  # alembic, which no other run needs
+
     opened = project.open()
     done: dict[str, Any] = opened.maintain()
     metadata: dict[str, MetadataValue] = {table: MetadataValue.json(counts) for table, counts in done.items()}

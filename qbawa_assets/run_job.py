@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--config", default="{}", help="run configuration as JSON")
     arguments = parser.parse_args()
     with DagsterInstance.get() as instance:
+        keep_connections(instance)
         job = definitions.resolve_job_def(arguments.job)
         config = json.loads(arguments.config) | {"loggers": {"console": {}}}
         end_abandoned_runs(instance, launched_here=False)
@@ -27,6 +28,14 @@ def main() -> int:
             instance=instance, run_config=config, tags=dict(host_tags()), raise_on_error=False
         )
         return 0 if result.success else 1
+
+
+def keep_connections(instance: DagsterInstance) -> None:
+    """Let the instance keep its connections to PostgreSQL: by default Dagster opens one for each of its hundreds of queries.
+
+    What it does for its webserver; a run's queries may take as long as they take.
+    """
+    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
 
 
 if __name__ == "__main__":

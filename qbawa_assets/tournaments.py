@@ -13,7 +13,6 @@ from dagster import (
 )
 
 from qbawa.project import Project
-from qbawa.tournaments import plots
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.metadata import columns_of, counts, picture, preview
@@ -108,6 +107,8 @@ def ratings(context: AssetExecutionContext, project: ProjectResource) -> Materia
 
 def rate_jury(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Judge the judges."""
+    from qbawa.tournaments import plots
+
     rows = tournaments_stage.rate_judges(project)
     shown = ["step", "judge", "verdicts", "agreement_human", "agreement_low", "agreement_jury", "position_bias", "gate"]
     return MaterializeResult(

@@ -1,25 +1,33 @@
-"""Stage 4: pairs out of matches, datasets out of pairs. Door of the package to the lake."""
+"""Stage 4: pairs out of matches, datasets out of pairs.
+
+Door of the package to the lake. What is heavy (scipy, the writers of formats) is imported where it is used: every Dagster
+process imports this module.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from qbawa.datasets.exports.card import Facts
-from qbawa.datasets.exports.export import export_dataset
-from qbawa.datasets.pairs.build import PairsReport, build_pairs
 from qbawa.errors import InputError, LeakError
 from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
 from qbawa.storage.frames import frame, now
-from qbawa.tournaments.agreement.calibration import calibrate
 from qbawa.tournaments.stage import rows_in_order
 
+if TYPE_CHECKING:
+    from qbawa.datasets.exports.card import Facts
+    from qbawa.datasets.pairs.build import PairsReport
 
-def build_qbawa(project: Project) -> PairsReport:
+
+def build_qbawa(project: Project) -> "PairsReport":
     """Rebuild every step's pairs; splits that were given stay."""
+    from qbawa.datasets.pairs.build import PairsReport, build_pairs
+    from qbawa.tournaments.agreement.calibration import calibrate
+
     lake = project.lake
     matches, verdicts, cells = (
         rows_in_order(lake, "matches"),
@@ -101,6 +109,8 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
 
     Raises InputError for a name that is not declared. A dataset that is empty or leaks is refused; the others are written.
     """
+    from qbawa.datasets.exports.export import export_dataset
+
     lake, declared = project.lake, project.config.datasets
     for name in names or ():
         if name not in declared:
@@ -157,8 +167,10 @@ def _requests(project: Project) -> pl.DataFrame:
     )
 
 
-def _facts(project: Project, steps: Sequence[str]) -> Facts:
+def _facts(project: Project, steps: Sequence[str]) -> "Facts":
     """What a dataset card tells of these steps (none: all). Sources are counted by format: `journal`, `langfuse`, …"""
+    from qbawa.datasets.exports.card import Facts
+
     lake = project.lake
     here = pl.col("step").is_in(list(steps)) if steps else pl.lit(True)
     # A source reads `20261120T231507Z-7232.jsonl (journal)`.

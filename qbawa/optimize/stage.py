@@ -2,7 +2,6 @@
 
 import polars as pl
 
-from qbawa.optimize.champions import promotions
 from qbawa.project import Project
 from qbawa.storage.frames import frame
 from qbawa.tournaments.stage import fit_steps
@@ -10,6 +9,8 @@ from qbawa.tournaments.stage import fit_steps
 
 def promote(project: Project) -> pl.DataFrame:
     """New champions, if any: rows of the table `champions`."""
+    from qbawa.optimize.champions import promotions  # scipy, which not every Dagster process needs
+
     lake = project.lake
     rows = frame(
         "champions",

@@ -49,7 +49,7 @@ class Chosen:
 
 
 def choose_requests(project: Project) -> Chosen:
-    """Choose each step's replay set anew: what was chosen before stays."""
+    """Choose each step's replay set again: what was chosen before stays."""
     from qbawa.replay import plots
 
     choices = _choose(project)

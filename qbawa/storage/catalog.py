@@ -16,7 +16,7 @@ from qbawa.storage.tables import TABLES
 
 
 def publish(lake: Lake, path: Path) -> bool:
-    """Write the catalog anew if the lake has moved on since, or to another place; False where it is up to date."""
+    """Write the catalog again if the lake has moved on since, or to another place; False where it is up to date."""
     versions, home = lake.versions(), path.absolute().parent
     if path.exists() and pinned_versions(path) == versions and _places(path) == (lake.uri, str(home)):
         return False

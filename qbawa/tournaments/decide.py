@@ -27,6 +27,8 @@ def decide_matches(verdicts: pl.DataFrame, calibration: Calibration | None, judg
     columns = ["match_id", "p_a", "winner", "dissent", "verdicts", "unscored"]
     if calibration is not None:
         return combine(verdicts, calibration, judges).select(columns)
+    if not (verdicts["judge_kind"] == "imported").any():
+        return combine(verdicts, None, judges).select(columns)
     ours = verdicts.filter(pl.col("judge_kind") != "imported").select("match_id").unique()
     return pl.concat(
         [

@@ -1,4 +1,8 @@
-"""Stage 3: tournaments played, people asked, strategies rated, judges held against people. Door of the package to the lake."""
+"""Stage 3: tournaments played, people asked, strategies rated, judges held against people.
+
+Door of the package to the lake. What is heavy (scipy, the engine) is imported where it is used: every Dagster process and
+`qbawa status` import this module.
+"""
 
 import asyncio
 import time
@@ -6,52 +10,44 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from qbawa.engine.progress import Progress
-from qbawa.engine.session import Log, open_engine
 from qbawa.errors import InputError
 from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
 from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
-from qbawa.tournaments import estimate, humans, plots
-from qbawa.tournaments.agreement.position_bias import PositionBias, order_of_matches, position_biases
-from qbawa.tournaments.agreement.reliability import judge_reliability
-from qbawa.tournaments.estimate import JudgePlan
-from qbawa.tournaments.humans import HumanTask, VerdictFile
-from qbawa.tournaments.import_verdicts import import_verdicts
-from qbawa.tournaments.play import PlayReport, StepReport, play_step
-from qbawa.tournaments.ratings import Effect, RatingFit, fit_ratings
-from qbawa.tournaments.repository import (
-    answered_calls,
-    judge_history,
-    read_step,
-    recorded_outputs,
-    reread,
-    steps_with_answers,
-    write_decided,
-)
-from qbawa.tournaments.step_state import StepState
+
+if TYPE_CHECKING:
+    from qbawa.engine.session import Log
+    from qbawa.tournaments.agreement.position_bias import PositionBias
+    from qbawa.tournaments.estimate import JudgePlan
+    from qbawa.tournaments.humans import HumanTask, VerdictFile
+    from qbawa.tournaments.play import PlayReport
+    from qbawa.tournaments.ratings import Effect, RatingFit
+    from qbawa.tournaments.step_state import StepState
 
 
 def play(
     project: Project,
     *,
     run_id: str,
-    log: Log = lambda message: None,
+    log: "Log" = lambda message: None,
     steps: Sequence[str] | None = None,
     requests: Sequence[str] | None = None,
     verdict_budget: int | None = None,
     usd: float | None = None,
-) -> PlayReport:
+) -> "PlayReport":
     """Play every step's tournament as far as its goal and budget go; a rerun goes on where the verdicts stop.
 
     `steps` and `requests` restrict what is played; results elsewhere still inform. `verdict_budget` counts the
     verdicts of a step that count now, earlier ones included (default: qbawa.yaml's). `usd` caps this run.
     Raises InputError for a step that has no strategies.
     """
+    from qbawa.tournaments.repository import steps_with_answers
+
     known = steps_with_answers(project.lake)
     for step in steps or ():
         if step not in known:
@@ -64,12 +60,17 @@ def play(
 async def _play(
     project: Project,
     run_id: str,
-    log: Log,
+    log: "Log",
     steps: Sequence[str],
     requests: Sequence[str] | None,
     verdict_budget: int | None,
     usd: float | None,
-) -> PlayReport:
+) -> "PlayReport":
+    from qbawa.engine.progress import Progress
+    from qbawa.engine.session import open_engine
+    from qbawa.tournaments.play import PlayReport, StepReport, play_step
+    from qbawa.tournaments.repository import write_decided
+
     began = time.monotonic()
     report = PlayReport()
     config = project.config.tournament
@@ -89,17 +90,20 @@ async def _play(
     return report
 
 
-def plan_judging(project: Project, planned: pl.DataFrame) -> list[JudgePlan]:
+def plan_judging(project: Project, planned: pl.DataFrame) -> "list[JudgePlan]":
     """What playing all tournaments would take at most, by step and judge, once `planned` is answered. Pays nothing.
 
     `planned` are cells in the form of `wanted_cells`.
     """
+    from qbawa.tournaments.estimate import plan_step
+    from qbawa.tournaments.repository import answered_calls, judge_history, recorded_outputs, steps_with_answers
+
     lake = project.lake
     history = judge_history(lake)
     plans: list[JudgePlan] = []
     for step in sorted({*steps_with_answers(lake), *planned["step"]}):
         if project.config.jury(step):
-            plans += estimate.plan_step(
+            plans += plan_step(
                 _read_step(project, step),
                 project.config,
                 planned,
@@ -110,11 +114,13 @@ def plan_judging(project: Project, planned: pl.DataFrame) -> list[JudgePlan]:
     return plans
 
 
-def open_tasks(project: Project, step: str, judge: str) -> Iterator[HumanTask]:
+def open_tasks(project: Project, step: str, judge: str) -> "Iterator[HumanTask]":
     """Matches of a step that this person has not judged, in the order in which people are asked.
 
     Raises InputError for a step without matches.
     """
+    from qbawa.tournaments import humans
+
     lake, here = project.lake, pl.col("step") == step
     matches = lake.read("matches", keep=here & (pl.col("origin") != "identical"))
     if matches.is_empty():
@@ -130,16 +136,22 @@ def open_tasks(project: Project, step: str, judge: str) -> Iterator[HumanTask]:
     )
 
 
-def verdict_file(project: Project, step: str, judge: str | None = None) -> VerdictFile:
+def verdict_file(project: Project, step: str, judge: str | None = None) -> "VerdictFile":
     """Where this person's verdicts go until they are taken in; by default the one whom the computer knows."""
+    from qbawa.tournaments.humans import VerdictFile
+
     return VerdictFile(_human_verdicts(project), step, judge)
 
 
-def _read_step(project: Project, step: str) -> StepState:
+def _read_step(project: Project, step: str) -> "StepState":
+    from qbawa.tournaments.repository import read_step
+
     return read_step(project.lake, step, project.config.jury(step), project.config.tournament.seed)
 
 
 def _redecide(project: Project, steps: Iterable[str]) -> None:
+    from qbawa.tournaments.repository import write_decided
+
     for step in steps:
         write_decided(project.lake, _read_step(project, step).redecide())
 
@@ -150,6 +162,8 @@ def _human_verdicts(project: Project) -> Path:
 
 def bracket_picture(project: Project, request_id: str) -> bytes | None:
     """The matches of one request, drawn."""
+    from qbawa.tournaments import plots
+
     matches = project.lake.read("matches", blocks=[request_id])
     if matches.is_empty():
         return None
@@ -186,6 +200,8 @@ def take_human_verdicts(project: Project) -> HumanReport:
     A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
     matches are re-decided. A file that is wrong is refused whole; the others are taken.
     """
+    from qbawa.tournaments.import_verdicts import import_verdicts
+
     taken, refused = {}, {}
     for path in human_verdict_files(project):
         try:
@@ -203,6 +219,8 @@ def take_human_verdicts(project: Project) -> HumanReport:
 
 def reread_verdicts(project: Project) -> int:
     """Re-read every raw reply of a judge by the present parser and re-decide the steps that change; how many verdicts did."""
+    from qbawa.tournaments.repository import reread
+
     lake = project.lake
     changed = reread(lake, lake.read("verdicts"))
     lake.merge("verdicts", changed)
@@ -216,11 +234,11 @@ class Rated:
     """Ratings of all steps with the strategies' names, what the checks look at, and pictures by step."""
 
     rows: pl.DataFrame
-    fits: dict[str, RatingFit] = field(default_factory=dict)
-    order_effects: dict[str, Effect | None] = field(default_factory=dict)
+    fits: "dict[str, RatingFit]" = field(default_factory=dict)
+    order_effects: "dict[str, Effect | None]" = field(default_factory=dict)
     cancelled: dict[str, int] = field(default_factory=dict)
     """Matches in which place cancels, since judges saw both orders alike."""
-    position_biases: dict[str, list[PositionBias]] = field(default_factory=dict)
+    position_biases: "dict[str, list[PositionBias]]" = field(default_factory=dict)
     """Of the judges that saw answers in an order, most biased first."""
     unscored_shares: dict[str, float] = field(default_factory=dict)
     """Share of the verdicts that count which could not be read; steps without verdicts are left out."""
@@ -232,6 +250,9 @@ class Rated:
 
 def rate_strategies(project: Project) -> Rated:
     """Rate every step's strategies from its matches."""
+    from qbawa.tournaments import plots
+    from qbawa.tournaments.agreement.position_bias import order_of_matches, position_biases
+
     lake = project.lake
     fits = fit_steps(project)
     costs = (
@@ -266,6 +287,8 @@ def rate_strategies(project: Project) -> Rated:
 
 def rate_judges(project: Project) -> pl.DataFrame:
     """How far each judge of each step can be trusted."""
+    from qbawa.tournaments.agreement.reliability import judge_reliability
+
     lake, config = project.lake, project.config
     models = dict(lake.read("strategies", ["strategy_id", "model"]).drop_nulls().iter_rows())
     rows = judge_reliability(
@@ -287,6 +310,8 @@ def rate_judges(project: Project) -> pl.DataFrame:
 def rated_matches(project: Project) -> pl.DataFrame:
     """Matches with what the ratings fit beside strength: the order in which judges saw the answers (1 where all saw a
     first, −1 where all saw b), and the lengths of both answers."""
+    from qbawa.tournaments.agreement.position_bias import order_of_matches
+
     lake = project.lake
     verdicts = lake.read("verdicts", ["step", "match_id", "judge", "judge_kind", "shown_first", "verdict"])
     steps = verdicts.partition_by("step", as_dict=True).items()
@@ -302,8 +327,10 @@ def rated_matches(project: Project) -> pl.DataFrame:
     return matches
 
 
-def fit_steps(project: Project) -> dict[str, RatingFit]:
+def fit_steps(project: Project) -> "dict[str, RatingFit]":
     """The fit of every step that has matches."""
+    from qbawa.tournaments.ratings import fit_ratings
+
     matches, length = rated_matches(project), project.config.tournament.length_effect
     return {str(s): fit_ratings(m, length_effect=length) for (s,), m in matches.group_by("step", maintain_order=True)}
 

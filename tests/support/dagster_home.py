@@ -27,6 +27,7 @@ from qbawa.cli.launch.dagster import dagster_environment
 from qbawa.project import Home, Project, open_project
 from qbawa_assets.definitions import definitions
 from qbawa_assets.partitions import cells
+from qbawa_assets.run_job import keep_connections
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 TOPICS = ("the tides", "sourdough", "old maps", "violins", "glaciers", "semaphores", "copper roofs", "the moon")
@@ -114,6 +115,7 @@ def dagster_on(home: Home) -> Iterator[DagsterHome]:
         with mock.patch.dict(os.environ, environment):
             instance = DagsterInstance.from_config(str(home.dagster))
         with instance:
+            keep_connections(instance)
             yield DagsterHome(home, instance, environment)
 
 
