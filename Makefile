@@ -1,11 +1,12 @@
 # make demo   the whole flywheel on sample articles: no key, no network after the install
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
-# make test   every test
+# make test   every test but those of test-installed
+# make test-installed   the wheel, built and run in an environment of its own
 # make test-fast   the inner loop, within a minute: without Dagster, Chromium and whatever is marked slow
 # make check  format, lint, types, which room may import which
 # make lock   resolve the locked requirements again
 # make release  wheel, sdist and checksums into dist/, then the tag; uploads nothing (CONTRIBUTING.md)
-.PHONY: demo up test test-fast check format lock release clean install
+.PHONY: demo up test test-fast test-installed check format lock release clean install
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,10 +23,13 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 WORKERS ?= 3
 
 test: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs"
+
+test-installed: .venv/installed
+	$(PYTEST) -m installs
 
 test-fast: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/dagster --ignore tests/cli/test_up.py
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs" --ignore tests/dagster --ignore tests/cli/test_up.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 
 from qbawa.erasure import Plan, read_plan
 from qbawa.errors import UserError
+from qbawa_assets.partition_keys import partition_key
 from qbawa_assets.partitions import requests
 from qbawa_assets.postgres_leftovers import Connection, remove_leftovers
 from qbawa_assets.redaction import redact, rows_of, text_tables
@@ -37,19 +38,19 @@ def forget_in_dagster(instance: DagsterInstance, connection: Connection, plan: P
 
     `own_server`: it belongs to the home alone, so that tables nobody knows are searched too.
     """
-    request_id, quotes = plan.request_id, plan.quotes
+    key, quotes = partition_key(plan.request_id), plan.quotes
     done: Counter[str] = Counter()
-    for run_id in _runs_of_partition(connection, request_id):
+    for run_id in _runs_of_partition(connection, key):
         # A run of this one partition is about nothing else.
         instance.delete_run(run_id)
         for folder in (run_id, f"storage/{run_id}"):  # what it printed, and what its stages handed to one another
             shutil.rmtree(Path(instance.root_directory, folder), ignore_errors=True)
         done["runs"] += 1
     name = str(requests.name)
-    if instance.has_dynamic_partition(name, request_id):
-        instance.delete_dynamic_partition(name, request_id)
+    if instance.has_dynamic_partition(name, key):
+        instance.delete_dynamic_partition(name, key)
         done["dynamic_partitions"] += 1
-    done["event_logs"] += _delete_events_of_partition(connection, request_id)
+    done["event_logs"] += _delete_events_of_partition(connection, key)
     for table in text_tables(connection):
         if own_server or table.name in TABLES:
             done += redact(connection, table, quotes, pictures=plan.pictured)
@@ -59,28 +60,28 @@ def forget_in_dagster(instance: DagsterInstance, connection: Connection, plan: P
     return +done
 
 
-def _runs_of_partition(connection: Connection, request_id: str) -> list[str]:
+def _runs_of_partition(connection: Connection, key: str) -> list[str]:
     of_partition = (
         "SELECT DISTINCT run_id FROM run_tags "
-        "WHERE key IN ('dagster/partition', 'dagster/partition/request') AND value = %(id)s"
+        "WHERE key IN ('dagster/partition', 'dagster/partition/request') AND value = %(key)s"
     )
-    return [run_id for (run_id,) in rows_of(connection, of_partition, {"id": request_id})]
+    return [run_id for (run_id,) in rows_of(connection, of_partition, {"key": key})]
 
 
-def _delete_events_of_partition(connection: Connection, request_id: str) -> int:
+def _delete_events_of_partition(connection: Connection, key: str) -> int:
     """Delete all events of the request's bracket and cells, and their tags; how many events."""
     with connection, connection.cursor() as cursor:
         # Of cells the name of the strategy follows.
         mine = (
-            "(partition = %(id)s OR starts_with(partition, %(id)s || '|') "
-            "AND strpos(substr(partition, length(%(id)s) + 2), '|') = 0)"
+            "(partition = %(key)s OR starts_with(partition, %(key)s || '|') "
+            "AND strpos(substr(partition, length(%(key)s) + 2), '|') = 0)"
         )
         cursor.execute(
             f"DELETE FROM asset_event_tags WHERE event_id IN (SELECT id FROM event_logs WHERE {mine})",
-            {"id": request_id},
+            {"key": key},
         )
-        cursor.execute(f"DELETE FROM asset_check_executions WHERE {mine}", {"id": request_id})
-        cursor.execute(f"DELETE FROM event_logs WHERE {mine}", {"id": request_id})
+        cursor.execute(f"DELETE FROM asset_check_executions WHERE {mine}", {"key": key})
+        cursor.execute(f"DELETE FROM event_logs WHERE {mine}", {"key": key})
         return int(cursor.rowcount)
 
 

@@ -35,6 +35,7 @@ from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
 from qbawa_assets.metadata import picture
+from qbawa_assets.model_checks import fail_for_silent_models, note_cap, say_what_is_wrong
 from qbawa_assets.partition_events import PartitionEvents
 from qbawa_assets.partition_reports import (
     fail_for_failed_cells,
@@ -133,6 +134,10 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         strategies=replay_stage.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
+    uses = [replay_stage.model_uses(opened, chosen)]
+    if context.job_name == "flywheel":
+        uses.append(tournaments_stage.judge_uses(opened, chosen["step"].unique()))
+    problems = say_what_is_wrong(context, opened, *uses, usd=config.usd)
     # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, opened)
     report = replay_stage.replay(
@@ -147,7 +152,14 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     opened.publish()
     context.log.info(report.summary())
     drawn = {"matrix": picture(replay_stage.matrix_picture(opened))} if report.cells else {}
-    context.add_output_metadata(report.metadata() | drawn)
+    note_cap(context, report.capped)
+    context.add_output_metadata(report.metadata() | problems | drawn)
+
+
+@op(ins=AFTER, out=Out(Nothing))
+def check_models(context: OpExecutionContext, project: ProjectResource) -> None:
+    """End the run before anything is judged if a model answered none of its cells."""
+    fail_for_silent_models(context, project.open())
 
 
 @op(ins=AFTER, out=Out(str), pool="model_calls")
@@ -156,6 +168,10 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     opened = project.open()
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
+    problems = {}
+    if context.job_name != "flywheel":  # which has said it before anything was answered
+        steps = config.steps or opened.lake.blocks("replay_set")
+        problems = say_what_is_wrong(context, opened, tournaments_stage.judge_uses(opened, steps), usd=config.usd)
     report = tournaments_stage.play(
         opened,
         steps=config.steps or None,
@@ -169,7 +185,8 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     report_brackets(context, opened, report.matches_by_request, report.unfinished)
     if not config.steps:
         note_judged(opened, answers)
-    context.add_output_metadata(report.metadata())
+    note_cap(context, report.capped)
+    context.add_output_metadata(report.metadata() | problems)
     return report.failure or ""
 
 
@@ -255,7 +272,7 @@ def tournament_sweep() -> None:
 
 @job(name="flywheel", description="The whole flywheel once: from new recordings to datasets and champions.")
 def flywheel_job() -> None:
-    failure = sweep_brackets(sweep_matrix(declare_strategies(choose_requests(take_recordings()))))
+    failure = sweep_brackets(check_models(sweep_matrix(declare_strategies(choose_requests(take_recordings())))))
     judged = rate_judges(rate_strategies(take_human_verdicts(failure)))
     done = promote_champions(export_datasets(build_pairs(judged)))
     check_cells(done)

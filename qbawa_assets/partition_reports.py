@@ -11,7 +11,8 @@ from qbawa.replay import stage as replay_stage
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.metadata import picture
 from qbawa_assets.partition_events import PartitionEvents
-from qbawa_assets.partitions import cell_key, requests, strategies
+from qbawa_assets.partition_keys import name_of, partition_key
+from qbawa_assets.partitions import add_partitions, cell_key, requests, strategies
 
 # A picture takes about 0.2 CPU seconds and 90 kB of the event log.
 MOST_PICTURES = 12
@@ -52,12 +53,14 @@ def report_unreported_cells(context: Any, project: Project) -> None:
     columns = ["request_id", "strategy_id", "cost_usd", "latency_s"]
     stored = project.lake.read("replay_matrix", columns, keep=(pl.col("status") == "ok") & (pl.col("sample") == 0))
     known = context.instance.get_materialized_partitions(AssetKey("replay_matrix"))
-    new = [f"{request}|{strategy}" not in known for request, strategy in stored.select(columns[:2]).iter_rows()]
+    new = [
+        str(cell_key(request, strategy)) not in known for request, strategy in stored.select(columns[:2]).iter_rows()
+    ]
     lost = stored.filter(pl.Series(new, dtype=pl.Boolean))
     if lost.is_empty():
         return
-    context.instance.add_dynamic_partitions(str(requests.name), lost["request_id"].unique().sort().to_list())
-    context.instance.add_dynamic_partitions(str(strategies.name), lost["strategy_id"].unique().sort().to_list())
+    add_partitions(context.instance, requests, lost["request_id"].unique().sort())
+    add_partitions(context.instance, strategies, lost["strategy_id"].unique().sort())
     report_cells(context)(lost.with_columns(state=pl.lit("ok")))
 
 
@@ -88,12 +91,13 @@ def report_brackets(
     played = set(played) - set(unfinished)
     known = context.instance.get_materialized_partitions(AssetKey("tournament_brackets"))
     counts = tournaments_stage.bracket_counts(project)
-    due = sorted({*played, *(set(counts) - set(known) - set(unfinished))})
+    reported = {name for key in known if partition_key(name := name_of(key)) == key}
+    due = sorted({*played, *(set(counts) - reported - set(unfinished))})
     drawn = set(sorted(played)[:MOST_PICTURES])
-    context.instance.add_dynamic_partitions(str(requests.name), due)
+    add_partitions(context.instance, requests, due)
     PartitionEvents.of(context, "tournament_brackets").materialized(
         (
-            request,
+            partition_key(request),
             {
                 **counts.get(request, {"matches": 0}),
                 "bracket": picture(tournaments_stage.bracket_picture(project, request))

@@ -14,7 +14,7 @@ from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa_assets.metadata import columns_of, counts, picture, preview
-from qbawa_assets.partitions import recording_batches
+from qbawa_assets.partitions import add_partitions, recording_batches
 from qbawa_assets.partitions import requests as request_partitions
 from resources import ProjectResource
 
@@ -59,7 +59,7 @@ def recordings(context: AssetExecutionContext, project: ProjectResource) -> Mate
 def choose(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Choose the requests that stand for all traffic; they become the matrix's request partitions."""
     chosen = replay_stage.choose_requests(project)
-    instance.add_dynamic_partitions(str(request_partitions.name), chosen.request_ids)
+    add_partitions(instance, request_partitions, chosen.request_ids)
     return MaterializeResult(
         asset_key="replay_set",
         metadata={

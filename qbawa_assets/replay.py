@@ -13,8 +13,9 @@ from dagster import (
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa_assets.metadata import columns_of, counts, preview
+from qbawa_assets.model_checks import note_cap
 from qbawa_assets.partition_reports import fail_for_failed_cells, report_cells
-from qbawa_assets.partitions import cells, dimensions
+from qbawa_assets.partitions import add_partitions, cells, dimensions
 from qbawa_assets.partitions import strategies as strategy_partitions
 from qbawa_assets.recordings import recordings, replay_set
 from resources import ProjectResource
@@ -23,7 +24,7 @@ from resources import ProjectResource
 def declare(instance: DagsterInstance, project: Project) -> MaterializeResult:
     """Expand what qbawa.yaml declares into strategies; they become the matrix's strategy partitions."""
     declared = replay_stage.declare_strategies(project)
-    instance.add_dynamic_partitions(str(strategy_partitions.name), declared["strategy_id"].to_list())
+    add_partitions(instance, strategy_partitions, declared["strategy_id"])
     return MaterializeResult(
         asset_key="strategies",
         metadata={
@@ -58,6 +59,7 @@ def replay_matrix(context: AssetExecutionContext, project: ProjectResource) -> I
         opened, wanted, run_id=context.run_id, log=context.log.info, on_cells=report_cells(context)
     )
     opened.publish()
+    note_cap(context, report.capped)
     context.add_output_metadata(report.metadata())
     fail_for_failed_cells(context, opened)
     # Each cell has reported itself. A result here would stand for the whole range and turn cells green that do not exist.

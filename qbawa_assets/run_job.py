@@ -10,11 +10,15 @@ import sys
 from dagster import DagsterInstance
 
 from qbawa_assets.definitions import definitions
+from qbawa_assets.model_checks import CAP_TAG
 from qbawa_assets.orphaned_runs import end_abandoned_runs, host_tags
+
+CAPPED = 3
+"""What is missing costs more than the user allows; the next run goes on there."""
 
 
 def main() -> int:
-    """Exit code: 0 if the run succeeded, 1 if it did not."""
+    """Exit code: 0 if the run succeeded, 1 if it did not, CAPPED if all that kept it from its end is a dollar cap."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("job")
     parser.add_argument("--config", default="{}", help="run configuration as JSON")
@@ -27,7 +31,10 @@ def main() -> int:
         result = job.execute_in_process(
             instance=instance, run_config=config, tags=dict(host_tags()), raise_on_error=False
         )
-        return 0 if result.success else 1
+        if not result.success:
+            return 1
+        run = instance.get_run_by_id(result.run_id)
+        return CAPPED if run is not None and CAP_TAG in run.tags else 0
 
 
 def keep_connections(instance: DagsterInstance) -> None:

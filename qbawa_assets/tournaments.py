@@ -16,6 +16,8 @@ from qbawa.project import Project
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.checks import rating_checks, rating_specs
 from qbawa_assets.metadata import columns_of, counts, picture, preview
+from qbawa_assets.model_checks import note_cap
+from qbawa_assets.partition_keys import name_of
 from qbawa_assets.partition_reports import fail_for_judging, report_brackets
 from qbawa_assets.partitions import requests
 from qbawa_assets.replay import replay_matrix, strategies
@@ -35,11 +37,12 @@ from resources import ProjectResource
 def tournament_brackets(context: AssetExecutionContext, project: ProjectResource) -> Iterator[MaterializeResult]:
     """One row per match. A partition is the bracket of one request; the job `tournament_sweep` plays all of them."""
     opened = project.open()
-    asked = list(context.partition_keys)
+    asked = [name_of(key) for key in context.partition_keys]
     report = tournaments_stage.play(opened, requests=asked, run_id=context.run_id, log=context.log.info)
     opened.publish()
     context.log.info(report.summary())
     report_brackets(context, opened, asked, report.unfinished)
+    note_cap(context, report.capped)
     fail_for_judging(report.failure)
     # Each bracket has reported itself. A result here would say the same of every request of the range.
     yield from ()

@@ -16,6 +16,7 @@ from dagster import (
 from qbawa.errors import UserError
 from qbawa.ids import content_id
 from qbawa.ingest import stage as ingest_stage
+from qbawa.replay import stage as replay_stage
 from qbawa.storage.occupancy import in_use
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.jobs import flywheel_job, judge_anew, replay_sweep, take_new_recordings, tournament_sweep
@@ -88,6 +89,8 @@ def new_answers(context: SensorEvaluationContext, project: ProjectResource) -> R
                 f"New answers, but judging them by {', '.join(paid)} costs money without a cap. Set budget.usd_per_run or "
                 "budget.usd_per_day in qbawa.yaml, or run `qbawa run tournament_sweep` yourself."
             )
+        if silent := replay_stage.silent_models(opened):
+            return SkipReason(silent)
     except UserError as error:
         return SkipReason(str(error))
     for job in ANSWERING:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 # With `--dist loadfile` a long file that begins last keeps one worker busy while the others wait.
-LONGEST_FIRST = ("tests/cli/test_up.py", "tests/test_readme.py", "tests/dagster/", "tests/tournaments/test_")
+LONGEST_FIRST = (
+    *("tests/cli/test_strangers.py", "tests/cli/test_up.py", "tests/test_readme.py", "tests/test_names.py"),
+    *("tests/dagster/", "tests/tournaments/test_"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

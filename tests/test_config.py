@@ -142,6 +142,7 @@ KEYS = sorted({name for model in vars(config_module).values() if isinstance(mode
 LIKELY = st.recursive(VALUES, lambda inner: st.dictionaries(st.sampled_from(KEYS), inner, max_size=4), max_leaves=12)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(sorted(Config.model_fields)), LIKELY | st.lists(LIKELY, max_size=2), max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_whatever_stands_in_the_file_is_a_configuration_or_one_clear_error(data: dict[str, Any]) -> None:

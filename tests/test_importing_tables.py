@@ -210,6 +210,7 @@ _cases = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_cases)
 def test_swapping_the_sides_of_a_table_changes_nothing(tmp_path_factory: Any, cases: list[Any]) -> None:
@@ -233,6 +234,7 @@ def test_swapping_the_sides_of_a_table_changes_nothing(tmp_path_factory: Any, ca
     assert found[0][0].equals(found[1][0]) and found[0][1].equals(found[1][1])
 
 
+@pytest.mark.slow
 def test_the_command_tells_answers_from_verdicts_and_asks_for_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +258,7 @@ def test_the_command_tells_answers_from_verdicts_and_asks_for_the_step(
     assert "held all of it already" in told.stdout
 
 
+@pytest.mark.slow
 @needs_anchors
 def test_real_answers_and_preferences_come_in_whole(lake: Lake) -> None:
     requests = pl.read_parquet(ANCHORS / "requests.parquet").select("request_id", "instruction")

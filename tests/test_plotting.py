@@ -104,6 +104,7 @@ def size(png: bytes) -> tuple[int, int]:
     return width, height
 
 
+@pytest.mark.slow
 @every_picture
 def test_hostile_names_are_drawn_as_they_are(draw: Draw) -> None:
     with warnings.catch_warnings():
@@ -112,6 +113,7 @@ def test_hostile_names_are_drawn_as_they_are(draw: Draw) -> None:
     assert 200 < width <= 1_600 and 200 < height <= 1_600, "no name blows the picture up"
 
 
+@pytest.mark.slow
 @every_picture
 @pytest.mark.parametrize("count", [0, 1, 2, 3 * MOST_ROWS])
 def test_any_number_of_rows_is_drawn(draw: Draw, count: int) -> None:
@@ -120,6 +122,7 @@ def test_any_number_of_rows_is_drawn(draw: Draw, count: int) -> None:
         size(draw([f"strategy-{n}" for n in range(count)]))
 
 
+@pytest.mark.slow
 @every_picture
 def test_equal_data_give_equal_bytes(draw: Draw) -> None:
     names = ["plain", "terse/gpt", "best-of-5"]
@@ -132,6 +135,7 @@ def test_costs_of_any_kind_are_drawn(costs: list[float | None]) -> None:
     size(cost_against_strength(ratings(["a", "b", "c"], costs), "costs"))
 
 
+@pytest.mark.slow
 def test_a_bracket_has_a_panel_for_each_step() -> None:
     names = [f"strategy-{n}" for n in range(12)]
     heights = [size(bracket(matches(names, steps), {}, "bracket"))[1] for steps in (1, 2, 3, 12)]

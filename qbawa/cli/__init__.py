@@ -1,7 +1,7 @@
 """The command line: `qbawa COMMAND`. One module a command; a module is loaded only when its command is called.
 
 Exit codes: 0 done, 1 done in part (some cells failed, a check did not pass) or an unexpected error, 2 the user gave
-something wrong, which the message explains.
+something wrong, which the message explains, 3 a dollar cap of the user's stopped the run and nothing failed (`qbawa run`).
 """
 
 import importlib

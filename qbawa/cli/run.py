@@ -15,15 +15,19 @@ JOBS = ("flywheel", "replay_sweep", "tournament_sweep", "take_new_recordings", "
 def command(job: str, requests: str | None, strategies: str | None, usd: float | None) -> None:
     """Run JOB on the same Dagster instance that the UI shows; `flywheel` runs all stages once.
 
-    Exit code 1 where cells failed or judging stopped; all else is done, and a rerun goes on with what is missing.
+    Exit code 1 where cells failed or judging stopped; all else is done, and a rerun goes on with what is missing. Exit code 3
+    where nothing failed and a dollar cap left cells or matches open. The caps of qbawa.yaml apply besides --usd.
 
     \b
     Example:
       qbawa run replay_sweep --strategies 'terse/*' --usd 2
     """
     import json
+    from datetime import UTC, datetime
 
     from qbawa.cli.launch.dagster import run_module
+    from qbawa.engine.caps import cap_notes
+    from qbawa.engine.session import spent_usd
     from qbawa.errors import InputError
     from qbawa.project import Home, open_project
     from qbawa.replay.stage import matching_strategies
@@ -43,5 +47,12 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
         ops["sweep_matrix"] = {"config": cells}
     if plays and usd is not None:
         ops["sweep_brackets"] = {"config": {"usd": usd}}
+    if usd is not None and not ops:
+        raise InputError(f"--usd caps what models are paid; the job '{job}' asks none.")
+    if sweeps_matrix or plays:
+        today = f"day:{datetime.now(UTC):%Y-%m-%d}"
+        spent = spent_usd(project.lake, today) if project.config.budget.usd_per_day is not None else 0.0
+        for note in cap_notes(project.config.budget, usd, spent):
+            click.echo(note, err=True)
     arguments = [job, "--config", json.dumps({"ops": ops} if ops else {})]
     sys.exit(run_module(home, "qbawa_assets.run_job", arguments))

@@ -23,13 +23,18 @@ def command(as_json: bool) -> None:
         return
 
     from rich.console import Console
+    from rich.text import Text
 
     from qbawa.cli.tables import cells_table, leaderboard_tables, rows_table
+    from qbawa.text import printable
 
     console = Console()
-    console.print(f"[bold]{status.home}[/bold]   paid so far: ${status.cost_usd:.4f}", highlight=False)
+    console.print(Text.assemble((status.home, "bold"), f"   paid so far: ${status.cost_usd:.4f}"), highlight=False)
     console.print(rows_table(status.rows))
     if status.cells.height:
         console.print(cells_table(status.cells))
     for table in leaderboard_tables(status.leaderboard):
         console.print(table)
+    for budget in status.verdict_budgets:
+        for line in budget.lines():
+            console.print(Text(printable(line)))

@@ -1,6 +1,6 @@
 """What the lake holds and what is missing, in a few plain values."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
@@ -8,6 +8,7 @@ import polars as pl
 from qbawa.project import Project
 from qbawa.replay.stage import wanted_cells
 from qbawa.storage.tables import TABLES
+from qbawa.tournaments.budgets import StepBudget, verdicts_per_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Status:
     cells: pl.DataFrame
     leaderboard: pl.DataFrame
     cost_usd: float
+    verdict_budgets: list[StepBudget] = field(default_factory=list)
+    """By step that was judged."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as values that JSON can hold."""
@@ -28,6 +31,7 @@ class Status:
             "cells": self.cells.to_dicts(),
             "leaderboard": self.leaderboard.to_dicts(),
             "cost_usd": self.cost_usd,
+            "verdict_budgets": [asdict(each) for each in self.verdict_budgets],
         }
 
 
@@ -54,7 +58,45 @@ def read_status(project: Project) -> Status:
         cells=cells.sort("step"),
         leaderboard=leaderboard(project),
         cost_usd=float(paid),
+        verdict_budgets=verdict_budgets(project),
     )
+
+
+def verdict_budgets(project: Project) -> list[StepBudget]:
+    """How the verdict budget of each judged step stands by what tournaments have left in the lake.
+
+    `qbawa plan` looks closer: at what would count under the rubrics and models of now, and at newcomers' shares.
+    """
+    steps = project.lake.query(
+        """
+        WITH field AS (
+            SELECT step, strategy_id, any_value(s.name) AS name
+            FROM strategies s JOIN replay_matrix c USING (step, strategy_id)
+            WHERE s.active AND c.status = 'ok' GROUP BY step, strategy_id
+        ), asked AS (
+            SELECT match_id, count(*) AS n FROM verdicts WHERE judge_kind = 'llm' GROUP BY match_id
+        ), played AS (
+            SELECT m.step, m.strategy_a, m.strategy_b, least(coalesce(n, 0), m.verdicts + m.unscored) AS given,
+                   m.verdicts + m.unscored AS counted
+            FROM matches m LEFT JOIN asked USING (match_id)
+            JOIN field a ON a.step = m.step AND a.strategy_id = m.strategy_a
+            JOIN field b ON b.step = m.step AND b.strategy_id = m.strategy_b
+        ), judged AS (
+            SELECT step, strategy_a AS strategy_id FROM played WHERE counted > 0
+            UNION SELECT step, strategy_b FROM played WHERE counted > 0
+        )
+        SELECT step, (SELECT sum(given) FROM played p WHERE p.step = f.step) AS given,
+               coalesce(list(name ORDER BY name) FILTER (judged.strategy_id IS NULL), []) AS unjudged
+        FROM field f LEFT JOIN judged USING (step, strategy_id)
+        WHERE step IN (SELECT step FROM played) GROUP BY step ORDER BY step
+        """
+    )
+    budget, found = project.config.tournament.verdict_budget, []
+    for step, given, unjudged in steps.iter_rows():
+        if jury := project.config.jury(step):
+            used_up = budget - given < verdicts_per_match(jury.values())
+            found.append(StepBudget(step, int(given), budget, 0, used_up, tuple(unjudged)))
+    return found
 
 
 def leaderboard(project: Project) -> pl.DataFrame:

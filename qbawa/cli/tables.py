@@ -38,7 +38,7 @@ def leaderboard_tables(board: pl.DataFrame) -> Iterator[Table]:
     """One table a step: rank, name, strength with its 95 % interval as a bar, wins, matches and, if any, cost."""
     for (step,), rows in board.group_by("step", maintain_order=True):
         table = Table(
-            title=f"Leaderboard of step '{shorten(str(step), 40)}'",
+            title=Text(f"Leaderboard of step '{shorten(str(step), 40)}'"),
             title_justify="left",
             box=None,
             padding=(0, 1, 0, 0),

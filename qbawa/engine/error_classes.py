@@ -18,6 +18,12 @@ SHOWN = 300
 """Characters of a provider's message that are kept."""
 REFUSALS = frozenset({"refused", "unsupported", "context_too_long", "cut_off", "tool_call", "empty"})
 """Reasons that lie in the call itself: asked again as it is, it would end the same way, and may cost as much again."""
+MODEL_UNUSABLE = frozenset({"wrong_key", "quota_exhausted", "no_permission", "unknown_model", "unpriced", "connection"})
+"""Reasons that lie in the model's settings, key or server, whatever was asked."""
+MODEL_FAULTS = MODEL_UNUSABLE | {
+    "timeout", "rate_limited", "overloaded", "server_error", "malformed", "http_500", "http_502", "http_503", "http_504",
+}  # fmt: skip
+"""Those that a long or odd prompt may bring about too: they speak against the model only where they are many."""
 
 # Looked for in the error's code and type, in this order.
 _CODES: tuple[tuple[str, type[ProviderError], str], ...] = (

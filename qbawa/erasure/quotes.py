@@ -32,6 +32,9 @@ class Quotes:
         self.request_id = request_id
         self._names = name_pattern(request_id)
         self._plain_name = name_pattern(plain(request_id))
+        # Dagster's partitions write a name with `|` or NUL so (qbawa_assets.partition_keys).
+        escaped = "".join(f"%{ord(c):02X}" if c in "|\0%" else c for c in request_id)
+        self._key = name_pattern(escaped)
         self._pieces = sorted({piece for piece in map(plain, pieces) if piece})
 
     def among(self, texts: Iterable[str]) -> set[str]:
@@ -44,7 +47,7 @@ class Quotes:
         return {
             text
             for text, bare, quotes in zip(distinct, simple, quoting, strict=True)
-            if quotes or self._names.search(text) or self._plain_name.search(bare)
+            if quotes or self._names.search(text) or self._plain_name.search(bare) or self._key.search(text)
         }
 
     def in_binary(self, data: bytes) -> bool:

@@ -74,14 +74,14 @@ def load_table(path: Path) -> pl.DataFrame:
         head = file.read(4096)
     try:
         if head.startswith(b"PAR1"):
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
         if start == b"{":
             return _from_objects([json.loads(line) for line in path.read_bytes().splitlines() if line.strip()])
         if start == b"[":
             return _from_objects(json.loads(path.read_bytes()))
         # All text: an id such as 0012 must not become the number 12.
-        return pl.read_csv(path, infer_schema=False, separator="\t" if path.suffix == ".tsv" else ",")
+        return pl.read_csv(path, infer_schema=False, separator="\t" if path.suffix == ".tsv" else ",", glob=False)
     except (pl.exceptions.PolarsError, ValueError, RecursionError, OSError) as error:
         reason = str(error).strip().splitlines()
         raise InputError(

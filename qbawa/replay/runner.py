@@ -15,7 +15,7 @@ from qbawa.engine.engine import Engine
 from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
 from qbawa.engine.run_report import RunReport
-from qbawa.errors import FinalError, NotMadeError, UserError
+from qbawa.errors import BudgetError, FinalError, NotMadeError, UserError
 from qbawa.replay.inputs import Material
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
 from qbawa.storage.frames import frame, now
@@ -44,6 +44,8 @@ class ReplayReport(RunReport):
     done_before: int = 0
     """Of `ok`: answered by an earlier run, so nothing was done."""
     stopped: str | None = None
+    capped: bool = False
+    """A dollar cap stopped it."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Failed and refused cells by reason."""
     latencies_s: dict[str, float] = field(default_factory=dict)
@@ -181,6 +183,7 @@ async def _answer_cell(
         outcome: dict[str, Any] = {"status": "ok"}
     except NotMadeError as error:
         report.stopped = report.stopped or str(error)
+        report.capped |= isinstance(error, BudgetError)
         return None
     except FinalError as error:
         answer, outcome = tally.answer(""), _failed(error.reason, error)

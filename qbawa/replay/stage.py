@@ -215,6 +215,37 @@ def describe_failures(failed: pl.DataFrame) -> str:
     )
 
 
+def model_uses(project: Project, cells: pl.DataFrame) -> dict[str, list[str]]:
+    """Names of the strategies that would call each model for those of `cells` that are not answered, by model."""
+    from qbawa.replay.silent_models import models_of
+
+    due = set(cells.filter(pl.col("state") != "ok")["strategy_id"])
+    uses: dict[str, list[str]] = {}
+    for strategy in read_strategies(project.lake).values():
+        if strategy.strategy_id in due and strategy.origin != "import":
+            for model in sorted(models_of(strategy)):
+                uses.setdefault(model, []).append(f"strategy '{strategy.name}'")
+    return uses
+
+
+def silent_models(project: Project, run_id: str | None = None) -> str:
+    """Which models have failed as a whole in a run (default: in the run that asked each last), and how to go on; '' for none.
+
+    Only cells of active strategies count.
+    """
+    from qbawa.replay.silent_models import describe, silent_models
+
+    columns = ["run_id", "strategy_id", "status", "error", "answered_at"]
+    cells = project.lake.read("replay_matrix", columns, keep=None if run_id is None else pl.col("run_id") == run_id)
+    if cells.filter(pl.col("status") == "failed").is_empty():
+        return ""
+    asked = pl.col("active") & (pl.col("origin") != "import")
+    active = set(project.lake.read("strategies", ["strategy_id"], keep=asked)["strategy_id"])
+    strategies = {key: strategy for key, strategy in read_strategies(project.lake).items() if key in active}
+    silent = silent_models(cells, strategies)
+    return describe(silent) if silent else ""
+
+
 def matrix_picture(project: Project) -> bytes | None:
     """Every cell's state, drawn."""
     from qbawa.replay import plots

@@ -8,9 +8,10 @@ those tell judges apart. What is learnt from the labels is weighted accordingly 
 import csv
 import getpass
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -22,7 +23,12 @@ from qbawa.tournaments.agreement.stratification import strata
 from qbawa.tournaments.scores import scored_verdicts
 from qbawa.tournaments.step_state import StepState
 
-COLUMNS = ("request", "strategy_a", "strategy_b", "judge", "verdict", "order_shown", "judged_at")
+COLUMNS = ("request", "strategy_a", "strategy_b", "judge", "verdict", "order_shown", "judged_at", "step")
+
+LONGEST_PART = 100
+"""Bytes of a name in a file's name, which may have 255 in all."""
+_REFUSED = frozenset('./\\%:*?"<>|')
+"""The dot parts the names, the percent sign begins an escape, the others some file system refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +98,28 @@ class VerdictFile:
     """A person's file in a folder of such files; every verdict is on disk at once."""
 
     def __init__(self, folder: Path, step: str, judge: str | None = None) -> None:
+        self.step = step
         self.judge = judge or getpass.getuser()
-        self.path = folder / f"{step}.{self.judge}.csv"
+        self.path = folder / f"{file_part(step)}.{file_part(self.judge)}.csv"
+        plain = f"{step}.{self.judge}.csv"  # as an older qbawa called it
+        if (
+            "/" not in plain
+            and "\0" not in plain
+            and len(plain.encode("utf-8", "ignore")) < 256
+            and (folder / plain).exists()
+        ):
+            self.path = folder / plain
 
     def taken(self) -> set[tuple[str, str, str]]:
         """(request, strategy_a, strategy_b) of the verdicts that the file holds already."""
         if not self.path.exists():
             return set()
         with self.path.open(newline="", encoding="utf-8") as file:
-            return {(row["request"], row["strategy_a"], row["strategy_b"]) for row in csv.DictReader(file)}
+            return {
+                (row["request"], row["strategy_a"], row["strategy_b"])
+                for row in csv.DictReader(file)
+                if (row.get("step") or self.step, row["judge"]) == (self.step, self.judge)
+            }
 
     def append(self, match: HumanTask, choice: str) -> None:
         """Note `1`, `2` or `tie`."""
@@ -108,9 +127,56 @@ class VerdictFile:
         verdict = {"1": match.first, "2": second, "tie": "tie"}[choice]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.exists()
+        columns: Sequence[str] = COLUMNS
+        if not new:
+            # A file of an older qbawa has fewer columns.
+            with self.path.open(newline="", encoding="utf-8") as file:
+                columns = next(csv.reader(file), COLUMNS)
+        row = {
+            "request": match.question.request_id,
+            "strategy_a": match.strategy_a,
+            "strategy_b": match.strategy_b,
+            "judge": self.judge,
+            "verdict": verdict,
+            "order_shown": match.first,
+            "judged_at": now().isoformat(),
+            "step": self.step,
+        }
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             if new:
-                writer.writerow(COLUMNS)
-            row = (match.question.request_id, match.strategy_a, match.strategy_b, self.judge, verdict, match.first)
-            writer.writerow((*row, now().isoformat()))
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def file_part(name: str) -> str:
+    """The name as a part of a file's name between dots: itself, but for the characters that cannot stand there.
+
+    A long one is cut, with a hash of the whole: the file's rows say what it stands for.
+    """
+    part = "".join(_percent(c) if c in _REFUSED or not c.isprintable() else c for c in name)
+    data = part.encode("utf-8", "surrogatepass")
+    if len(data) <= LONGEST_PART:
+        return part
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{data[: LONGEST_PART - 17].decode('utf-8', 'ignore')}~{digest}"
+
+
+def _percent(c: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
+
+
+def step_of_file(path: str, steps: Collection[str], judges: Collection[str]) -> str:
+    """The step that a table of verdicts is about, by its path in the folder (`summarise.anna.csv`) and the known steps.
+
+    A step's name may hold dots and slashes, and so may a judge's: of the known steps that the path may begin with, the
+    one whose rest is a judge of the table wins, then the longest. Where none is known it is the name up to the first dot.
+    """
+    found = [step for step in steps for written in {step, file_part(step)} if path.startswith(written + ".")]
+    rests = {f"{judge}." for judge in judges} | {f"{file_part(judge)}." for judge in judges}
+
+    def fits(step: str) -> tuple[bool, int]:
+        rest = path.removeprefix(step if path.startswith(step + ".") else file_part(step)) + "."
+        return any(rest.startswith(f".{judge}") for judge in rests), len(step)
+
+    return max(found, key=fits) if found else unquote(path.rsplit("/", 1)[-1].split(".", 1)[0])

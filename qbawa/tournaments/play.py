@@ -70,6 +70,11 @@ class PlayReport(RunReport):
             "kept; once the cause is gone, `qbawa run tournament_sweep` goes on where this run stopped."
         )
 
+    @property
+    def capped(self) -> bool:
+        """Whether a dollar cap stopped a tournament."""
+        return any(step.stopped == "cap" for step in self.steps.values())
+
     def summary(self) -> str:
         """The report in one line."""
         matches, verdicts, unscored = (

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -31,6 +32,7 @@ def read_step(lake: Lake, step: str, jury: Mapping[str, JudgeConfig], seed: int)
         # What an older parser could not read costs nothing to read again; `redecide` gives it back to be stored.
         reread=reread(lake, verdicts.filter(pl.col("verdict") == "unscored")),
         matches=lake.read("matches", keep=here),
+        since=_since(lake, step),
     )
 
 
@@ -89,6 +91,15 @@ def _answers(lake: Lake, step: str) -> dict[Key, Answer]:
         keep=(pl.col("step") == step) & (pl.col("status") == "ok") & (pl.col("sample") == 0),
     ).join(active, on="strategy_id", how="semi")
     return {(s, r): Answer(text or "", cell) for s, r, text, cell in cells.iter_rows()}
+
+
+def _since(lake: Lake, step: str) -> dict[str, datetime]:
+    """When each strategy was first answered by; imported answers count from their import."""
+    here = pl.col("step") == step
+    answered = lake.read("replay_matrix", ["strategy_id", "answered_at"], keep=here & (pl.col("status") == "ok"))
+    first = answered.group_by("strategy_id").agg(pl.col("answered_at").min())
+    made = lake.read("strategies", ["strategy_id", "created_at"], keep=here).join(first, on="strategy_id")
+    return dict(made.select("strategy_id", pl.max_horizontal("created_at", "answered_at")).drop_nulls().iter_rows())
 
 
 def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]:

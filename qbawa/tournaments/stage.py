@@ -19,6 +19,7 @@ from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
 from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
+from qbawa.tournaments.budgets import StepBudget
 
 if TYPE_CHECKING:
     from qbawa.engine.session import Log
@@ -90,10 +91,44 @@ async def _play(
     return report
 
 
-def plan_judging(project: Project, planned: pl.DataFrame) -> "list[JudgePlan]":
+def judge_uses(project: Project, steps: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the judges that call each model for these steps, by model."""
+    uses: dict[str, list[str]] = {}
+    for name, judge in sorted(
+        {name: judge for step in steps for name, judge in project.config.jury(step).items()}.items()
+    ):
+        if f"judge '{name}'" not in uses.setdefault(judge.model, []):
+            uses[judge.model].append(f"judge '{name}'")
+    return uses
+
+
+def step_budgets(project: Project, states: "dict[str, StepState] | None" = None) -> list[StepBudget]:
+    """How the verdict budgets of all steps that were judged stand. Reads every verdict and asks nobody.
+
+    `states` are steps that were read already, by name.
+    """
+    from qbawa.tournaments.repository import steps_with_answers
+
+    lake, budget = project.lake, project.config.tournament.verdict_budget
+    names = dict(strategy_names(lake).iter_rows())
+    found = []
+    for step in steps_with_answers(lake):
+        if not project.config.jury(step) or not lake.read("verdicts", ["step"], keep=pl.col("step") == step).height:
+            continue
+        state = (states or {}).get(step) or _read_step(project, step)
+        given, extra = sum(result.verdicts for result in state.past_results), state.newcomers(budget).verdicts
+        unjudged = tuple(names.get(strategy, strategy) for strategy in state.unjudged)
+        used_up = budget + extra - given < state.verdicts_per_match
+        found.append(StepBudget(step, given, budget, extra, used_up, unjudged))
+    return found
+
+
+def plan_judging(
+    project: Project, planned: pl.DataFrame, states: "dict[str, StepState] | None" = None
+) -> "list[JudgePlan]":
     """What playing all tournaments would take at most, by step and judge, once `planned` is answered. Pays nothing.
 
-    `planned` are cells in the form of `wanted_cells`.
+    `planned` are cells in the form of `wanted_cells`. `states` grows by the steps that are read.
     """
     from qbawa.tournaments.estimate import plan_step
     from qbawa.tournaments.repository import answered_calls, judge_history, recorded_outputs, steps_with_answers
@@ -103,8 +138,11 @@ def plan_judging(project: Project, planned: pl.DataFrame) -> "list[JudgePlan]":
     plans: list[JudgePlan] = []
     for step in sorted({*steps_with_answers(lake), *planned["step"]}):
         if project.config.jury(step):
+            state = _read_step(project, step)
+            if states is not None:
+                states[step] = state
             plans += plan_step(
-                _read_step(project, step),
+                state,
                 project.config,
                 planned,
                 history,
@@ -191,30 +229,52 @@ class HumanReport:
 
 def human_verdict_files(project: Project) -> list[Path]:
     """Tables of verdicts that people have left in the home."""
-    return sorted(path for path in _human_verdicts(project).glob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
+    return sorted(path for path in _human_verdicts(project).rglob("*") if path.suffix in (".csv", ".jsonl", ".parquet"))
 
 
 def take_human_verdicts(project: Project) -> HumanReport:
     """Take in the tables of verdicts that people have left in `human_verdicts/`; what was taken changes nothing.
 
-    A file's name up to the first dot is the step: `summarise.anna.csv`. Where people have judged, all of a step's
-    matches are re-decided. A file that is wrong is refused whole; the others are taken.
+    A row's column `step` says its step, else the file's name does: `summarise.anna.csv`. Where people have judged, all of
+    a step's matches are re-decided. A file that is wrong is refused whole; the others are taken.
     """
     from qbawa.tournaments.import_verdicts import import_verdicts
 
-    taken, refused = {}, {}
+    taken: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    steps = set(project.lake.read("strategies", ["step"])["step"]) | set(project.lake.read("matches", ["step"])["step"])
     for path in human_verdict_files(project):
+        name = path.relative_to(_human_verdicts(project)).as_posix()
         try:
-            report = import_verdicts(project.lake, path, path.name.split(".", 1)[0], kind="human")
+            tables = _by_step(path, name, steps)
+            for dry_run in (True, False) if len(tables) > 1 else (False,):
+                reports = [
+                    import_verdicts(project.lake, table, step, kind="human", dry_run=dry_run)
+                    for step, table in tables.items()
+                ]
         except InputError as error:
-            refused[path.name] = str(error)
+            refused[name] = str(error).replace("the table", str(path), 1)
             continue
-        if report.changed:
-            taken[path.name] = report.written.get("verdicts", 0)
+        if any(report.changed for report in reports):
+            taken[name] = sum(report.written.get("verdicts", 0) for report in reports)
     held = project.lake.read("verdicts", ["step"], keep=pl.col("judge_kind") == "human")
     _redecide(project, held["step"].unique().sort())
     project.publish()
     return HumanReport(held.height, taken, refused)
+
+
+def _by_step(path: Path, name: str, steps: set[str]) -> dict[str, pl.DataFrame]:
+    """The rows of a person's table by the step that they are about."""
+    from qbawa.ingest.tables import load_table
+    from qbawa.tournaments import humans
+
+    table = load_table(path)
+    judges = set(table["judge"].cast(pl.String).drop_nulls()) if "judge" in table.columns else set()
+    of_file = humans.step_of_file(name, steps, judges)
+    if "step" not in table.columns:
+        return {of_file: table}
+    named = table.with_columns(pl.col("step").cast(pl.String).replace("", None).fill_null(of_file))
+    return {str(step): rows.drop("step") for (step,), rows in named.group_by("step", maintain_order=True)}
 
 
 def reread_verdicts(project: Project) -> int:

@@ -6,6 +6,7 @@ It knows no lake: rows come in when it is made (`repository.read_step`), and `ro
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from qbawa.judges.verdicts import may_pass, stands_for
 from qbawa.storage.frames import now, schema_of
 from qbawa.tournaments.agreement.calibration import Calibration, calibrate
 from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
+from qbawa.tournaments.budgets import verdicts_per_match
 from qbawa.tournaments.decide import decide_matches
 from qbawa.tournaments.formats import Field, Goal, Match, Result, Tournament, make_tournament
 from qbawa.tournaments.ranking_batches import ranking_batches
@@ -41,6 +43,14 @@ class Decided:
 
     verdicts: pl.DataFrame
     matches: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """Strategies that came when a step's verdict budget was used up, and what they may be judged for besides."""
+
+    strategies: tuple[str, ...] = ()
+    verdicts: int = 0
 
 
 Store = Callable[[Decided], object]
@@ -67,11 +77,14 @@ class StepState:
         verdicts: pl.DataFrame,
         matches: pl.DataFrame,
         reread: pl.DataFrame,
+        since: Mapping[str, datetime] | None = None,
     ) -> None:
         self.step = step
         self.jury = jury
         self.seed = seed
         self.questions = questions
+        self._since = since or {}
+        """When each strategy was first answered by, as far as its present answers tell."""
         # Where the recording cannot be read nobody can tell which answer is better.
         self.answers = {key: answer for key, answer in answers.items() if key[1] in questions}
         self._reread = reread
@@ -99,10 +112,11 @@ class StepState:
 
     @property
     def verdicts_per_match(self) -> int:
-        return sum(1 + (judge.order == "both" and judge.kind != "pointwise") for judge in self.jury.values())
+        return verdicts_per_match(self.jury.values())
 
     def tournament(self, config: TournamentConfig, *, only_requests: Sequence[str] | None = None) -> Tournament:
         """The step's tournament, going on from all that was judged."""
+        late = self.newcomers(config.verdict_budget)
         return make_tournament(
             self.field,
             format=config.format,
@@ -114,7 +128,42 @@ class StepState:
             seed=self.seed,
             past_results=self.past_results,
             only_requests=only_requests,
+            newcomers=late.strategies,
+            newcomer_verdicts=late.verdicts,
         )
+
+    def newcomers(self, budget: int, coming: Collection[str] = ()) -> Newcomers:
+        """The strategies that came too late for the verdict budget, and a share of it for each, beside it.
+
+        `coming` are strategies that will have answers. Too late is who had none, and no verdict, while more than one
+        strategy's share of the budget was left. So newcomers are judged however much the others have used up, and the
+        others get nothing more by it. It depends on the lake alone, so that a run that was stopped goes on with it.
+        """
+        field = {strategy for strategy, _ in self.answers} | set(coming)
+        if not budget or not field:
+            return Newcomers()
+        given: list[tuple[datetime, set[str]]] = []
+        for identity, keys in self._current.items():
+            match = {self._matches[identity][side] for side in ("strategy_a", "strategy_b")}
+            if match <= field:
+                given += [(self._verdicts[identity][key]["judged_at"], match) for key in keys]
+        share = max(budget // len(field), self.verdicts_per_match)
+        left_at = max(0, budget - share)
+        if len(given) <= left_at:
+            return Newcomers()
+        given.sort(key=lambda verdict: verdict[0])
+        used_up_at = given[left_at][0]
+        early = set[str]().union(*(match for at, match in given if at <= used_up_at))
+        late = [name for name in field - early if name not in self._since or self._since[name] > used_up_at]
+        return Newcomers(tuple(sorted(late)), share * len(late))
+
+    @property
+    def unjudged(self) -> list[str]:
+        """Strategies with answers of which no verdict counts: nobody judged them, or as nobody would be asked now."""
+        judged: set[str] = set()
+        for result in self.past_results:
+            judged |= {result.match.a, result.match.b}
+        return sorted({strategy for strategy, _ in self.answers} - judged)
 
     def text(self, strategy: str, request: str) -> str:
         return self.answers[strategy, request].text

@@ -89,7 +89,9 @@ class Bound:
         # Whether a tournament with more answers is at its end shows when they are there.
         if not self.coming and self.state.tournament(config).done:
             return 0
-        return max(0, config.verdict_budget - sum(result.verdicts for result in self._past)) // each
+        # What comes late brings a share of its own.
+        late = self.state.newcomers(config.verdict_budget, {strategy for strategy, _ in self.coming})
+        return max(0, config.verdict_budget + late.verdicts - sum(result.verdicts for result in self._past)) // each
 
     def _judged_before(self) -> tuple[Counter[str], defaultdict[str, Counter[str]]]:
         """By judge: verdicts that do not count now, on matches that may be asked; keys of calls that may be paid already.

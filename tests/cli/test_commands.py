@@ -230,6 +230,7 @@ def test_sql_without_a_question_describes_every_view(qbawa: Qbawa) -> None:
     assert all(row["columns"] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("sql", "SELECT 1"), ("status",), ("run", "--help")])
 def test_commands_that_ask_no_model_start_without_the_heavy_libraries(home: Home, arguments: tuple[str, ...]) -> None:
     code = (

@@ -91,6 +91,7 @@ def test_more_articles_than_there_are_is_refused(tmp_path: Path, number: int) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_journal_that_takes_nothing_is_reported(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("a file, not a folder")
     with pytest.raises(QbawaError, match="did not all reach"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.installs
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -122,6 +122,7 @@ def pending(tmp_path: Path) -> Home:
     return home
 
 
+@pytest.mark.slow
 def test_a_plan_changes_no_byte_of_the_home_and_says_what_a_run_would_find(
     pending: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_plan_changes_no_byte_of_the_home_and_says_what_a_run_would_find(
     assert {"demo-09", "late-0", "late-2"} <= chosen and not {"late-3", "demo-02"} & chosen
 
 
+@pytest.mark.slow
 def test_a_plan_can_name_a_request_that_is_still_in_the_journal(pending: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     said = plan(pending, monkeypatch, "--requests", "late-1", "--strategies", "plain/*")
     assert said["cells"] == 3 and plan(pending, monkeypatch, "--requests", "late-*")["cells"] == 3 * 4, "and `recorded`"

@@ -34,6 +34,8 @@ from qbawa.cli.launch.access import Guarded, Rules, known_names
 from qbawa.cli.launch.postgres_server import reachable
 from qbawa.project import Home
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOBODY = 65534
 MUTATION = """

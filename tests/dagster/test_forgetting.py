@@ -41,11 +41,12 @@ from qbawa.replay.stage import wanted_cells
 from qbawa.storage.occupancy import UNFINISHED
 from qbawa.storage.tables import TABLES
 from qbawa.tournaments.stage import open_tasks, verdict_file
+from qbawa_assets.partition_keys import partition_key
 from qbawa_assets.partitions import requests
 from resources import ProjectResource
 from sensors.sensors import new_recordings
 
-GONE = "visit-ZQrequest7f3_ü"
+GONE = "visit-ZQrequest7f3_ü|1"
 SHORT = "7"
 """A name that stands in others' names, and all over what was logged."""
 STAYS = ["visit-0", "visit/7"]
@@ -140,8 +141,8 @@ def record(home: Home) -> None:
 def turn_flywheel(world: DagsterHome) -> None:
     """Whatever leaves traces: jobs, runs of single partitions and of a row, a person's verdicts, a tick, PostgreSQL's log."""
     assert not world.run("flywheel").success  # cells were refused
-    world.materialize("tournament_brackets", GONE)
-    row = world.row(GONE)
+    world.materialize("tournament_brackets", partition_key(GONE))
+    row = world.row(partition_key(GONE))
     world.materialize("replay_matrix", row[0], row[-1])
     project = world.project
     file = verdict_file(project, "explain", "anna")

@@ -99,6 +99,7 @@ ANSWER = st.one_of(TEXT, OBJECT.map(lambda o: orjson.dumps(o).decode()), OBJECT.
 PAIR = st.tuples(TEXT, ANSWER, ANSWER).filter(lambda p: p[1] != p[2] and p[1].strip() != "" and p[2].strip() != "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @settings(max_examples=3, deadline=None)
 @given(
@@ -126,6 +127,7 @@ def test_chosen_and_rejected_are_never_swapped(name: str, triples: list[tuple[st
                 assert worse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_row_satisfies_the_json_schema_by_jsonschema_too(name: str, tmp_path: Path) -> None:
     schema = FORMATS[name].schema
@@ -152,6 +154,7 @@ def test_the_fast_check_agrees_with_jsonschema_on_damaged_rows(name: str, data: 
     assert (compile_schema(schema)(row) is None) == valid
 
 
+@pytest.mark.slow
 def test_rows_look_as_the_trainers_want_them(tmp_path: Path) -> None:
     user = [{"role": "user", "content": "Explain tides to my 10 year old daughter"}]
     good, bad = "good words about tides", "bad words on tides"

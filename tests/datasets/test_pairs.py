@@ -112,6 +112,7 @@ def test_swapping_who_is_called_a_changes_nothing() -> None:
     assert np.allclose(one.sort("pair_id")["p_best"], other.sort("pair_id")["p_best"])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.permutations(range(12)), st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=12, max_size=12))
 def test_the_order_of_rows_changes_no_pair(order: list[int], outcomes: list[float]) -> None:
@@ -297,6 +298,7 @@ def test_p_best_is_calibrated_on_a_simulated_field() -> None:
     assert error < 0.05
 
 
+@pytest.mark.slow
 def test_a_lone_calibrated_verdict_keeps_its_probability() -> None:
     """Where nothing else is known of a pair, p_best is what the calibration says."""
     rng = np.random.default_rng(1)

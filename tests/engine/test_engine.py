@@ -90,6 +90,7 @@ def test_the_key_depends_on_what_the_model_sees_and_on_nothing_else() -> None:
     assert len({base.key, *(other.key for other in others)}) == 5
 
 
+@pytest.mark.slow
 async def test_transient_faults_are_retried_until_every_call_is_answered(
     provider: MockProvider, tmp_path: Path
 ) -> None:
@@ -218,6 +219,7 @@ async def test_no_key_is_sent_to_a_server_that_was_given_none(
     assert "Authorization" not in provider.recorded()[0]["headers"]
 
 
+@pytest.mark.slow
 async def test_a_paid_model_without_a_price_is_never_called(provider: MockProvider, tmp_path: Path) -> None:
     async with Engine({"m": model(provider, free=False)}, Ledger(tmp_path)) as engine:
         with pytest.raises(FinalError, match="input_usd_per_million") as caught:
@@ -402,6 +404,7 @@ BOTH = [
 ]
 
 
+@pytest.mark.slow
 async def test_both_providers_send_the_same_request_and_bring_back_the_same(provider: MockProvider) -> None:
     provider.control(record=True)
     settings = model(provider, timeout_s=60.0, extra={"frequency_penalty": 0.5})
@@ -429,12 +432,14 @@ async def test_both_providers_send_the_same_request_and_bring_back_the_same(prov
         assert ours["headers"]["Authorization"] == theirs["headers"]["Authorization"] == "Bearer sk-test-key"
 
 
+@pytest.mark.slow
 def test_litellm_prices_what_it_knows_and_nothing_else() -> None:
     assert table_price("no-such-model") is None
     price = table_price("gpt-4o-mini")
     assert price is not None and 0 < price.input_usd < price.output_usd
 
 
+@pytest.mark.slow
 async def test_thousands_in_flight_need_no_setting_of_the_shell(provider: MockProvider, tmp_path: Path) -> None:
     import resource
 
@@ -451,6 +456,7 @@ async def test_thousands_in_flight_need_no_setting_of_the_shell(provider: MockPr
     assert not engine.stats.retries
 
 
+@pytest.mark.slow
 async def test_an_error_shared_by_many_calls_gathers_no_tracebacks(provider: MockProvider, tmp_path: Path) -> None:
     async with Engine({"m": model(provider, api_key_env="QBAWA_NO_SUCH_KEY")}, Ledger(tmp_path)) as engine:
         errors = [(await outcomes(engine, [ask(f"q{n}")]))[0] for n in range(50)]

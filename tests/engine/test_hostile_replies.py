@@ -82,6 +82,7 @@ class Server:
         await self._runner.cleanup()
 
 
+@pytest.mark.slow
 @given(bodies)
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_json_reads_as_an_answer_that_can_be_kept_or_as_a_provider_error(body: Any) -> None:
@@ -103,6 +104,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lane", ["http", "litellm"])
 def test_both_lanes_bring_an_answer_or_a_provider_error_whatever_is_sent(
     lane: str, loop: asyncio.AbstractEventLoop
@@ -150,6 +152,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "said"), ODD.values(), ids=ODD)
 async def test_an_odd_reply_ends_no_run_and_stays_readable_in_the_ledger(
     body: Any, said: str | None, tmp_path: Path
@@ -208,6 +211,7 @@ async def test_bodies_are_unpacked(encoding: str, tmp_path: Path) -> None:
             assert (await engine.call(CALL)).text == "packed " * 1_000
 
 
+@pytest.mark.slow
 async def test_twenty_gzip_bombs_take_no_more_than_the_budget_that_bodies_share(tmp_path: Path) -> None:
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(bytes(8 << 20)) for _ in range(16)) + packer.flush()  # 128 MiB in 130 kB

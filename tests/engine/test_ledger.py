@@ -71,6 +71,7 @@ def journalled(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_acknowledged_answer_and_nothing_journalled_is_asked_again(
     provider: MockProvider, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_kill_9_loses_no_acknowledged_answer_and_nothing_journalled_is_asked_aga
     assert len(journalled(tmp_path)) == len(set(journalled(tmp_path))) == 600
 
 
+@pytest.mark.slow
 def test_two_processes_over_the_same_calls_pay_each_once(provider: MockProvider, tmp_path: Path) -> None:
     provider.control(latency_s=[0.05, 0.2])
     both = [start(tmp_path, provider, 200) for _ in range(2)]
@@ -252,6 +254,7 @@ async def test_a_lake_that_cannot_be_read_makes_nobody_pay_twice(provider: MockP
     assert not provider.stats()["counts"]
 
 
+@pytest.mark.slow
 async def test_a_full_disk_stops_all_further_paying(
     provider: MockProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +274,7 @@ async def test_a_full_disk_stops_all_further_paying(
     assert provider.stats()["counts"]["answered"] <= 6, "those in flight, and no more"
 
 
+@pytest.mark.slow
 async def test_the_plan_counts_what_is_held_and_prices_the_rest(provider: MockProvider, tmp_path: Path) -> None:
     paid = {
         "m": ModelConfig.model_validate(

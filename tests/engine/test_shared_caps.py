@@ -80,6 +80,7 @@ def test_what_a_killed_process_had_in_flight_stays_counted_and_the_rest_is_free_
     assert heir.lost() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caps", ["soft", "hard"])
 def test_four_processes_under_a_dollar_a_day_pay_a_dollar(provider: MockProvider, tmp_path: Path, caps: str) -> None:
     home = write_home(tmp_path, provider.base_url, {"usd_per_day": 1.0, "caps": caps})
@@ -90,6 +91,7 @@ def test_four_processes_under_a_dollar_a_day_pay_a_dollar(provider: MockProvider
     assert Ledger.of(home).charged_usd == pytest.approx(billed_usd(provider))
 
 
+@pytest.mark.slow
 def test_processes_of_one_run_share_its_cap(provider: MockProvider, tmp_path: Path) -> None:
     home = write_home(tmp_path, provider.base_url, {"caps": "hard"})
     provider.control(latency_s=[0.05, 0.2], completion_tokens=[100, 500])
@@ -97,6 +99,7 @@ def test_processes_of_one_run_share_its_cap(provider: MockProvider, tmp_path: Pa
     assert 0.4 < billed_usd(provider) <= 0.5
 
 
+@pytest.mark.slow
 def test_hard_caps_hold_over_kills_and_all_faults(provider: MockProvider, tmp_path: Path) -> None:
     home = write_home(tmp_path, provider.base_url, {"usd_per_day": 0.5, "caps": "hard"}, timeout_s=0.5, max_attempts=2)
     provider.control(
@@ -116,6 +119,7 @@ def test_hard_caps_hold_over_kills_and_all_faults(provider: MockProvider, tmp_pa
     assert any((line["error"] or "").startswith("killed: ") for line in ledger.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_journals_what_was_in_flight(
     provider: MockProvider, tmp_path: Path, how: signal.Signals

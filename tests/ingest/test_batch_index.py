@@ -118,6 +118,7 @@ def test_a_copy_under_another_name_is_read_once(lake: Lake, journal: Path, monke
     assert quick(lake, journal) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_looks_again_and_again_sees_what_others_do(lake: Lake, journal: Path) -> None:
     assert quick(lake, journal) == []
     for number in range(3):
@@ -244,6 +245,7 @@ retire_segments([Path(sys.argv[2])], "archive", older_than_s=0, held=held)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.02, 0.06])
 def test_kill_9_while_segments_are_packed_loses_none(lake: Lake, journal: Path, after_s: float) -> None:
     for number in range(40):

@@ -313,6 +313,7 @@ def test_times_in_every_unit_are_the_same_moment() -> None:
             moment(wrong)
 
 
+@pytest.mark.slow
 def test_the_command_imports_a_folder_and_says_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qbawa.cli.import_ import command
 

@@ -215,6 +215,7 @@ def test_a_batch_whose_writing_was_cut_short_is_still_pending(tmp_path: Path) ->
     assert lake.read("recordings").height == 20 and blocks_of(lake, batch.name, "recordings") == [batch.name]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=14), st.integers(1, 6_000))
 def test_the_size_of_blocks_does_not_change_what_is_in_them(

@@ -101,6 +101,7 @@ def test_no_hidden_character_reaches_the_judge(answer: str) -> None:
     user["content"].encode("utf-8")
 
 
+@pytest.mark.slow
 def test_every_character_that_unicode_calls_hidden_is_escaped() -> None:
     every = [chr(code) for code in range(0x110000)]
     hidden = "".join(c for c in every if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))

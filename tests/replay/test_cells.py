@@ -309,6 +309,7 @@ def test_a_rerun_pays_nothing_even_where_the_matrix_is_lost(tmp_path: Path, scri
     assert calls.height == 4 and calls["cost_usd"].sum() == pytest.approx(first.cost_usd)
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_the_rest_missing_and_the_next_run_goes_on_there(
     tmp_path: Path, scripted: ScriptedProvider
 ) -> None:
@@ -337,6 +338,7 @@ def test_the_cap_of_a_day_counts_what_earlier_runs_paid(tmp_path: Path, scripted
     assert second.missing == first.missing and second.calls_paid == 0 and scripted.calls == paid
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_run_share_its_cap(tmp_path: Path, scripted: ScriptedProvider) -> None:
     project = project_in(tmp_path, scripted, budget={"usd_per_run": 0.35})
     fill(project, [f"r{n}" for n in range(8)], [strategy("a", model="scripted")])
@@ -347,6 +349,7 @@ def test_the_stages_of_a_run_share_its_cap(tmp_path: Path, scripted: ScriptedPro
     assert 0 < spent[0] <= spent[1] <= 0.35 < spent[2] <= 0.7
 
 
+@pytest.mark.slow
 def test_a_cell_that_the_provider_refuses_fails_alone_and_is_asked_again(
     tmp_path: Path, scripted: ScriptedProvider
 ) -> None:

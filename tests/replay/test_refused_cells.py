@@ -66,6 +66,7 @@ def sweep(project: Project, run: str, *, again: bool = False) -> ReplayReport:
     return replay(project, choose_cells(wanted_cells(project.lake), states=states), run_id=run, retry_refused=again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", REFUSALS)
 def test_a_refused_cell_is_neither_red_nor_asked_again_until_somebody_asks(tmp_path: Path, reason: str) -> None:
     with scripted_provider() as provider:

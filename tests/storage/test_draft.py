@@ -39,6 +39,7 @@ def files(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(before=writes, after=writes)
 def test_a_draft_shows_what_a_lake_shows_after_the_same_writes(

@@ -36,6 +36,7 @@ def run_on_mount(options: str, script: str) -> subprocess.CompletedProcess[str]:
 FILL = 'head -c 10000000 /dev/zero > "$M/rest" 2>/dev/null; '
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["init", "run maintain_lake"])
 def test_a_full_disk_is_said_in_one_sentence(command: str) -> None:
     before = "" if command == "init" else "$Q init > /dev/null && "
@@ -43,6 +44,7 @@ def test_a_full_disk_is_said_in_one_sentence(command: str) -> None:
     one_sentence(said, "disk is full", "Free some space")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["init", "status", "import"])
 def test_a_read_only_home_is_said_in_one_sentence(command: str) -> None:
     before = "" if command == "init" else "$Q init > /dev/null && "
@@ -77,6 +79,7 @@ def refusing_store() -> Iterator[str]:
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("status",), ("run", "maintain_lake")])
 def test_a_wrong_key_is_said_in_one_sentence(tmp_path: Path, refusing_store: str, command: tuple[str, ...]) -> None:
     (tmp_path / "qbawa.yaml").write_text(

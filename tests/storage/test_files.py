@@ -122,6 +122,7 @@ def test_notes_are_kept_one_by_one_and_are_empty_before(tmp_path: Path) -> None:
     assert notes.get("judged") == ""
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
 def test_any_text_survives_as_an_sql_literal_and_as_a_name(text: str) -> None:
     with duckdb.connect() as connection:

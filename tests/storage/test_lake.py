@@ -137,6 +137,7 @@ def test_an_unknown_table_is_refused_and_the_tables_are_named(lake: Lake, ask: C
         ask(lake)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", HOSTILE)
 def test_any_text_can_name_a_block(lake: Lake, block: str) -> None:
     lake.replace("replay_matrix", ["other"], cells(cell("other")))
@@ -149,6 +150,7 @@ def test_any_text_can_name_a_block(lake: Lake, block: str) -> None:
     assert answers(lake) == {("other", "s"): "an answer"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["my lake", "it's", "50% off", "été 🙂", "a#b", "x*y{z}", 'a"b;c&d:e'])
 def test_any_usual_folder_can_hold_a_lake(tmp_path: Path, folder: str) -> None:
     root = tmp_path / folder
@@ -211,6 +213,7 @@ def start_writer(lake: Lake, name: str, rounds: int, folder: Path) -> subprocess
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_four_processes_that_write_at_once_lose_nothing(lake: Lake, tmp_path: Path) -> None:
     rounds, names = 4, ("w1", "w2", "w3", "w4")
     writers = [start_writer(lake, name, rounds, tmp_path) for name in names]
@@ -223,6 +226,7 @@ def test_four_processes_that_write_at_once_lose_nothing(lake: Lake, tmp_path: Pa
     assert found["shared", "s"] in {f"{name} {last}" for name in names}
 
 
+@pytest.mark.slow
 def test_a_writer_killed_in_mid_commit_loses_and_doubles_nothing(lake: Lake, tmp_path: Path) -> None:
     rounds, acknowledged = 30, -1
     for delay_s in (0.0, 0.029):
@@ -246,6 +250,7 @@ def test_a_writer_killed_in_mid_commit_loses_and_doubles_nothing(lake: Lake, tmp
 # ── versions and upkeep ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_upkeep_keeps_every_row_and_merges_the_files(lake: Lake) -> None:
     for n in range(12):
         lake.merge("replay_matrix", cells(cell(f"r{n}")))
@@ -337,6 +342,7 @@ def ask(catalog: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
 
 
+@pytest.mark.slow
 def test_every_view_is_there_from_the_start_empty_and_described(lake: Lake, tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.duckdb"
     assert publish(lake, catalog)
@@ -383,6 +389,7 @@ def test_who_has_the_catalog_open_keeps_the_picture_while_it_is_swapped(lake: La
     assert ask(catalog, "SELECT count(*) FROM replay_matrix WHERE answer <> 'old'") == [(2,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 10_000])
 def test_a_broken_catalog_is_simply_written_anew(lake: Lake, tmp_path: Path, content: bytes) -> None:
     catalog = tmp_path / "catalog.duckdb"

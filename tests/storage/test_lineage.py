@@ -40,6 +40,7 @@ def found(lake: Lake, id: str) -> dict[str, set[str]]:
     return {table: set(lineage.tables[table][key]) for table, key in KEYS.items()}
 
 
+@pytest.mark.slow
 def test_ten_pairs_have_the_same_history_by_command_and_by_the_documented_sql(filled: tuple[Home, Lake]) -> None:
     _, lake = filled
     for pair in lake.read("qbawa")["pair_id"].sort().head(10):
@@ -50,6 +51,7 @@ def test_ten_pairs_have_the_same_history_by_command_and_by_the_documented_sql(fi
                 assert set(lake.query(sql.replace("PAIR", pair))[KEYS[table]]) == by_command[table], title
 
 
+@pytest.mark.slow
 def test_inferred_pairs_are_traced_to_the_matches_they_lean_on(tmp_path: Path) -> None:
     _, lake = make(tmp_path, exported=False)
     gone = ids.match_id("r_0", STEP, "s_best", "s_poor")
@@ -69,6 +71,7 @@ def test_inferred_pairs_are_traced_to_the_matches_they_lean_on(tmp_path: Path) -
             assert set(lake.query(sql.replace("PAIR", pair["pair_id"]))[KEYS[table]]) == history[table], title
 
 
+@pytest.mark.slow
 def test_every_kind_of_id_leads_to_the_request_and_to_the_dataset(filled: tuple[Home, Lake]) -> None:
     _, lake = filled
     match = ids.match_id("r_2", STEP, "s_best", "s_good")
@@ -92,6 +95,7 @@ def test_every_kind_of_id_leads_to_the_request_and_to_the_dataset(filled: tuple[
     assert trace(lake, version).tables["qbawa"].height == 24
 
 
+@pytest.mark.slow
 def test_every_sql_example_of_the_documentation_runs(filled: tuple[Home, Lake]) -> None:
     _, lake = filled
     answers = {title: lake.query(sql) for title, sql in BLOCKS.items()}
@@ -125,6 +129,7 @@ def test_json_holds_every_row(filled: tuple[Home, Lake]) -> None:
     assert again["kind"] == "request"
 
 
+@pytest.mark.slow
 def test_the_commands_work_on_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 

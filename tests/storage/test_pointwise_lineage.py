@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 from newsdesk import CONFIG, newsdesk, reopened
 
 from qbawa.datasets import stage as datasets_stage
@@ -26,6 +27,7 @@ def judged(folder: Path) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_a_pointwise_verdict_is_traced_to_both_its_calls(tmp_path: Path) -> None:
     lake = judged(tmp_path).lake
     verdict = lake.read("verdicts", keep=pl.col("judge") == "scorer").row(0, named=True)
@@ -36,6 +38,7 @@ def test_a_pointwise_verdict_is_traced_to_both_its_calls(tmp_path: Path) -> None
         assert verdict["verdict_id"] in set(trace(lake, key).tables["verdicts"]["verdict_id"])
 
 
+@pytest.mark.slow
 def test_forgetting_a_request_removes_the_calls_of_its_pointwise_verdicts(tmp_path: Path) -> None:
     project = judged(tmp_path)
     held = project.lake.read("verdicts", ["request_id", "call_key"], keep=pl.col("judge") == "scorer")

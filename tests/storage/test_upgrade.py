@@ -69,6 +69,7 @@ def test_a_home_of_0_1_0_goes_on_where_it_was_without_paying_again(tmp_path: Pat
     assert report.ok == report.cells and report.calls_paid == 0
 
 
+@pytest.mark.slow
 def test_commands_show_where_datasets_of_a_moved_home_lie(tmp_path: Path) -> None:
     home = old_home("0.1.0", tmp_path / "first")
     asked = ("sql", "--json", "SELECT path, version FROM datasets ORDER BY path")
@@ -113,6 +114,7 @@ def start_upgrade(home: Home) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.0, 0.03, 0.1])
 def test_kill_9_during_an_upgrade_is_made_good_by_the_next_command(tmp_path: Path, after_s: float) -> None:
     home = old_home("0.1.0", tmp_path)
@@ -127,6 +129,7 @@ def test_kill_9_during_an_upgrade_is_made_good_by_the_next_command(tmp_path: Pat
     assert all(home.whole_path(path).is_dir() for path in project.lake.read("datasets")["path"])
 
 
+@pytest.mark.slow
 def test_processes_that_upgrade_at_once_agree(tmp_path: Path) -> None:
     home = old_home("0.1.0", tmp_path)
     before = contents(Lake(home.lake))
@@ -135,6 +138,7 @@ def test_processes_that_upgrade_at_once_agree(tmp_path: Path) -> None:
     assert Lake(home.lake).format() == FORMAT and contents(Lake(home.lake)) == before
 
 
+@pytest.mark.slow
 def test_machines_that_share_no_lock_upgrade_a_lake_at_once(tmp_path: Path) -> None:
     """An address with a scheme is handled as an object store is."""
     home = old_home("0.1.0", tmp_path)
@@ -161,6 +165,7 @@ def test_a_new_lake_is_of_this_format_and_needs_no_migration(tmp_path: Path) -> 
     assert upgrade(Lake(tmp_path / "lake"), tmp_path / "lock") == []
 
 
+@pytest.mark.slow
 def test_a_newer_lake_is_refused_in_one_sentence_and_left_alone(tmp_path: Path) -> None:
     home = old_home("0.1.0", tmp_path)
     open_project(home).lake.note_format(FORMAT + 1)

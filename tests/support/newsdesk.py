@@ -13,7 +13,7 @@ from qbawa.project import Home, Project, open_project
 from qbawa.replay import stage as replay_stage
 from qbawa.replay.stage import replay, wanted_cells
 
-REQUESTS = 6
+REQUESTS = 4
 CONFIG = """
 strategies:
   - step: summarise

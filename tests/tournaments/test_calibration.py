@@ -73,6 +73,7 @@ def trained() -> tuple[pl.DataFrame, np.ndarray]:
     return jury(1, 600, 200, {"strict": 0.85, "kind": 0.6, "blind": 0.5}, likes_first=0.15)
 
 
+@pytest.mark.slow
 @settings(LAW, max_examples=60)
 @given(st.lists(verdict_rows, min_size=1, max_size=40), st.booleans())
 def test_swapping_answers_swaps_the_probability(rows: list[tuple], use_length: bool) -> None:

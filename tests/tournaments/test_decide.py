@@ -74,6 +74,7 @@ def by_match(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
     return {row.pop("match_id"): row for row in rows.iter_rows(named=True)}
 
 
+@pytest.mark.slow
 @LAW
 @given(st.booleans().flatmap(lambda contradictory: verdicts(contradictory)))
 def test_verdicts_that_count_alike_come_to_their_mean(rows: list[Row]) -> None:
@@ -85,6 +86,7 @@ def test_verdicts_that_count_alike_come_to_their_mean(rows: list[Row]) -> None:
             assert found[match][name] == (value if exact else pytest.approx(value)), name
 
 
+@pytest.mark.slow
 @LAW
 @given(verdicts(one_judge=True))
 def test_one_judge_alone_and_all_alike_are_the_same(rows: list[Row]) -> None:
@@ -95,6 +97,7 @@ def test_one_judge_alone_and_all_alike_are_the_same(rows: list[Row]) -> None:
         assert alone[match]["p_a"] == (None if wanted["p_a"] is None else pytest.approx(wanted["p_a"]))
 
 
+@pytest.mark.slow
 @LAW
 @given(verdicts())
 def test_pairs_count_verdicts_as_matches_do(rows: list[Row]) -> None:

@@ -81,6 +81,7 @@ def fields(draw_: st.DrawFn) -> Field:
 formats = pytest.mark.parametrize("format", FORMATS)
 
 
+@pytest.mark.slow
 @formats
 @LAW
 @given(field=fields(), goal=st.sampled_from(GOALS), orders=st.sampled_from([1, 2]), budget=st.integers(0, 60))
@@ -101,6 +102,7 @@ def test_every_tournament_ends_within_budget_and_never_asks_twice(
         assert (a == b) == (result.verdicts == 0), "identical answers, and only they, are tied for free"
 
 
+@pytest.mark.slow
 @formats
 @LAW
 @given(field=fields(), goal=st.sampled_from(GOALS), cut=st.integers(0, 10_000), limit=st.integers(1, 20))
@@ -122,6 +124,7 @@ def test_a_tournament_cut_off_anywhere_goes_on_as_if_it_had_not_been(
     assert resumed.standings == whole.standings
 
 
+@pytest.mark.slow
 @formats
 @LAW
 @given(field=fields(), seed=st.integers(0, 99))
@@ -134,6 +137,7 @@ def test_the_order_and_portions_of_results_do_not_matter(format: str, field: Fie
     assert at_once.standings == bit_by_bit.standings
 
 
+@pytest.mark.slow
 @formats
 def test_the_stronger_strategy_is_found_though_a_tenth_of_verdicts_is_wrong(format: str) -> None:
     strength = {f"s{k:02d}": float((k * 7) % 13) for k in range(13)}
@@ -144,6 +148,7 @@ def test_the_stronger_strategy_is_found_though_a_tenth_of_verdicts_is_wrong(form
     assert tournament.answer == [max(strength, key=lambda name: strength[name])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", GOALS)
 def test_auto_serves_every_goal(goal: str) -> None:
     strength = {f"s{k:02d}": float((k * 7) % 13) for k in range(13)}
@@ -234,6 +239,7 @@ def test_two_strategies_with_the_same_answers_do_not_keep_a_goal_from_being_reac
     assert tournament.done is not None and tournament.done.reason == "goal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [5, 23, 40, 77])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_newcomer_is_played_within_the_budget(format: str, budget: int) -> None:
@@ -258,6 +264,7 @@ def test_a_reached_goal_is_reached_for_each_request_alone() -> None:
         assert alone.done == whole.done
 
 
+@pytest.mark.slow
 def test_auto_asks_nothing_more_when_the_contenders_have_met_everyone() -> None:
     strength = {"a": 99.0, "b": 99.0} | {f"weak{k}": float(k) for k in range(10)}
     field = Field.full(list(strength), [f"r{k}" for k in range(12)])
@@ -274,6 +281,7 @@ def test_auto_asks_nothing_more_when_the_contenders_have_met_everyone() -> None:
     assert tournament.verdicts < 0.6 * 2 * 12 * 66
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", GOALS)
 def test_hundreds_of_strategies_get_their_first_matches(goal: str) -> None:
     tournament = make_tournament(Field.full([f"s{k:03d}" for k in range(300)], ["r0", "r1"]), goal=goal)

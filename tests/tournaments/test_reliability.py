@@ -157,6 +157,7 @@ def test_matches_of_one_request_are_not_counted_as_many() -> None:
     assert width[1] > 2.5 * width[0]
 
 
+@pytest.mark.slow
 def test_agreement_intervals_cover_the_truth() -> None:
     rng = np.random.default_rng(6)
     held = []
@@ -171,6 +172,7 @@ def test_agreement_intervals_cover_the_truth() -> None:
     assert np.mean(held) >= 0.9
 
 
+@pytest.mark.slow
 @settings(LAW, max_examples=40)
 @given(
     st.lists(

@@ -160,6 +160,7 @@ def test_within_a_stratum_the_order_is_a_lot_that_does_not_know_the_other() -> N
 # ── what is learnt ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split_share", [0.5, 0.8])
 def test_oversampled_labels_give_the_true_agreement(split_share: float) -> None:
     covered, plain, weighted = [], [], []
@@ -191,11 +192,13 @@ def weights_of_two(split_share: float) -> tuple[float, float, float]:
     return at_random, weighted, plain
 
 
+@pytest.mark.slow
 def test_the_mix_that_people_are_asked_gives_the_weights_of_random_labels() -> None:
     at_random, weighted, _ = weights_of_two(0.5)
     assert weighted == pytest.approx(at_random, abs=0.25)
 
 
+@pytest.mark.slow
 def test_labels_mostly_on_split_matches_come_near_the_weights_of_random_ones() -> None:
     at_random, weighted, plain = weights_of_two(0.9)
     assert abs(weighted - at_random) < abs(plain - at_random) / 2

@@ -95,6 +95,27 @@ def table_price(model: str) -> Price | None:
     return Price(of_input / 1e6, of_output / 1e6)
 
 
+def missing_keys(model: str) -> tuple[str, ...]:
+    """Environment variables of which the model's provider needs one, where none is set; () where nobody can tell.
+
+    Others than these find their keys in files and services too. litellm's own list would take seconds to import, and asks
+    for variables that are not needed.
+    """
+    names = _USUAL_KEYS.get(model.partition("/")[0], ())
+    return () if any(os.environ.get(name, "").strip() for name in names) else names
+
+
+_USUAL_KEYS: dict[str, tuple[str, ...]] = {
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "groq": ("GROQ_API_KEY",),
+    "mistral": ("MISTRAL_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY",),
+    "xai": ("XAI_API_KEY",),
+}
+
+
 def _translate(error: Exception) -> ProviderError:
     """Our error for litellm's. Its exceptions carry the provider's status, code and headers, if in varying places."""
     kind = type(error).__name__

@@ -60,11 +60,9 @@ class ProviderRegistry:
         await self._session.close()
 
     def _key(self, model: str, settings: ModelSettings) -> str | None:
-        name = settings.api_key_env
-        if name is None and settings.base_url is None and speaks_openai(model, settings):
-            name = "OPENAI_API_KEY"
+        name = key_variable(model, settings)
         if name is None:
-            return None  # litellm finds its providers' usual variables; a server of one's own may need none
+            return None
         key = os.environ.get(name, "").strip()
         if not key:
             raise ModelStoppedError(
@@ -72,6 +70,16 @@ class ProviderRegistry:
             )
         self._secrets.add(key)
         return key
+
+
+def key_variable(model: str, settings: ModelSettings) -> str | None:
+    """The environment variable that must hold the model's key.
+
+    None where litellm looks for its providers' usual ones, or a server of one's own may need none.
+    """
+    if settings.api_key_env is None and settings.base_url is None and speaks_openai(model, settings):
+        return "OPENAI_API_KEY"
+    return settings.api_key_env
 
 
 def provider_price(model: str, settings: ModelSettings) -> Price:

@@ -10,7 +10,7 @@ tournament.answer, tournament.done.confidence
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from qbawa.errors import InputError
@@ -37,13 +37,16 @@ def make_tournament(
     seed: int = 0,
     past_results: Iterable[Result] = (),
     only_requests: Sequence[str] | None = None,
+    newcomers: Collection[str] = (),
+    newcomer_verdicts: int = 0,
 ) -> Tournament:
     """A tournament, new or resumed: what it asks depends on these arguments and on results alone.
 
     confidence None plays on until the budget is spent or no match is left. `verdict_budget` counts all verdicts,
     `past_results` included. `verdicts_per_match` is the size of the jury. `orders` 2 lets a pair that has met on all
     requests be judged again the other way round; 1 forbids that. `only_requests` restricts new matches to these
-    requests (the Dagster asset has one partition each); results elsewhere still inform.
+    requests (the Dagster asset has one partition each); results elsewhere still inform. Once the budget is spent,
+    `newcomer_verdicts` more go to matches in which one of the strategies `newcomers` plays.
     Raises InputError, naming the argument, for values that make no sense.
     """
     if format not in FORMATS:
@@ -59,5 +62,6 @@ def make_tournament(
         )
     wanted = Goal(goal) if isinstance(goal, str) else goal
     return Tournament(
-        field, format, wanted, confidence, verdict_budget, verdicts_per_match, orders, seed, past_results, only_requests
-    )
+        field, format, wanted, confidence, verdict_budget, verdicts_per_match, orders, seed, past_results, only_requests,
+        newcomers, newcomer_verdicts,
+    )  # fmt: skip

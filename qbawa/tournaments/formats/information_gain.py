@@ -26,6 +26,12 @@ def propose_information(results: Results, posterior: Posterior, size: int, order
     return _greedy(results, posterior, None, results.capacity(orders), size, orders)
 
 
+def propose_newcomers(results: Results, posterior: Posterior, late: np.ndarray, size: int, orders: int) -> Pairings:
+    """The next `size` matches by expected information among those in which one of the `late` strategies plays."""
+    room = np.where(late[:, None] | late, results.capacity(orders), 0)
+    return _greedy(results, posterior, None, room, size, orders)
+
+
 def choose_contrasts(results: Results, posterior: Posterior, reading: Reading, size: int, orders: int) -> Pairings:
     """The next `size` matches by what they contribute to settling the goal's open comparisons.
 

@@ -7,7 +7,7 @@ exactly the matches that it would have asked next. Nothing else is remembered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -18,7 +18,7 @@ from qbawa.errors import InputError
 from qbawa.tournaments.formats.auto import propose_auto
 from qbawa.tournaments.formats.elimination import double_elimination, single_elimination
 from qbawa.tournaments.formats.goals import Goal, Reading, rank_ranges
-from qbawa.tournaments.formats.information_gain import propose_information
+from qbawa.tournaments.formats.information_gain import propose_information, propose_newcomers
 from qbawa.tournaments.formats.per_request import play_waves
 from qbawa.tournaments.formats.posterior import Posterior, fit_posterior
 from qbawa.tournaments.formats.results_table import NO_PAIRINGS, Field, Match, Pairings, Result, Results
@@ -85,6 +85,8 @@ class Tournament:
         seed: int,
         past_results: Iterable[Result],
         only_requests: Sequence[str] | None,
+        newcomers: Collection[str] = (),
+        newcomer_verdicts: int = 0,
     ) -> None:
         self.field = field
         self.goal = goal
@@ -97,6 +99,8 @@ class Tournament:
         self._strategy = {name: index for index, name in enumerate(field.strategies)}
         self._request = {name: index for index, name in enumerate(field.requests)}
         self._results = Results(field, self._playable(only_requests))
+        self._late = np.isin(field.strategies, list(newcomers))
+        self._for_late = newcomer_verdicts
         self._posterior: Posterior | None = None
         self._reading: Reading | None = None
         self._stop: Stop | None = None
@@ -229,6 +233,10 @@ class Tournament:
         self._table = NO_PAIRINGS
         spent = self._results.verdicts
         left = None if self._budget is None else self._budget - spent
+        # The others have used the budget up: what newcomers bring is spent on their matches alone, whatever the format.
+        late_only = left is not None and left < self._per_match <= left + self._for_late and bool(self._late.any())
+        if left is not None and late_only:
+            left += self._for_late
         # Twice in a row: a goal is looked at after every round, and one lucky look is not enough.
         was_sure, self._was_sure = self._was_sure, self._is_sure()
         if was_sure and self._was_sure:
@@ -236,7 +244,7 @@ class Tournament:
         elif left is not None and left < self._per_match:
             self._stop = Stop("budget", spent, self.reading.confidence)
         else:
-            self._table = self._propose()
+            self._table = self._propose_late() if late_only else self._propose()
             if not len(self._table):
                 self._stop = Stop("exhausted", spent, self.reading.confidence)
         identical = self._identical(self._table)
@@ -271,6 +279,10 @@ class Tournament:
                 return propose_information(results, self.posterior, size, orders)
             case "auto":
                 return propose_auto(results, self.posterior, self.reading, self.goal, size, orders, seed)
+
+    def _propose_late(self) -> Pairings:
+        size = round_size(self._results.strategies, self._results.verdicts)
+        return propose_newcomers(self._results, self.posterior, self._late, size, self._orders)
 
     def _identical(self, table: Pairings) -> np.ndarray:
         answers = self.field.answers
