@@ -135,6 +135,13 @@ def malformed(what: str, body: bytes | str = b"") -> TransientError:
     )
 
 
+def redirected(status: int) -> FinalError:
+    """The error for an answer that names another address, which must get neither the key nor the prompt."""
+    return FinalError(
+        f"http_{status}", f"The server redirects (HTTP {status}); base_url should name its final address."
+    )
+
+
 def _kind(status: int, code: str, words: str) -> tuple[type[ProviderError], str]:
     for patterns, text in ((_CODES, code), (_WORDS, words)):
         for pattern, kind, reason in patterns:

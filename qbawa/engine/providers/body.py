@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
 
 import aiohttp
@@ -71,23 +72,29 @@ class BodyBytes:
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The unpacked body. Raises TransientError('malformed') for one that is too long or cannot be unpacked."""
-        unpack = _unpacker(response.headers.get("Content-Encoding", ""))
-        chunks: list[bytes] = []
-        async for chunk in response.content.iter_any():
-            if unpack is None:
-                await self._keep(chunks, chunk)
-                continue
-            while chunk:
-                await self._keep(chunks, _unpacked(unpack, chunk))
-                chunk = unpack.unconsumed_tail
+        encoding = response.headers.get("Content-Encoding", "")
+        chunks = [chunk async for chunk in self.unpacked(response.content.iter_any(), encoding)]
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _keep(self, chunks: list[bytes], chunk: bytes) -> None:
+    async def unpacked(self, packed: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
+        """The parts of a body, unpacked. Raises as `read`."""
+        unpack = _unpacker(encoding)
+        async for chunk in packed:
+            if unpack is None:
+                await self._take(chunk)
+                yield chunk
+                continue
+            while chunk:
+                part = _unpacked(unpack, chunk)
+                await self._take(part)
+                yield part
+                chunk = unpack.unconsumed_tail
+
+    async def _take(self, chunk: bytes) -> None:
         if self._held + len(chunk) > MAX_BODY_BYTES:
             raise malformed(f"a body of more than {MAX_BODY_BYTES >> 20} MiB")
         await self._budget.take(len(chunk), self)
         self._held += len(chunk)
-        chunks.append(chunk)
 
 
 def _unpacker(encoding: str) -> zlib._Decompress | None:

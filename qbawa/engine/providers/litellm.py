@@ -1,7 +1,8 @@
 """Every provider that litellm knows. The only module that imports litellm, and only when a call or a price needs it.
 
 litellm takes 6 CPU-seconds to import, fetches a price table and retries on its own unless these are switched
-off. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's.
+off. So: imported late, offline, one attempt a call; retries, limits and prices are the engine's. It follows redirects with
+keys and prompts, and reads bodies of any length: its HTTP goes through `litellm_transport`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from qbawa.engine.calls import Answer, ModelCall, ModelSettings
 from qbawa.engine.error_classes import SHOWN, classify, malformed, readable
 from qbawa.engine.prices import Price
+from qbawa.engine.providers.body import ByteBudget
+from qbawa.engine.providers.litellm_transport import GuardedTransport, exchange
 from qbawa.engine.providers.openai_wire import read_limits, read_response, request_params
 from qbawa.errors import FinalError, ProviderError, TransientError
 
@@ -32,10 +35,13 @@ _SETTINGS = {
 class LitellmProvider:
     """Sends calls to one model by `litellm.acompletion`."""
 
-    def __init__(self, model: str, settings: ModelSettings, api_key: str | None) -> None:
+    def __init__(
+        self, model: str, settings: ModelSettings, api_key: str | None, bytes_: ByteBudget | None = None
+    ) -> None:
         self._model = settings.litellm_model or model
         self._settings = settings
         self._api_key = api_key
+        self._bytes = bytes_ or ByteBudget()
 
     async def send(self, call: ModelCall) -> Answer:
         litellm = await asyncio.to_thread(load)
@@ -43,27 +49,28 @@ class LitellmProvider:
         address: dict[str, Any] = {"api_base": self._settings.base_url} if self._settings.base_url else {}
         if self._api_key:
             address["api_key"] = self._api_key
-        try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                response = await litellm.acompletion(
-                    model=self._model,
-                    messages=[dict(message) for message in call.messages],
-                    timeout=self._settings.timeout_s,
-                    max_retries=0,
-                    num_retries=0,
-                    **address,
-                    **params,
-                )
-            body = response.model_dump()
-            headers = (getattr(response, "_hidden_params", None) or {}).get("additional_headers") or {}
-        except ProviderError:
-            raise
-        except TimeoutError:
-            raise TransientError(
-                "timeout", f"no whole answer within {self._settings.timeout_s:g} s", billing="unknown"
-            ) from None
-        except Exception as error:  # litellm wraps and leaks any kind of exception
-            raise _translate(error) from None
+        with exchange(self._bytes) as this:
+            try:
+                async with asyncio.timeout(self._settings.timeout_s):
+                    response = await litellm.acompletion(
+                        model=self._model,
+                        messages=[dict(message) for message in call.messages],
+                        timeout=self._settings.timeout_s,
+                        max_retries=0,
+                        num_retries=0,
+                        **address,
+                        **params,
+                    )
+                body = response.model_dump()
+                headers = (getattr(response, "_hidden_params", None) or {}).get("additional_headers") or {}
+            except ProviderError:
+                raise
+            except TimeoutError:
+                raise TransientError(
+                    "timeout", f"no whole answer within {self._settings.timeout_s:g} s", billing="unknown"
+                ) from None
+            except Exception as error:  # litellm wraps and leaks any kind of exception
+                raise this.problem or _translate(error) from None
         answer = read_response(body)
         limits = read_limits({name.removeprefix("llm_provider-"): str(value) for name, value in headers.items()})
         return Answer(answer.text, answer.input_tokens, answer.output_tokens, answer.logprobs, limits)
@@ -82,7 +89,22 @@ def load() -> ModuleType:
     litellm.suppress_debug_info = True
     litellm.drop_params = False
     litellm.num_retries = 0
+    _guard()
     return litellm
+
+
+def _guard() -> None:
+    """Put our transport before litellm's, which has no setting for either of its promises."""
+    from litellm.llms.custom_httpx import aiohttp_transport, http_handler
+
+    class Transport(GuardedTransport, aiohttp_transport.LiteLLMAiohttpTransport): ...
+
+    aiohttp_transport.LiteLLMAiohttpTransport = Transport
+    # Its other transport cannot be guarded, and exists for what nobody needs here.
+    http_handler.AsyncHTTPHandler.should_use_aiohttp_transport = staticmethod(lambda: True)
+    # Clients that do not wait (asking a server about a model) have a setting, which each of them is made with.
+    for handler in (http_handler.HTTPHandler, http_handler.AsyncHTTPHandler):
+        handler.follow_redirects = property(lambda _: False, lambda _, wanted: None)
 
 
 @functools.cache
@@ -128,7 +150,7 @@ def _translate(error: Exception) -> ProviderError:
         or getattr(response, "headers", None)
         or {}
     )
-    message = readable(str(getattr(error, "message", None) or error))
+    message, _, _ = readable(str(getattr(error, "message", None) or error)).partition("\nTraceback (most recent call")
     if kind == "ContextWindowExceededError":
         return FinalError("context_too_long", message)
     if kind == "ContentPolicyViolationError":

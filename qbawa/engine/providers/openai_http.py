@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from qbawa.engine.calls import Answer, ModelCall, ModelSettings
-from qbawa.engine.error_classes import SHOWN, classify, malformed
+from qbawa.engine.error_classes import SHOWN, classify, malformed, redirected
 from qbawa.engine.providers.body import ACCEPT_ENCODING, BodyBytes, ByteBudget
 from qbawa.engine.providers.openai_wire import parse_json, read_limits, read_response, request_params
 from qbawa.errors import ConfigError, FinalError, ProviderError, TransientError
@@ -141,9 +141,7 @@ def _interpret(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
             raise malformed("not JSON" if data else "an empty body", data) from None
     if status != 200:
         if 300 <= status < 400:
-            raise FinalError(
-                f"http_{status}", f"The server redirects (HTTP {status}); base_url should name its final address."
-            )
+            raise redirected(status)
         raise classify(status, parsed if parsed is not None else data[:2000].decode("utf-8", "replace"), headers)
     answer = read_response(parsed)
     limits = read_limits(headers)

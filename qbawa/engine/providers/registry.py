@@ -46,7 +46,7 @@ class ProviderRegistry:
             address, name = settings.base_url or OPENAI_URL, wire_name(model, settings)
         else:
             self._secrets.add_environment()
-            provider = LitellmProvider(model, settings, key)
+            provider = LitellmProvider(model, settings, key, self._session.bytes)
             address, name = settings.base_url or "", settings.litellm_model or model
         limiter = self._limiters.get((address, key, name))
         if limiter is None:
