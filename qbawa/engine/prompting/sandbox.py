@@ -2,11 +2,15 @@
 
 Templates may come from optimisers and imports, so they are not trusted. Jinja's own sandbox keeps them from Python's
 internals; the rest here bounds work: every loop round and macro call is counted, whatever makes text or lists longer
-is measured before it is made, filters and methods that could make more are left out. Values are data: braces inside
-them mean nothing.
+is measured before it is made, all that a render makes on its way is added up, and the clock is read at every filter,
+call and comparison. Filters and methods that could make more at once are left out or have bounds of their own. Values
+are data: braces inside them mean nothing.
 """
 
+import functools
 import json
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -24,19 +28,28 @@ MAX_ROUNDS = 100_000
 MAX_RANGE = 10_000
 MAX_SECONDS = 2.0
 """CPU seconds of one render; a typical one takes 0.00005."""
+MAX_MADE_BYTES = 256 << 20
+"""Of all texts and lists that one render makes on its way, whether it keeps them or not."""
+MAX_BITS = 4096
+"""Of a whole number: arithmetic on longer ones takes long."""
 MAX_SOURCE = 400_000
 """Characters of one template."""
+MAX_NODES = 20_000
+"""Parts of one template: each costs time before anything is rendered."""
+MAX_MACROS = 200
+MAX_SOUGHT = 1_000
+"""Characters of an argument whose length multiplies the time that a method takes."""
 
-_BUDGET = " budget"  # not a name that a template can spell
 _FILTERS = """
 abs capitalize count d default dictsort first float groupby int items last length lower map max min reject
-rejectattr reverse round select selectattr sort title trim truncate unique upper wordcount
+rejectattr reverse select selectattr sort title truncate unique upper wordcount
 """
 _METHODS = """
 capitalize casefold count endswith find get index isalnum isalpha isdigit isspace items keys lower lstrip removeprefix
 removesuffix rfind rsplit rstrip split splitlines startswith strip swapcase title upper values
 """
 _KEPT = frozenset(_METHODS.split())
+_SLOW_METHODS = frozenset(("lstrip", "rfind", "rsplit", "rstrip", "strip"))
 
 
 class TooMuch(Exception):
@@ -44,13 +57,14 @@ class TooMuch(Exception):
 
 
 class _Budget:
-    """What is left of one render's rounds, characters and seconds."""
+    """What is left of one render's rounds, characters, bytes and seconds."""
 
-    __slots__ = ("rounds", "chars", "deadline")
+    __slots__ = ("rounds", "chars", "bytes", "deadline")
 
     def __init__(self) -> None:
         self.rounds = MAX_ROUNDS
         self.chars = MAX_CHARS
+        self.bytes = MAX_MADE_BYTES
         self.deadline = 0.0
 
     def tick(self) -> None:
@@ -72,6 +86,20 @@ class _Budget:
         if self.chars < 0:
             raise TooMuch(f"it writes more than {MAX_CHARS:,} characters")
 
+    def make(self, count: int) -> None:
+        self.bytes -= count
+        if self.bytes < 0:
+            raise TooMuch(f"it makes values of more than {MAX_MADE_BYTES >> 20} MiB")
+
+
+class _Running(threading.local):
+    """The render that a thread is at."""
+
+    budget: _Budget
+
+
+_running = _Running()
+
 
 def sandbox(output: Callable[[Any], str] | None = None) -> ImmutableSandboxedEnvironment:
     """A bounded environment. `output` turns an inserted value into text: by default text stays, structures are JSON."""
@@ -86,13 +114,18 @@ def compile_template(environment: ImmutableSandboxedEnvironment, source: str) ->
     """
     if len(source) > MAX_SOURCE:
         raise TemplateSyntaxError(f"it has {len(source):,} characters; at most {MAX_SOURCE:,} are taken", 1)
-    tree = environment.parse(source)
-    _bound(tree)
-    template = environment.from_string(tree)
+    try:
+        tree = environment.parse(source)
+        _bound(tree)
+        template = environment.from_string(tree)
+    except (RecursionError, MemoryError, SyntaxError):  # of Python's compiler, which Jinja ends in
+        raise TemplateSyntaxError("it nests too deeply", 1) from None
+    except ValueError:
+        raise TemplateSyntaxError("it holds a number that is too long", 1) from None
 
     def render(variables: Mapping[str, Any]) -> str:
-        budget = _Budget()
-        return "".join(template.generate({**variables, _BUDGET: budget}))
+        _running.budget = _Budget()
+        return "".join(template.generate(dict(variables)))
 
     return render
 
@@ -128,25 +161,57 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def _limited(values: Iterable[Any]) -> Iterator[Any]:
+    budget = _running.budget
     for number, value in enumerate(values):
         if number >= MAX_ROUNDS:
             raise TooMuch(f"a list has more than {MAX_ROUNDS:,} parts")
+        budget.check_time()
         yield value
 
 
 def _weighed(value: Any) -> Any:
     """The value, if it is not huge when written out: `[x, x]` nested forty times is small in memory alone."""
-    left, waiting = MAX_ROUNDS, [value]
+    _running.budget.check_time()
+    _running.budget.make(16 * len(value))
+    left, waiting, bytes_left = MAX_ROUNDS, [value], MAX_MADE_BYTES
     while waiting:
         part = waiting.pop()
         left -= 1
         if left < 0:
             raise TooMuch(f"a list has more than {MAX_ROUNDS:,} parts")
         if isinstance(part, dict):
+            waiting.extend(part)
             waiting.extend(part.values())
         elif isinstance(part, list | tuple):
             waiting.extend(part)
+        elif isinstance(part, str):
+            # One text many times takes no memory, until something like `sort` makes a copy of each.
+            bytes_left -= len(part)
+            if bytes_left < 0:
+                raise TooMuch(f"a list holds more than {MAX_MADE_BYTES >> 20} MiB of text")
     return value
+
+
+def _made(value: Any) -> Any:
+    """The value, added to what the render has made."""
+    if isinstance(value, str):
+        _running.budget.make(sys.getsizeof(value))
+    elif isinstance(value, list | tuple | dict):
+        _running.budget.make(64 * len(value))
+    elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise TooMuch("a number is too large")
+    return value
+
+
+def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter or test with the clock read before it, and its result added up."""
+
+    @functools.wraps(function)
+    def bounded(*arguments: Any, **named: Any) -> Any:
+        _running.budget.check_time()
+        return _made(function(*arguments, **named))
+
+    return bounded
 
 
 def _sized(length: int) -> None:
@@ -182,6 +247,22 @@ def _sum(values: Iterable[Any], attribute: str | None = None) -> Any:
     return sum(numbers)
 
 
+def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
+    if abs(precision) > 30:
+        raise TooMuch("it rounds to more than 30 digits")
+    return FILTERS["round"](value, precision, method)
+
+
+def _trim(text: Any, chars: str | None = None) -> str:
+    return as_text(text).strip(_sought("trim", chars))
+
+
+def _sought(method: str, argument: Any) -> Any:
+    if isinstance(argument, str) and len(argument) > MAX_SOUGHT:
+        raise TooMuch(f"`{method}` takes at most {MAX_SOUGHT:,} characters")
+    return argument
+
+
 def _range(*bounds: int) -> range:
     found = range(*bounds)
     if len(found) > MAX_RANGE:
@@ -197,19 +278,20 @@ def _dict(**values: Any) -> dict[str, Any]:
     return _weighed(values)
 
 
-@pass_context
-def _counted(context: Context, values: Any, chars: int) -> Iterator[Any]:
-    budget: _Budget = context[_BUDGET]
+def _counted(values: Any, chars: int) -> Iterator[Any]:
+    budget = _running.budget
     for value in values:
         budget.tick()
         budget.spend(chars)
         yield value
 
 
-@pass_context
-def _tick(context: Context, value: Any) -> Any:
-    budget: _Budget = context[_BUDGET]
-    budget.tick()
+def _tick(value: Any) -> Any:
+    _running.budget.tick()
+    return value
+
+
+def _passed(value: Any) -> Any:
     return value
 
 
@@ -217,26 +299,38 @@ class _Bounded(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self, output: Callable[[Any], str]) -> None:
-        @pass_context
-        def finalize(context: Context, value: Any) -> str:
+        @pass_context  # so that nothing is written while compiling
+        def finalize(_context: Context, value: Any) -> str:
+            _running.budget.check_time()
             text = output(value)
-            budget: _Budget = context[_BUDGET]
-            budget.spend(len(text))
+            _running.budget.spend(len(text))
             return text
 
-        super().__init__(undefined=StrictUndefined, finalize=finalize, keep_trailing_newline=False, autoescape=False)
-        self.filters = {name: FILTERS[name] for name in _FILTERS.split()} | {
+        super().__init__(
+            undefined=StrictUndefined,
+            finalize=finalize,
+            keep_trailing_newline=False,
+            autoescape=False,
+            optimized=False,  # what is constant would be computed while compiling, without a bound
+        )
+        self.tests = {name: _bounded(test) for name, test in self.tests.items()}
+        made = {name: FILTERS[name] for name in _FILTERS.split()} | {
             "join": _join,
             "list": _list,
             "replace": _replace,
             "indent": _indent,
+            "round": _round,
             "sum": _sum,
             "string": as_text,
             "tojson": as_json,
+            "trim": _trim,
+            " concat": _join,
+            " passed": _passed,
+        }
+        self.filters = {name: _bounded(function) for name, function in made.items()} | {
             " counted": _counted,
             " tick": _tick,
             " weighed": _weighed,
-            " concat": _join,
         }
         self.globals = {name: self.globals[name] for name in ("namespace",)} | {"dict": _dict, "range": _range}
 
@@ -248,26 +342,46 @@ class _Bounded(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> None:
         """No `str.format`: its widths make text of any length."""
 
+    def call(__self, __context: Context, __obj: Any, *arguments: Any, **named: Any) -> Any:  # noqa: N805, as Jinja's
+        _running.budget.check_time()
+        if isinstance(getattr(__obj, "__self__", None), str) and __obj.__name__ in _SLOW_METHODS:
+            for argument in (*arguments, *named.values()):
+                _sought(__obj.__name__, argument)
+        return _made(super().call(__context, __obj, *arguments, **named))
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        _running.budget.check_time()
         sized = [side for side in (left, right) if hasattr(side, "__len__")]
         if operator == "+" and sized:
             _sized(sum(len(side) for side in sized))
-            return _weighed(left + right)
+            return _joined(left + right)
         if operator == "*" and sized:
             times = right if sized[0] is left else left
             _sized(len(sized[0]) * (times if isinstance(times, int) else 1))
-            return _weighed(left * right)
+            return _joined(left * right)
         if operator == "%" and isinstance(left, str):
             raise SecurityError("'%' formats no text here; use '~' to join")
         if operator == "**" and (abs(left) > 1e6 or abs(right) > 64):
             raise TooMuch("a power is too large")
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 4096:
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > MAX_BITS:
             raise TooMuch("a number is too large")
         return super().call_binop(context, operator, left, right)
 
 
+def _joined(value: Any) -> Any:
+    return _made(value) if isinstance(value, str) else _weighed(value)
+
+
 def _bound(tree: nodes.Template) -> None:
     """Make the tree count its rounds and weigh its lists; refuse what cannot be counted."""
+    if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+        raise TemplateSyntaxError(f"it has more than {MAX_NODES:,} parts", 1)
+    for number in tree.find_all(nodes.Const):
+        if isinstance(number.value, int) and number.value.bit_length() > MAX_BITS:
+            raise TemplateSyntaxError("it holds a number that is too long", number.lineno)
+    for comparison in tree.find_all(nodes.Compare):
+        if len(comparison.ops) > 10:
+            raise TemplateSyntaxError("a comparison has too many parts", comparison.lineno)
     for other in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         raise TemplateSyntaxError("a template cannot load another one; write its text here", other.lineno)
     for node in tree.find_all(nodes.For):
@@ -279,6 +393,8 @@ def _bound(tree: nodes.Template) -> None:
         if name.name in ("varargs", "kwargs"):
             raise TemplateSyntaxError(f"`{name.name}` is not allowed; give the macro's arguments names", name.lineno)
     bodies: list[nodes.Macro | nodes.CallBlock] = [*tree.find_all(nodes.Macro), *tree.find_all(nodes.CallBlock)]
+    if len(bodies) + sum(1 for _ in tree.find_all(nodes.Block)) > MAX_MACROS:
+        raise TemplateSyntaxError(f"it has more than {MAX_MACROS} macros and blocks", 1)
     for block in bodies:
         block.body.insert(0, nodes.ExprStmt(_filter(" tick", nodes.Const(None)), lineno=block.lineno))
     _rewrite(tree)
@@ -307,6 +423,8 @@ def _weighed_node(node: nodes.Node) -> nodes.Node:
         return _filter(" concat", nodes.List(node.nodes, lineno=node.lineno))
     if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
         return _filter(" weighed", node)
+    if isinstance(node, nodes.Compare) or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)):
+        return _filter(" passed", node)
     return node
 
 

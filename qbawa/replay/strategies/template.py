@@ -11,6 +11,7 @@ from qbawa.engine.prompting.escape import escaped_json
 from qbawa.engine.prompting.sandbox import compile_template, sandbox
 from qbawa.errors import ConfigError, TemplateError
 from qbawa.replay.strategies.strategy import Strategy, Template
+from qbawa.text import shorten
 
 Messages = list[dict[str, Any]]
 EXAMPLES = "Examples of the task below, each a JSON value:"
@@ -132,9 +133,9 @@ def _absent(error: UndefinedError, variables: Mapping[str, Any], strategy: Strat
     name = getattr(error, "name", None) or str(error.message).removesuffix(" is undefined").strip("'")
     if not name.isidentifier():
         return _unrendered(strategy, request_id, str(error.message))
-    present = ", ".join(list(variables["inputs"])[:20]) or "nothing"
+    present = shorten(", ".join(list(variables["inputs"])[:20]) or "nothing", 600)
     return (
-        f"Strategy '{strategy.name}' needs the variable '{name}', absent from request {request_id}. "
+        f"Strategy '{strategy.name}' needs the variable '{shorten(name, 100)}', absent from request {request_id}. "
         f"Present: {present}. Add a default or leave the request out."
     )
 
