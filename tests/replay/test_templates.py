@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbawa.engine.prompting.sandbox import MAX_CHARS
-from qbawa.errors import TemplateError
+from qbawa.errors import ConfigError, TemplateError
 from qbawa.replay.strategies.strategy import Strategy, Template, make_strategy, recorded_strategy
-from qbawa.replay.strategies.template import render
+from qbawa.replay.strategies.template import check_template, render
 
 MESSAGES = [
     {"role": "system", "content": "Old orders."},
@@ -188,6 +188,26 @@ NEST = "{% set x = [1] %}" + "{% set x = [x, x] %}" * 60
         "{{ lipsum(n=10 ** 9) }}",
         "{{ 'x' | indent(10 ** 9) | indent(10 ** 9) }}" * 10 + "{{ x }}",
         "{{ l | join('x' * 1000000) }}",
+        "{{ 5 | round(-100000000) }}",
+        "{{ l | length | round(1000000000, 'ceil') }}",
+        "{% set a = 'a' * 2000000 %}{{ a.strip('b' * 2000000 ~ 'a') }}",
+        "{% set a = 'a' * 2000000 %}{{ a | trim('b' * 2000000 ~ 'a') }}",
+        "{% set a = 'a' * 3000000 %}{{ a.rfind('ab' ~ 'a' * 1000000) }}",
+        "{{ ('f' * 4000000) | int(0, 16) // ('f' * 2000000) | int(0, 16) }}",
+        "{{ (['x' * 4000000] * 90000) | sort | length }}",
+        "{{ (['x' * 4000000] * 90000) | unique | list | length }}",
+        "{% set x = 'x' * 4000000 %}{{ (x ~ 'b') in ([x ~ 'a'] * 99999) }}",
+        "{{ ([range(10000)] * 9999) | map('select', 'none') | join }}",
+        "".join(f"{{% set a{i} = 'x' * 4000000 %}}" for i in range(1000)),
+        "{% set s = 'x' * 4000000 %}" + "".join(f"{{% set a{i} = s[1:] %}}" for i in range(1000)),
+        "{% set s = 'x' * 4000000 %}" + "".join(f"{{% set a{i} = s.split('x') %}}" for i in range(1000)),
+        "{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = [n.x, 'x' * 4000000] %}{% endfor %}",
+        "{% macro f(s) %}{{ f(s ~ 'x') }}{% endmacro %}{{ f('x' * 3900000) }}",
+        "".join(
+            f"{{% block b{i} %}}{{{{ self.b{i + 1}() }}}}{{{{ self.b{i + 1}() }}}}{{% endblock %}}" for i in range(40)
+        )
+        + "{% block b40 %}{% endblock %}",
+        "{{ " + "a" * 300_000 + " }}",
     ],
 )
 def test_no_template_runs_away(source: str) -> None:
@@ -203,6 +223,37 @@ def test_no_template_runs_away(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
+        "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}",
+        "{{ " + "not " * 90_000 + "1 }}",
+        "{{ l" + "[0]" * 50_000 + " }}",
+        "{{ " + "9" * 300_000 + " }}",
+        "{{ 0x" + "f" * 300_000 + " }}",
+        "{% for i in l %}" * 25 + "{% endfor %}" * 25,
+        "{% if l %}" * 110 + "{% endif %}" * 110,
+        "{{ l" + " == l" * 50 + " }}",
+        "{{l}}" * 30_000,
+        "".join(f"{{% macro m{i}() %}}{{% endmacro %}}" for i in range(1_000)),
+    ],
+)
+def test_a_template_that_cannot_be_compiled_soon_is_refused_where_it_is_declared(source: str) -> None:
+    started = time.thread_time()
+    with pytest.raises(ConfigError, match="strategies.0: the template is not usable, line 1"):
+        check_template(Template("prompt", source, None, ()), "strategies.0")
+    assert time.thread_time() - started < 20
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ '{0.__class__}'.format_map(inputs) }}",
+        "{{ [l] | map('attr', '__class__') | list }}",
+        "{{ [l] | groupby('__class__.__mro__') }}",
+        "{{ [l] | selectattr('__class__') | list }}",
+        "{{ (l | map('string')).gi_frame.f_globals }}",
+        "{% block a %}{{ self.a._context }}{% endblock %}",
+        "{% macro m() %}{% endmacro %}{{ m._func }}",
+        "{{ missing._undefined_exception }}",
+        "{% set n = namespace() %}{% set n.x = [n] %}{{ n.x | tojson }}",
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ ''['__class__'] }}",
         "{{ '' | attr('__class__') }}",

@@ -313,8 +313,9 @@ class _Bounded(ImmutableSandboxedEnvironment):
             autoescape=False,
             optimized=False,  # what is constant would be computed while compiling, without a bound
         )
-        self.tests = {name: _bounded(test) for name, test in self.tests.items()}
-        made = {name: FILTERS[name] for name in _FILTERS.split()} | {
+        tests: Mapping[str, Any] = self.tests
+        self.tests = {name: _bounded(test) for name, test in tests.items()}
+        made: dict[str, Callable[..., Any]] = {name: FILTERS[name] for name in _FILTERS.split()} | {
             "join": _join,
             "list": _list,
             "replace": _replace,
