@@ -99,12 +99,12 @@ def _guard() -> None:
 
     class Transport(GuardedTransport, aiohttp_transport.LiteLLMAiohttpTransport): ...
 
-    aiohttp_transport.LiteLLMAiohttpTransport = Transport
+    setattr(aiohttp_transport, "LiteLLMAiohttpTransport", Transport)  # noqa: B010
     # Its other transport cannot be guarded, and exists for what nobody needs here.
-    http_handler.AsyncHTTPHandler.should_use_aiohttp_transport = staticmethod(lambda: True)
+    setattr(http_handler.AsyncHTTPHandler, "should_use_aiohttp_transport", staticmethod(lambda: True))  # noqa: B010
     # Clients that do not wait (asking a server about a model) have a setting, which each of them is made with.
     for handler in (http_handler.HTTPHandler, http_handler.AsyncHTTPHandler):
-        handler.follow_redirects = property(lambda _: False, lambda _, wanted: None)
+        setattr(handler, "follow_redirects", property(lambda _: False, lambda _, wanted: None))  # noqa: B010
 
 
 @functools.cache
