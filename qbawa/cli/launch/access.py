@@ -34,8 +34,16 @@ DATA_PATHS = frozenset(
         *("report_asset_materialization", "report_asset_check", "report_asset_observation"),
     }
 )
-# A page that is shown inside a foreign one can be clicked without being seen.
-NO_FRAMES = (b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-ancestors 'none'")
+# A page that is shown inside a foreign one can be clicked without being seen. A picture or anything else that a recorded
+# text brings in from elsewhere would tell its owner when it is looked at, and by whom.
+ALONE = (
+    (b"x-frame-options", b"DENY"),
+    (
+        b"content-security-policy",
+        b"frame-ancestors 'none'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
+        b"connect-src 'self'; frame-src 'self'; form-action 'self'",
+    ),
+)
 
 
 class Refusal(Exception):
@@ -156,12 +164,12 @@ class Guarded:
                 return await send({"type": "websocket.close", "code": 1008, "reason": refusal.sentence[:120]})
             return await _answer(send, refusal.status, refusal.sentence + "\n")
 
-        async def send_unframed(message: MutableMapping[str, Any]) -> None:
+        async def send_alone(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *NO_FRAMES]
+                message["headers"] = [*message.get("headers", ()), *ALONE]
             await send(message)
 
-        await self.application(scope, receive, send_unframed)
+        await self.application(scope, receive, send_alone)
 
     def _cookie(self) -> tuple[tuple[bytes, bytes], ...]:
         value = f"{self.rules.cookie_name}={self.rules.cookie_value}; Path=/; HttpOnly; SameSite=Strict"
@@ -256,5 +264,5 @@ def _forward_page(path: str) -> str:
 async def _answer(send: Send, status: int, text: str, headers: Collection[tuple[bytes, bytes]] = ()) -> None:
     kind = b"text/html; charset=utf-8" if status == 200 else b"text/plain; charset=utf-8"
     own = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
-    await send({"type": "http.response.start", "status": status, "headers": [*own, *NO_FRAMES, *headers]})
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *ALONE, *headers]})
     await send({"type": "http.response.body", "body": text.encode("utf-8", "replace")})
