@@ -109,6 +109,22 @@ def test_two_processes_over_the_same_calls_pay_each_once(provider: MockProvider,
     assert sorted(provider.answered().values()) == [1] * 200
 
 
+async def test_a_call_that_another_bought_while_it_waited_for_leave_to_send_is_not_paid_again(
+    provider: MockProvider, tmp_path: Path
+) -> None:
+    slow = ModelCall("m", ({"role": "user", "content": '[[mock {"latency_s": 0.3}]]'},))
+    narrow = Engine(models(provider, max_in_flight=1), Ledger(tmp_path))
+    async with narrow, Engine(models(provider), Ledger(tmp_path)) as other:
+        before_it, waiting = (asyncio.create_task(narrow.call(call)) for call in (slow, ask(1)))
+        await asyncio.sleep(0.05)
+        paid = await other.call(ask(1))
+        assert not before_it.done()
+        found = await waiting
+        await before_it
+    assert (paid.cached, found.cached) == (False, True)
+    assert sorted(provider.answered().values()) == [1, 1]
+
+
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     key = "0123456789abcdef" * 2
     holder = subprocess.Popen(
