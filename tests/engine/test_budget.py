@@ -1,8 +1,11 @@
-"""Calls that wait for dollars under a cap, in one process."""
+"""Calls that take dollars under a cap and wait for them, in one process."""
 
 import asyncio
 
+import pytest
+
 from qbawa.engine.budget import Budget
+from qbawa.errors import BudgetError
 
 
 async def until_idle() -> None:
@@ -28,3 +31,11 @@ async def test_a_call_that_waits_for_dollars_keeps_its_place_before_cheaper_ones
             budget.settle(done, 0.0)
             await until_idle()
             assert through == so_far
+
+
+async def test_a_cap_can_be_spent_to_the_last_cent() -> None:
+    budget = Budget(usd_per_run=1.0)
+    for _ in range(2):
+        budget.settle(await budget.reserve("s", lambda: 0.5), 0.5)
+    with pytest.raises(BudgetError, match=r"cap of \$1 a run is reached: \$1.0000 are spent"):
+        await budget.reserve("s", lambda: 0.01)
