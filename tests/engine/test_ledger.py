@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from qbawa.config import ModelConfig
 from qbawa.engine.calls import ModelCall
 from qbawa.engine.cost_estimate import ModelHistory, estimate
 from qbawa.engine.engine import Engine
+from qbawa.engine.ledger.index import CallIndex
 from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.ledger.locks import CallLocks
 from qbawa.engine.ledger.to_lake import delete_loaded, load_calls
@@ -148,9 +150,10 @@ async def test_an_answer_is_on_disk_before_record_returns(tmp_path: Path) -> Non
     assert len(closed_segments(tmp_path)) == 1
 
 
-async def test_failures_are_kept_but_are_no_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [None, "half an answ"])
+async def test_failures_are_kept_but_are_no_answers(tmp_path: Path, text: str | None) -> None:
     ledger = Ledger(tmp_path)
-    await ledger.record(line("a" * 32, error="refused: no", response_text=None))
+    await ledger.record(line("a" * 32, error="cut_off: no", response_text=text))
     assert await ledger.find("a" * 32) is None
     await ledger.record(line("a" * 32))
     found = await ledger.find("a" * 32)
@@ -208,6 +211,32 @@ async def test_loading_twice_or_interrupted_gives_the_same_rows(tmp_path: Path) 
     assert json.loads(once["messages"][0]) == [{"role": "user", "content": "ä"}]
     assert once["called_at"].dtype.time_zone == "UTC"  # type: ignore[attr-defined]
     assert delete_loaded(folder) == 1
+
+
+async def test_a_segment_rests_for_a_day_from_its_loading_however_old_it_is(tmp_path: Path) -> None:
+    folder, lake = tmp_path / "calls", Lake(tmp_path / "lake")
+    ledger = Ledger(folder)
+    await ledger.record(line("a" * 32))
+    await ledger.close()
+    (segment,) = closed_segments(folder)
+    last_week = time.time() - 7 * 24 * 3600
+    os.utime(segment, (last_week, last_week))
+    load_calls(lake, folder)
+    (loaded,) = closed_segments(folder / "loaded")
+    os.utime(loaded, (last_week, last_week))
+    load_calls(lake, folder)
+    assert closed_segments(folder / "loaded") == []
+
+
+def test_a_place_where_another_call_now_stands_answers_nobody(tmp_path: Path) -> None:
+    segment = tmp_path / "20261121T120000.0Z-1-aa.open"
+    segment.write_text(json.dumps(line("a" * 32)) + "\n")
+    index = CallIndex(tmp_path)
+    index.refresh()
+    assert index.get("a" * 32) is not None
+    segment.write_text(json.dumps(line("b" * 32)) + "\n")
+    assert index.get("a" * 32) is None and "a" * 32 not in index
+    index.close()
 
 
 async def test_the_shelf_of_0_1_0_is_adopted(tmp_path: Path) -> None:
