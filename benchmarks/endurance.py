@@ -136,11 +136,12 @@ with DagsterInstance.get() as instance:
     instance.get_runs(limit=1)  # connects
     def tick(name):
         global cursor
-        context = build_sensor_context(instance=instance, resources={"project": ProjectResource()}, cursor=cursor)
-        began = time.perf_counter()
-        asked = new_recordings(context)
-        found[name] = time.perf_counter() - began
-        cursor = context.cursor
+        resources = {"project": ProjectResource()}
+        with build_sensor_context(instance=instance, resources=resources, cursor=cursor) as context:
+            began = time.perf_counter()
+            asked = new_recordings(context)
+            found[name] = time.perf_counter() - began
+            cursor = context.cursor
         return asked
     assert isinstance(tick("cold"), SkipReason)
     assert isinstance(tick("warm"), SkipReason)

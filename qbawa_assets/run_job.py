@@ -9,6 +9,7 @@ import sys
 
 from dagster import DagsterInstance
 
+from qbawa.storage.faults import explain
 from qbawa_assets.definitions import definitions
 from qbawa_assets.model_checks import CAP_TAG
 from qbawa_assets.orphaned_runs import end_abandoned_runs, host_tags
@@ -46,4 +47,12 @@ def keep_connections(instance: DagsterInstance) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception as error:
+        # A full disk, say, which keeps PostgreSQL from taking in even that the run has failed.
+        said = explain(error)
+        if said is None:
+            raise
+        print(f"qbawa: {said}", file=sys.stderr)
+        sys.exit(2)

@@ -1,10 +1,14 @@
 """The home that a Dagster process works on."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, Failure, InitResourceContext
+from pydantic import PrivateAttr
 
+from qbawa.errors import BusyError
 from qbawa.project import Home, Project, open_project
+from qbawa.storage.occupancy import in_use
 
 
 class ProjectResource(ConfigurableResource):
@@ -12,6 +16,23 @@ class ProjectResource(ConfigurableResource):
 
     home: str = ""
     """Folder of the home; default: QBAWA_HOME."""
+
+    _held: ExitStack = PrivateAttr(default_factory=ExitStack)
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        """For as long as a run lasts nobody forgets a request under its feet; it waits for one who is at it.
+
+        A tick does not wait: what it writes it guards itself (`sensors.new_recordings`).
+        """
+        if context.run_id is None:
+            return
+        try:
+            self._held.enter_context(in_use(self.location.root))
+        except BusyError as error:
+            raise Failure(str(error), allow_retries=False) from None
+
+    def teardown_after_execution(self, context: InitResourceContext) -> None:
+        self._held.close()
 
     def open(self) -> Project:
         return open_project(self.location)

@@ -17,6 +17,7 @@ from qbawa.errors import UserError
 from qbawa.ids import content_id
 from qbawa.ingest import stage as ingest_stage
 from qbawa.replay import stage as replay_stage
+from qbawa.storage.occupancy import in_use
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.jobs import flywheel_job, judge_anew, replay_sweep, take_new_recordings, tournament_sweep
 from qbawa_assets.orphaned_runs import end_abandoned_runs
@@ -39,8 +40,9 @@ UNDER_WAY = [
 def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -> SensorResult | SkipReason:
     """Closed journal segments, late ones too, become batches; each new batch is taken in and may join the matrix."""
     try:
-        opened = project.open()
-        batches = set(ingest_stage.new_batches(opened, thorough=False))
+        with in_use(project.location.root, patience_s=0):
+            opened = project.open()
+            batches = set(ingest_stage.new_batches(opened, thorough=False))
     except UserError as error:
         return SkipReason(str(error))
     # Imported by hand: the lake holds it, but no partition says so yet. Names are compared where the lake has changed.

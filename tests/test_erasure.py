@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +17,7 @@ from qbawa.project import Home
 from qbawa.storage.frames import frame, schema_of
 from qbawa.storage.journal import JournalWriter, closed_segments, read_lines
 from qbawa.storage.lake import Lake
+from qbawa.storage.occupancy import UNFINISHED, in_use
 from qbawa.storage.tables import TABLES
 
 pytestmark = pytest.mark.slow
@@ -59,11 +61,93 @@ def test_forgetting_removes_the_request_from_every_table_and_nothing_else(filled
     assert report.stale_steps == [STEP]
 
 
-def test_the_exported_dataset_that_still_holds_it_is_named_again_and_again(filled: tuple[Home, Lake]) -> None:
+def test_exported_versions_that_hold_it_go_and_are_named(filled: tuple[Home, Lake]) -> None:
     home, lake = filled
     path = lake.read("datasets")["path"][0]
-    assert forget(lake, home, GONE).datasets == [path]
-    assert forget(lake, home, GONE).datasets == [path]
+    draft = home.exports / "d" / ".staging-killed"
+    draft.mkdir()
+    (draft / "train.jsonl").write_text(TOPICS[3])
+    report = forget(lake, home, GONE)
+    assert report.datasets == [path] and report.copies == []
+    assert list((home.exports / "d").iterdir()) == []
+    assert lake.read("datasets").is_empty()
+
+
+def test_a_version_that_another_home_exported_is_named_and_left(filled: tuple[Home, Lake], tmp_path: Path) -> None:
+    home, lake = filled
+    elsewhere = tmp_path / "other" / "d" / "v"
+    shutil.copytree(lake.read("datasets")["path"][0], elsewhere)
+    lake.merge("datasets", lake.read("datasets").with_columns(version=pl.lit("v"), path=pl.lit(str(elsewhere))))
+    assert forget(lake, home, GONE).copies == [str(elsewhere)]
+    assert (elsewhere / "lineage.parquet").exists()
+
+
+def test_the_config_and_notes_that_mention_it_are_named_with_their_line(filled: tuple[Home, Lake]) -> None:
+    home, lake = filled
+    home.config.write_text("replay_set:\n  pin: [r_30, r_3]\n")
+    (home.root / "notes.md").write_text(f"r_30 is fine\nr_31 too\n{TOPICS[3]}\n")
+    assert forget(lake, home, GONE).files == [f"{home.root / 'notes.md'}:3", f"{home.config}:2"]
+
+
+def test_a_typo_leaves_old_versions_alone(filled: tuple[Home, Lake]) -> None:
+    home, lake = filled
+    before = lake.versions()
+    with pytest.raises(InputError, match="Nothing holds"):
+        forget(lake, home, "r_nobody")
+    assert lake.versions() == before and not (home.root / UNFINISHED).exists()
+
+
+def test_people_s_tables_lose_the_rows_of_the_request_alone(filled: tuple[Home, Lake]) -> None:
+    home, lake = filled
+    people = home.root / "human_verdicts"
+    people.mkdir()
+    table = pl.DataFrame({"request_id": ["r_3", "r_30"], "verdict": ["a", "b, or so"]})
+    table.write_csv(people / "answer.anna.csv")
+    table.write_ndjson(people / "answer.bob.jsonl")
+    table.write_parquet(people / "answer.eve.parquet")
+    (people / "answer.list.json").write_text(json.dumps(table.to_dicts()))
+    written = (people / "answer.anna.csv").stat().st_mtime_ns
+    assert forget(lake, home, GONE).verdict_rows == 4
+    left = table.filter(pl.col("request_id") == "r_30")
+    assert pl.read_csv(people / "answer.anna.csv").equals(left)
+    assert pl.read_ndjson(people / "answer.bob.jsonl").equals(left)
+    assert pl.read_parquet(people / "answer.eve.parquet").equals(left)
+    assert json.loads((people / "answer.list.json").read_text()) == left.to_dicts()
+    # No new verdicts, so nothing for the sensor.
+    assert (people / "answer.anna.csv").stat().st_mtime_ns == written
+
+
+def test_it_refuses_while_somebody_writes_and_keeps_others_out_until_it_is_finished(filled: tuple[Home, Lake]) -> None:
+    home, lake = filled
+    with in_use(home.root), pytest.raises(BusyError, match="writing"):
+        forget(lake, home, GONE)
+
+    def killed(plan: Path, resumed: bool) -> dict[str, int]:
+        assert not resumed
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forget(lake, home, GONE, elsewhere=killed)
+    with pytest.raises(BusyError, match="--resume"), in_use(home.root):
+        pass
+    with pytest.raises(InputError, match=GONE):
+        forget(lake, home, "r_4")
+    seen = []
+    forget(lake, home, GONE, elsewhere=lambda plan, resumed: seen.append(resumed) or {})  # type: ignore[func-returns-value]
+    assert seen == [True]
+    with in_use(home.root):
+        assert TOPICS[3] not in parquet_texts(lake)
+
+
+def test_drafts_of_killed_writers_go_from_the_lake(filled: tuple[Home, Lake]) -> None:
+    home, lake = filled
+    table = Path(lake.uri) / "replay_matrix"
+    drafts = [table / "part-orphan.parquet", table / "_delta_log" / "_commit_1.json.tmp", table / "part.parquet#1"]
+    for draft in drafts:
+        draft.write_text(TOPICS[3])
+    forget(lake, home, GONE)
+    assert not any(draft.exists() for draft in drafts)
+    assert Lake(lake.uri).read("replay_matrix").height == 7 * 3
 
 
 def test_an_unknown_request_is_an_error(filled: tuple[Home, Lake]) -> None:

@@ -29,9 +29,11 @@ def command(name: str | None, as_json: bool, with_diff: bool) -> None:
     from qbawa.datasets.stage import export_datasets
     from qbawa.errors import InputError
     from qbawa.project import open_project
+    from qbawa.storage.occupancy import in_use
     from qbawa.text import printable
 
     project = open_project()
+    click.get_current_context().with_resource(in_use(project.home.root))
     if not project.config.datasets:
         raise InputError("qbawa.yaml declares no dataset. Add one under `datasets:`; docs/datasets.md has examples.")
     if with_diff:

@@ -56,9 +56,11 @@ def command(
     from dataclasses import asdict
 
     from qbawa.project import open_project
+    from qbawa.storage.occupancy import in_use
 
     mapping = dict(_pair(text) for text in columns)
     project = open_project()
+    click.get_current_context().with_resource(in_use(project.home.root))
     journals = [folder.resolve() for folder in project.journals]
     # A segment of our own journal is ingested, for the sensor would take it once more.
     own = [path for path in paths if {path.resolve(), path.resolve().parent} & set(journals)]

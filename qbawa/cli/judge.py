@@ -27,10 +27,12 @@ def command(step: str, judge: str | None, count: int) -> None:
     from rich.text import Text
 
     from qbawa.project import open_project
+    from qbawa.storage.occupancy import in_use
     from qbawa.text import printable
     from qbawa.tournaments.stage import open_tasks, verdict_file
 
     project = open_project()
+    click.get_current_context().with_resource(in_use(project.home.root))
     file = verdict_file(project, step, judge)
     taken = file.taken()
     console = Console(highlight=False)

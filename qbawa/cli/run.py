@@ -31,9 +31,11 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
     from qbawa.errors import InputError
     from qbawa.project import Home, open_project
     from qbawa.replay.stage import matching_strategies
+    from qbawa.storage.occupancy import in_use
 
     home = Home.find()
     project = open_project(home)
+    click.get_current_context().with_resource(in_use(home.root))
     sweeps_matrix, plays = job in ("flywheel", "replay_sweep"), job in ("flywheel", "tournament_sweep")
     if (requests or strategies) and not sweeps_matrix:
         raise InputError(f"--requests and --strategies choose cells; the job '{job}' answers none.")

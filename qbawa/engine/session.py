@@ -1,7 +1,7 @@
 """An engine opened on a project: its models, its ledger, its budget; and everything that it paid in the lake afterwards."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from qbawa.engine.progress import Progress
 from qbawa.engine.reservations import SharedReservations
 from qbawa.project import Project
 from qbawa.storage.lake import Lake
+from qbawa.storage.occupancy import in_use
 
 Log = Callable[[str], Any]
 
@@ -30,6 +31,8 @@ async def open_engine(
     A run may open several, for its answers and for its verdicts: they share its cap. All processes of the home share the
     caps of day and step.
     """
+    held = ExitStack()
+    held.enter_context(in_use(project.home.root))
     load_calls(project.lake, project.home.calls)
     settings = project.config.budget
     caps = [cap for cap in (settings.usd_per_run, usd) if cap is not None]
@@ -49,6 +52,7 @@ async def open_engine(
     finally:
         budget.give_back()
         load_calls(project.lake, project.home.calls)
+        held.close()
 
 
 class LedgerReader:

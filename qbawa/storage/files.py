@@ -3,10 +3,13 @@
 import contextlib
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -27,6 +30,11 @@ def atomic_swap(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file has the name of one that `atomic_swap` was about to swap in; a killed process leaves it."""
+    return _DRAFT.fullmatch(path.name) is not None
 
 
 @contextlib.contextmanager

@@ -180,11 +180,12 @@ class Lake:
             except CommitFailedError:  # another process is at it
                 table.update_incremental()
 
-    def purge(self, table: str) -> int:
+    def purge(self, table: str, *, alone: bool = False) -> int:
         """Delete every file of a table that its newest version does not need; returns how many. Ends time travel.
 
-        Files that belong to no version yet stay while they are younger than an hour: somebody may be writing them.
-        The log of earlier versions goes too, since its statistics hold the least and the greatest text of each column.
+        The log of earlier versions goes too, since its statistics hold the least and the greatest text of each column, and
+        its commits the conditions of deletions. Files that belong to no version yet stay while they are younger than an
+        hour, as somebody may be writing them; not so where the caller is `alone` with a lake on disk.
         """
         delta = self._open(table)
         gone = delta.vacuum(0, dry_run=False, enforce_retention_duration=False)
@@ -195,7 +196,30 @@ class Lake:
         delta = self._open(table)
         delta.create_checkpoint()
         delta.cleanup_metadata()
-        return len(gone)
+        return len(gone) + (self._drop_strays(delta, table) if alone and not self._is_remote else 0)
+
+    def _drop_strays(self, delta: DeltaTable, table: str) -> int:
+        """Delete what is neither live nor part of the newest version's log, such as the drafts of a writer that was killed.
+
+        The checkpoint that was just made holds all that the log before it said.
+        """
+        newest = f"{delta.version():020}"
+        live = {Path(path).name for path in self._files(delta, table)}
+        stray = [
+            path
+            for path in Path(self.uri, table).rglob("*")
+            if path.is_file()
+            and not (
+                path.name in live
+                or (
+                    path.parent.name == "_delta_log"
+                    and (path.name.startswith(newest) or path.name == "_last_checkpoint")
+                )
+            )
+        ]
+        for path in stray:
+            path.unlink(missing_ok=True)
+        return len(stray)
 
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         if not blocks:

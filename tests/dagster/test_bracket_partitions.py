@@ -40,8 +40,12 @@ def settings(ways: int, **judge: Any) -> dict[str, Any]:
 
 
 def tick(world: DagsterHome) -> RunRequest | SkipReason:
-    with mock.patch.dict(os.environ, world.environment):
-        asked = new_answers(build_sensor_context(instance=world.instance, resources={"project": ProjectResource()}))
+    resources = {"project": ProjectResource()}
+    with (
+        mock.patch.dict(os.environ, world.environment),
+        build_sensor_context(instance=world.instance, resources=resources) as context,
+    ):
+        asked = new_answers(context)
     assert isinstance(asked, RunRequest | SkipReason)
     return asked
 

@@ -96,8 +96,9 @@ def test_what_others_answered_is_kept_and_its_cells_alone_are_red(world: Dagster
 
 
 def test_the_sensor_does_not_judge_behind_its_back(world: DagsterHome) -> None:
-    with build_sensor_context(instance=world.instance) as context:
-        skipped = new_answers(context, project=ProjectResource(home=str(world.home.root)))
+    resources = {"project": ProjectResource(home=str(world.home.root))}
+    with build_sensor_context(instance=world.instance, resources=resources) as context:
+        skipped = new_answers(context)
     assert "Model 'dead' gave no answer" in skipped.skip_message
 
 

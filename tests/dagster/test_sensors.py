@@ -32,8 +32,12 @@ def world(server: ScriptedProvider) -> Iterator[DagsterHome]:
 
 def evaluate(world: DagsterHome, sensor: SensorDefinition) -> SensorResult | RunRequest | SkipReason:
     """What a tick of the sensor asks for; partitions that it asks for are made, as the daemon does."""
-    with mock.patch.dict(os.environ, world.environment):
-        asked = sensor(build_sensor_context(instance=world.instance, resources={"project": ProjectResource()}))
+    resources = {"project": ProjectResource()}
+    with (
+        mock.patch.dict(os.environ, world.environment),
+        build_sensor_context(instance=world.instance, resources=resources) as context,
+    ):
+        asked = sensor(context)
     if isinstance(asked, SensorResult):
         for request in asked.dynamic_partitions_requests or ():
             world.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
@@ -109,10 +113,12 @@ def test_a_table_of_human_verdicts_decides_anew(world: DagsterHome, server: Scri
 def test_the_nightly_run_spends_within_its_budget(world: DagsterHome) -> None:
     from dagster import build_schedule_context
 
-    with mock.patch.dict(os.environ, world.environment):
-        [asked] = list(
-            nightly_replay(build_schedule_context(instance=world.instance, resources={"project": ProjectResource()}))
-        )
+    resources = {"project": ProjectResource()}
+    with (
+        mock.patch.dict(os.environ, world.environment),
+        build_schedule_context(instance=world.instance, resources=resources) as context,
+    ):
+        [asked] = list(nightly_replay(context))
     ops = asked.run_config["ops"]
     assert {name: op["config"]["usd"] for name, op in ops.items()} == {"sweep_matrix": 5.0, "sweep_brackets": 5.0}
     assert world.run("flywheel", asked.run_config).success
