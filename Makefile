@@ -1,12 +1,13 @@
 # make demo   the whole flywheel on sample articles: no key, no network after the install
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
-# make test   every test but those of test-installed
+# make test   every test but those of test-hostile and test-installed
+# make test-hostile   what the world does to it: strangers, web pages, kills, full disks, clocks that jump
 # make test-installed   the wheel, built and run in an environment of its own
 # make test-fast   the inner loop, within a minute: without Dagster, Chromium and whatever is marked slow
 # make check  format, lint, types, which room may import which
 # make lock   resolve the locked requirements again
 # make release  wheel, sdist and checksums into dist/, then the tag; uploads nothing (CONTRIBUTING.md)
-.PHONY: demo up test test-fast test-installed check format lock release clean install
+.PHONY: demo up test test-fast test-hostile test-installed check format lock release clean install
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,13 +26,16 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(ROOMY) $(BIN)/python -m pytest
 WORKERS ?= 3
 
 test: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs"
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs and not hostile"
+
+test-hostile: .venv/installed
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m hostile
 
 test-installed: .venv/installed
 	$(PYTEST) -m installs
 
 test-fast: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs" --ignore tests/dagster --ignore tests/cli/test_up.py
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile" --ignore tests/dagster --ignore tests/cli/test_up.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

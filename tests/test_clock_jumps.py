@@ -13,7 +13,7 @@ import pytest
 import yaml
 from scripted_provider import ScriptedProvider
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.hostile
 
 NIGHT = """
 import json, sys

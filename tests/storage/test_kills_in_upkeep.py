@@ -19,7 +19,7 @@ from qbawa.datasets.stage import export_datasets
 from qbawa.project import Home, open_project
 from qbawa.storage.lake import Lake
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.hostile
 
 JOIN = """
 import sys
