@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 # With `--dist loadfile` a long file that begins last keeps one worker busy while the others wait.
 LONGEST_FIRST = (
-    *("tests/cli/test_strangers.py", "tests/cli/test_up.py", "tests/test_readme.py", "tests/test_names.py"),
+    *(
+        "tests/cli/test_strangers.py",
+        "tests/cli/test_hostile_answers.py",
+        "tests/cli/test_up.py",
+        "tests/test_readme.py",
+        "tests/test_names.py",
+    ),
     *("tests/dagster/", "tests/tournaments/test_"),
 )
 

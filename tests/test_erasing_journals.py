@@ -27,7 +27,7 @@ from qbawa.project import Home
 from qbawa.storage.journal import JournalWriter, closed_segments
 from qbawa.storage.lake import Lake
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.hostile
 
 GONE = "r_3"
 

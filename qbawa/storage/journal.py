@@ -49,7 +49,7 @@ class JournalWriter:
         """Number of lines put on disk for good; also closes a segment that is full or old enough.
 
         Raises OSError where the disk refuses. The lines then stay buffered and the segment ends where it ended before,
-        so a later `sync` can try again, or `discard` gives them up.
+        so a later `sync` can try again.
         """
         with self._turn:
             count = len(self._buffer)
@@ -180,9 +180,11 @@ def adopt_orphans(folder: str | os.PathLike[str], names: Sequence[str] | None = 
             else:
                 path.unlink()
     for path in _named(Path(folder), UNBORN, names):
-        with contextlib.suppress(OSError), _held(path):
+        with contextlib.suppress(OSError):
+            # Not even locked while young: its writer, about to lock it, would find it taken and go on without a lock.
             if time.time() - path.stat().st_mtime > _UNBORN_GRACE_S:
-                path.unlink()
+                with _held(path):
+                    path.unlink()
     if adopted:
         _sync_folder(Path(folder))
     return adopted

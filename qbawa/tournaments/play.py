@@ -183,12 +183,19 @@ async def _judge(
     lists = state.lists(tournament)
     outcomes = await asyncio.gather(*(_ask_jury(engine, state, match, lists.get(match, ())) for match in matches))
     judged: list[tuple[Match, list[dict[str, Any]]]] = []
-    problem: str | BudgetError | None = None
+    failed: list[str] = []
+    not_made: list[NotMadeError] = []
     for match, outcome in zip(matches, outcomes, strict=True):
-        if isinstance(outcome, str | BudgetError):
-            problem = problem or outcome
+        if isinstance(outcome, str):
+            failed.append(outcome)
+        elif isinstance(outcome, NotMadeError):
+            not_made.append(outcome)
         else:
             judged.append((match, outcome))
+    # What the provider said explains why others were not even asked, whichever match came first.
+    problem: str | BudgetError | None = failed[0] if failed else None
+    if problem is None and not_made:
+        problem = not_made[0] if isinstance(not_made[0], BudgetError) else str(not_made[0])
     state.share_costs([row for _, rows in judged for row in rows])
     decided = state.decide([rows for _, rows in judged])
     results = []
@@ -212,8 +219,11 @@ def _keep_ties(state: StepState, tournament: Tournament, played: dict[str, str],
 
 async def _ask_jury(
     engine: Engine, state: StepState, match: Match, among: Sequence[str]
-) -> list[dict[str, Any]] | str | BudgetError:
-    """The jury's verdicts on a match, or why it stays open: then there are none, and what was paid is in the ledger."""
+) -> list[dict[str, Any]] | str | NotMadeError:
+    """The jury's verdicts on a match, or why it stays open: then there are none, and what was paid is in the ledger.
+
+    Why is a sentence where somebody failed, and the error where a call was not made.
+    """
     try:
         calls = state.calls(match, among)
     except TemplateError as error:
@@ -221,12 +231,14 @@ async def _ask_jury(
     # Matches on one list make the same call; the engine pays for it once.
     outcomes = await asyncio.gather(*(ask(call, engine) for call in calls), return_exceptions=True)
     rows = []
+    not_made: NotMadeError | None = None
     for call, outcome in zip(calls, outcomes, strict=True):
         if isinstance(outcome, ProviderError):
             return f"Judge '{call.judge}' (model '{state.jury[call.judge].model}') gives no answer: {outcome}"
         if isinstance(outcome, NotMadeError):
-            return outcome if isinstance(outcome, BudgetError) else str(outcome)
+            not_made = not_made or outcome
+            continue
         if isinstance(outcome, BaseException):
             raise outcome
         rows.append(outcome)
-    return rows
+    return rows if not_made is None else not_made

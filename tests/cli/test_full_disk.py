@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.hostile
 
 MOUNTS = ["unshare", "--mount", "--map-root-user"] if os.geteuid() else ["unshare", "--mount"]
 RECORD = (

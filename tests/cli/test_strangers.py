@@ -34,7 +34,7 @@ from qbawa.cli.launch.access import Guarded, Rules, known_names
 from qbawa.cli.launch.postgres_server import reachable
 from qbawa.project import Home
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.hostile
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOBODY = 65534

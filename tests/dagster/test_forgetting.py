@@ -46,6 +46,8 @@ from qbawa_assets.partitions import requests
 from resources import ProjectResource
 from sensors.sensors import new_recordings
 
+pytestmark = pytest.mark.hostile
+
 GONE = "visit-ZQrequest7f3_ü|1"
 SHORT = "7"
 """A name that stands in others' names, and all over what was logged."""

@@ -250,6 +250,16 @@ def test_verdicts_on_one_match_err_together_and_count_for_less_than_as_many_matc
     assert four == pytest.approx(two**2)
 
 
+def test_a_calibrated_match_is_one_statement_however_many_judges_made_it() -> None:
+    matches, verdicts, *_ = tables({}, [(f"r{k}", "s1", "s2", float(k % 2)) for k in range(40)])
+    calibration = fit(
+        verdicts, matches.select("match_id", label=pl.when(pl.col("p_a") > 0).then(pl.lit("a")).otherwise(pl.lit("b")))
+    )
+    several = pl.concat([verdicts, verdicts[:10]])
+    assert weigh(matches, several).matches["weight"].max() > 1.0
+    assert weigh(matches, several, calibration).matches["weight"].unique().to_list() == [1.0]
+
+
 @pytest.mark.parametrize("variance", [0.0, 0.5, 2.0, 9.0])
 @pytest.mark.parametrize("gap", [-3.0, 0.0, 0.7, 4.0])
 def test_what_people_say_is_averaged_over_what_the_gap_may_be(gap: float, variance: float) -> None:
@@ -342,6 +352,19 @@ def test_at_most_k_pairs_a_request_with_every_strategy_getting_its_turn() -> Non
     assert counts.max() == 6 and report.removed["more than max_per_request"] > 0
     used = pl.concat([report.pairs["best_strategy"], report.pairs["worse_strategy"]]).value_counts()["count"]
     assert used.min() > 0.3 * used.max()
+
+
+def test_under_a_limit_a_strategy_waits_until_others_had_as_many_pairs() -> None:
+    said = [("a", "b", 0.99), ("a", "c", 0.98), ("a", "d", 0.97), ("e", "f", 0.6)]
+    pairs = pl.DataFrame(said, schema=["best_strategy", "worse_strategy", "p_best"], orient="row").with_columns(
+        request_id=pl.lit("r"),
+        best_cell="best_strategy",
+        worse_cell="worse_strategy",
+        margin="p_best",
+        basis=pl.lit("direct"),
+    )
+    for policy in ("all", "hardest"):
+        assert set(choose(pairs, policy, 2)["best_strategy"]) == {"a", "e"}
 
 
 def test_policies_keep_what_they_say() -> None:

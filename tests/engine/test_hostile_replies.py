@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qbawa.config import ModelConfig
@@ -119,6 +119,7 @@ def test_both_lanes_bring_an_answer_or_a_provider_error_whatever_is_sent(
     )
 
     @given(bodies)
+    @example({"error": {"text": [], "message": [{}]}})
     @few
     def attempt(body: Any) -> None:
         server.data = json.dumps(body).encode()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from qbawa.config import ModelConfig
 from qbawa.engine.calls import ModelCall
 from qbawa.engine.cost_estimate import ModelHistory, estimate
 from qbawa.engine.engine import Engine
+from qbawa.engine.ledger.index import CallIndex
 from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.ledger.locks import CallLocks
 from qbawa.engine.ledger.to_lake import delete_loaded, load_calls
@@ -107,6 +109,22 @@ def test_two_processes_over_the_same_calls_pay_each_once(provider: MockProvider,
     assert sorted(provider.answered().values()) == [1] * 200
 
 
+async def test_a_call_that_another_bought_while_it_waited_for_leave_to_send_is_not_paid_again(
+    provider: MockProvider, tmp_path: Path
+) -> None:
+    slow = ModelCall("m", ({"role": "user", "content": '[[mock {"latency_s": 0.3}]]'},))
+    narrow = Engine(models(provider, max_in_flight=1), Ledger(tmp_path))
+    async with narrow, Engine(models(provider), Ledger(tmp_path)) as other:
+        before_it, waiting = (asyncio.create_task(narrow.call(call)) for call in (slow, ask(1)))
+        await asyncio.sleep(0.05)
+        paid = await other.call(ask(1))
+        assert not before_it.done()
+        found = await waiting
+        await before_it
+    assert (paid.cached, found.cached) == (False, True)
+    assert sorted(provider.answered().values()) == [1, 1]
+
+
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     key = "0123456789abcdef" * 2
     holder = subprocess.Popen(
@@ -148,9 +166,10 @@ async def test_an_answer_is_on_disk_before_record_returns(tmp_path: Path) -> Non
     assert len(closed_segments(tmp_path)) == 1
 
 
-async def test_failures_are_kept_but_are_no_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [None, "half an answ"])
+async def test_failures_are_kept_but_are_no_answers(tmp_path: Path, text: str | None) -> None:
     ledger = Ledger(tmp_path)
-    await ledger.record(line("a" * 32, error="refused: no", response_text=None))
+    await ledger.record(line("a" * 32, error="cut_off: no", response_text=text))
     assert await ledger.find("a" * 32) is None
     await ledger.record(line("a" * 32))
     found = await ledger.find("a" * 32)
@@ -208,6 +227,32 @@ async def test_loading_twice_or_interrupted_gives_the_same_rows(tmp_path: Path) 
     assert json.loads(once["messages"][0]) == [{"role": "user", "content": "ä"}]
     assert once["called_at"].dtype.time_zone == "UTC"  # type: ignore[attr-defined]
     assert delete_loaded(folder) == 1
+
+
+async def test_a_segment_rests_for_a_day_from_its_loading_however_old_it_is(tmp_path: Path) -> None:
+    folder, lake = tmp_path / "calls", Lake(tmp_path / "lake")
+    ledger = Ledger(folder)
+    await ledger.record(line("a" * 32))
+    await ledger.close()
+    (segment,) = closed_segments(folder)
+    last_week = time.time() - 7 * 24 * 3600
+    os.utime(segment, (last_week, last_week))
+    load_calls(lake, folder)
+    (loaded,) = closed_segments(folder / "loaded")
+    os.utime(loaded, (last_week, last_week))
+    load_calls(lake, folder)
+    assert closed_segments(folder / "loaded") == []
+
+
+def test_a_place_where_another_call_now_stands_answers_nobody(tmp_path: Path) -> None:
+    segment = tmp_path / "20261121T120000.0Z-1-aa.open"
+    segment.write_text(json.dumps(line("a" * 32)) + "\n")
+    index = CallIndex(tmp_path)
+    index.refresh()
+    assert index.get("a" * 32) is not None
+    segment.write_text(json.dumps(line("b" * 32)) + "\n")
+    assert index.get("a" * 32) is None and "a" * 32 not in index
+    index.close()
 
 
 async def test_the_shelf_of_0_1_0_is_adopted(tmp_path: Path) -> None:

@@ -253,6 +253,29 @@ def test_retries_go_before_those_who_wait() -> None:
     assert simulate(run) == ["first", "retry", "second", "third"]
 
 
+def test_a_permit_given_back_unused_is_the_next_ones() -> None:
+    async def run() -> float:
+        limiter = RateLimiter(requests_per_minute=60)
+        for _ in range(5):
+            load = FixedLoad(1)
+            await limiter.acquire(load)
+            limiter.cancel(load)
+        await limiter.acquire(FixedLoad(1))
+        return asyncio.get_running_loop().time()
+
+    assert simulate(run) == 0.0
+
+
+def test_a_first_short_answer_does_not_make_long_ones_look_short() -> None:
+    usage = TokenUsage()
+    call = ModelCall("m", ({"role": "user", "content": "x" * 400},), {"max_tokens": 1_000})
+    before = usage.load(call).tokens
+    load = usage.load(call)
+    load.start()
+    load.finish((100, 1))
+    assert usage.load(call).tokens > 0.9 * before
+
+
 def test_a_closed_limiter_turns_everybody_away_and_a_cancelled_waiter_costs_no_permit() -> None:
     async def run() -> None:
         limiter = RateLimiter(max_in_flight=1)

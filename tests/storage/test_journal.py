@@ -75,6 +75,16 @@ def test_a_dead_writers_segment_is_adopted_without_its_torn_line(tmp_path):
     assert adopt_orphans(tmp_path) == []
 
 
+def test_a_segment_without_a_name_yet_is_removed_once_its_writer_must_be_dead(tmp_path):
+    young, old = tmp_path / "20260101T000000.0Z-1-aa.new", tmp_path / "20260101T000000.0Z-1-bb.new"
+    for path in (young, old):
+        path.touch()
+    long_ago = time.time() - 120
+    os.utime(old, (long_ago, long_ago))
+    assert adopt_orphans(tmp_path) == []
+    assert young.exists() and not old.exists()
+
+
 def test_reading_leaves_out_a_torn_last_line_and_follows_a_rename(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"1\n2")

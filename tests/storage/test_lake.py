@@ -114,6 +114,12 @@ def test_merging_keeps_the_newest_row_of_every_key(
         assert answers(lake) == expected
 
 
+def test_a_row_whose_key_is_partly_null_is_the_same_row_when_merged_again(lake: Lake) -> None:
+    for answer in ("first", "second"):
+        lake.merge("replay_matrix", cells(cell("r1", answer=answer, sample=None)))
+    assert lake.read("replay_matrix")["answer"].to_list() == ["second"]
+
+
 def test_a_strange_column_is_refused_by_name(lake: Lake) -> None:
     rows = cells(cell("r1")).with_columns(mood=pl.lit("good"))
     for write in (lake.merge, lambda table, rows: lake.replace(table, ["r1"], rows)):
@@ -286,6 +292,20 @@ def test_upkeep_deletes_what_killed_writers_left_and_nothing_that_may_still_be_w
     clean(lake)
     assert not left.exists() and under_way.exists()
     assert lake.read("replay_matrix").height == 1
+
+
+def test_purging_leaves_no_word_of_a_replaced_row_in_files_or_log(lake: Lake) -> None:
+    folder = Path(lake.uri) / "replay_matrix"
+
+    def holding(word: bytes) -> list[Path]:
+        return [path for path in folder.rglob("*") if path.is_file() and word in path.read_bytes()]
+
+    lake.merge("replay_matrix", cells(cell("r1", answer="confidential")))
+    lake.replace("replay_matrix", ["r1"], cells(cell("r1", answer="public")))
+    assert len(holding(b"confidential")) == 2, "the Parquet file, and the statistics in the log"
+    lake.purge("replay_matrix")
+    assert holding(b"confidential") == []
+    assert lake.read("replay_matrix")["answer"].to_list() == ["public"]
 
 
 def test_a_reader_of_a_young_version_survives_upkeep(lake: Lake, tmp_path: Path) -> None:

@@ -153,3 +153,14 @@ def test_nothing_decided_of_nothing_and_of_what_cannot_be_read() -> None:
     assert decide_matches(table, None, ["j"]).row(0, named=True) == {
         "match_id": "m", "p_a": None, "winner": None, "dissent": None, "verdicts": 0, "unscored": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "flips"),
+    [(("a", "b"), 1), (("b", "a"), 1), (("a", "a"), 0), (("b", "b"), 0), (("tie", "b"), 0), (("a", "unscored"), 0)],
+)
+def test_a_judge_flips_where_it_names_one_answer_in_one_order_and_the_other_in_the_other(
+    said: tuple[str, str], flips: int
+) -> None:
+    rows: list[Row] = [("m", "j", "llm", first, name, None, 0.0) for first, name in zip("ab", said, strict=True)]
+    assert combine(frame(rows))["flips"].to_list() == [flips]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +56,10 @@ class ExportReport:
     """False where this very version was there already."""
 
 
+STAGING = ".staging-"
+_STALE_S = 86_400.0
+
+
 def export_dataset(
     pairs: pl.DataFrame,
     name: str,
@@ -79,7 +85,8 @@ def export_dataset(
     leak_check(rows)
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target))
+    _clear(target)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target))
     try:
         counts = _write(rows, name, config, staging, requests, removed)
         left_out = {reason: n for reason, n in sorted(removed.items()) if n}
@@ -104,7 +111,12 @@ def export_dataset(
         new = not path.exists()
         if new:
             staging.chmod(0o755)
-            staging.rename(path)
+            try:
+                staging.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
+                new = False  # another process was faster, with the same bytes
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     stored = (path / NAME).read_bytes()
@@ -121,6 +133,14 @@ def export_dataset(
         rows["request_id"].unique().sort().to_list(),
         new,
     )
+
+
+def _clear(folder: Path) -> None:
+    """Delete what exports that were killed have left: no export takes a day."""
+    for left in folder.glob(f"{STAGING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(

@@ -173,7 +173,8 @@ def _translate(error: Exception) -> ProviderError:
         detail = {"message": message, **detail}
     found = classify(status, detail, dict(headers))
     # litellm invents a status for an error object in a 200, and calls its own trouble with an answer a server's error.
-    if found.billing == "unlikely" or "response object" in message:
+    invented = not headers and type(error.__context__).__name__ == "OpenAIError"
+    if found.billing == "unlikely" or invented or "response object" in message:
         found.billing = "unknown"
     return found
 

@@ -95,7 +95,7 @@ class _Hooks:
             raw = kwargs.get("original_response")
             call = self._open.get(str(kwargs.get("litellm_call_id")))
             if call is not None and call.otherwise is None and isinstance(raw, str) and '"choices"' in raw:
-                call.latency_s = time.time() - call.started_at
+                call.latency_s = max(0.0, time.time() - call.started_at)
                 call.otherwise = functools.partial(_finish_unreported, call, raw)
 
     async def async_post_call_success_deployment_hook(self, request_data: Any, response: Any, call_type: Any) -> None:
@@ -103,7 +103,7 @@ class _Hooks:
         with contextlib.suppress(Exception):
             call = self._open.get(str(request_data.get("litellm_call_id")))
             if call is not None:
-                call.latency_s = time.time() - call.started_at
+                call.latency_s = max(0.0, time.time() - call.started_at)
                 call.otherwise = functools.partial(_finish_unreported, call, response)
 
     def log_success_event(self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any) -> None:
