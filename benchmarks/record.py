@@ -132,7 +132,7 @@ def throughput(attempts: int, steps: int, seed: int) -> dict[str, float]:
 
 
 def first_step(attempts: int) -> dict[str, float]:
-    """Milliseconds from `import qbawa` to the first recorded step, in a copy_exception process: best attempt, and its CPU."""
+    """Milliseconds from `import qbawa` to the first recorded step, in a fresh process: best attempt, and its CPU."""
     code = """
 import sys, time
 begun, cpu = time.perf_counter(), time.process_time()
