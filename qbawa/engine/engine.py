@@ -22,7 +22,7 @@ from qbawa.engine.purchase import CallExecutor, Model
 from qbawa.engine.rate_limiter import RateLimiter
 from qbawa.engine.retry import copy_exception
 from qbawa.engine.secrets import Secrets
-from qbawa.engine.signals import ending_on_sigterm
+from qbawa.engine.signals import ending_on_signals
 from qbawa.engine.token_usage import TokenUsage
 from qbawa.errors import FinalError, LedgerError, NotMadeError, ProviderError
 
@@ -36,7 +36,7 @@ class Engine:
 
     `models` maps names to their settings; `offline/…` models need none. Leaving the block stops new calls, waits up to
     `drain_s` for those in flight, journals what they brought, and closes the ledger's segment so that it can be loaded.
-    SIGTERM does the same from outside and is passed on at the end. Calls whose answer was withheld, cut off or of
+    SIGTERM and SIGINT do the same from outside and are passed on at the end. Calls whose answer was withheld, cut off or of
     another kind are not made again, since that costs as much again, unless `retry_refused`.
     """
 
@@ -86,7 +86,7 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         # Undone from the last to the first.
-        self._open.enter_context(ending_on_sigterm(self._end_soon))
+        self._open.enter_context(ending_on_signals(self._end_soon, self._give_up))
         self._open.push_async_callback(self.ledger.close)
         self._open.push_async_callback(self._settle)
         self._open.push_async_callback(self._providers.close)
@@ -131,7 +131,7 @@ class Engine:
 
     def _end_soon(self) -> None:
         """Send nothing more; give up what is still in flight after `drain_s`."""
-        self.stop("The run was asked to end (SIGTERM)")
+        self.stop("The run was asked to end")
         asyncio.get_running_loop().call_later(self._drain_s, self._give_up)
 
     async def _settle(self) -> None:
@@ -216,7 +216,8 @@ class Engine:
         """Cancel what is in flight; it is journalled, as it may be billed."""
         if self._flights:
             log.warning(
-                "%d calls were still in flight after %g s and were given up.", len(self._flights), self._drain_s
+                "%d calls were still in flight and were given up; what they cost at most is counted.",
+                len(self._flights),
             )
         for flight in self._flights.values():
             flight.cancel()
