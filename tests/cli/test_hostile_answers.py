@@ -207,6 +207,9 @@ class Visitor:
         go = "to => { history.pushState({}, '', to); dispatchEvent(new PopStateEvent('popstate', { state: {} })) }"
         self.page.evaluate(go, f"/{address}")
         self._settle()
+        if address.startswith("runs/"):  # its log comes by a socket, which no request tells of
+            self.page.get_by_text(re.compile("RUN_(SUCCESS|FAILURE)")).first.wait_for(timeout=60_000)
+            self._settle()
         self.shown.append(self.page.inner_text("body"))
         for kind in ("Show Markdown", "Show JSON", "View full message"):
             for number in range(min(2, self.page.get_by_text(kind).filter(visible=True).count())):
