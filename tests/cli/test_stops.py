@@ -100,6 +100,35 @@ def test_cancelling_in_the_ui_loses_no_call_in_flight(home: Home, server: Script
     stopped_in_the_middle(home, server)
 
 
+def test_a_run_whose_process_is_killed_is_started_again_and_goes_on_where_it_was(
+    home: Home, server: ScriptedProvider
+) -> None:
+    with running_up(home) as up:
+        launched: dict[str, str] = {}
+
+        def launch() -> bool:
+            launched.update(asked(up, LAUNCH, location="qbawa").get("launchRun", {}).get("run") or {})
+            return bool(launched)
+
+        wait_for(launch, up, "the run")
+        wait_for(lambda: server.calls >= 8, up, "calls")
+        for process in processes_of(home):
+            if launched["runId"] in " ".join(process.cmdline()):
+                process.kill()
+        time.sleep(1.0)  # what the provider was asked before is answered by now
+        server.latency_s = 0.0
+        wait_for(lambda: retried(up, launched["runId"]) == ["SUCCESS"], up, "the run that follows")
+    # Answers that the kill cut off between provider and journal were paid and are asked again; eight were in flight at most.
+    assert server.asked_again() <= 8 and len(server.answered) == 60
+
+
+def retried(up: Up, run: str) -> list[str]:
+    """States of the runs that have followed a run."""
+    group = "query group($run: ID!) { runGroupOrError(runId: $run) { ... on RunGroup { runs { runId status } } } }"
+    runs: list[dict[str, str]] = asked(up, group, run=run)["runGroupOrError"].get("runs") or []  # type: ignore[assignment]
+    return [each["status"] for each in runs if each["runId"] != run]
+
+
 def asked(up: Up, query: str, **variables: str) -> dict[str, dict[str, str]]:
     answer = httpx.post(f"{up.url}/graphql", json={"query": query, "variables": variables}, timeout=60)
     return dict(json.loads(answer.text)["data"] or {})
