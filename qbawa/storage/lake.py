@@ -293,7 +293,7 @@ class Lake:
                 DeltaTable.create(
                     uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options
                 )
-            _add_new_columns(DeltaTable(uri, storage_options=options), table)
+            _add_new_columns(self._newest(table, uri), table)
             self._ready.add(table)
         return self._newest(table, uri)
 
