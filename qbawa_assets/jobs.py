@@ -190,7 +190,7 @@ promote_champions = _stage("promote_champions", promote, reads=("ratings", *JUDG
 @op(ins=AFTER, out=Out(Nothing))
 def declare_strategies(context: OpExecutionContext, project: ProjectResource) -> None:
     """Expand what qbawa.yaml and the files that it names declare into strategies."""
-    _report(context, declare(context, project.open()))
+    _report(context, declare(context.instance, project.open()))
 
 
 @op(ins=AFTER, out=Out(Nothing))

@@ -9,11 +9,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterInstance
+from dagster import AssetKey, AssetMaterialization, DagsterInstance
 from dagster._core.definitions.partitions.utils import MultiPartitionKey, get_tags_from_multi_partition_key
 from dagster._core.events import (
     AssetMaterializationPlannedData,
-    AssetObservationData,
     DagsterEvent,
     DagsterEventBatchMetadata,
     DagsterEventType,
@@ -49,20 +48,6 @@ class PartitionEvents:
                     DagsterEventType.ASSET_MATERIALIZATION,
                     StepMaterializationData(
                         AssetMaterialization(self.asset, partition=key, metadata=metadata, tags=_dimensions(key)), []
-                    ),
-                )
-                for key, metadata in partitions
-            ]
-        )
-
-    def observed(self, partitions: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """These partitions have this to say of themselves, whether or not they hold data."""
-        self._report(
-            [
-                self._event(
-                    DagsterEventType.ASSET_OBSERVATION,
-                    AssetObservationData(
-                        AssetObservation(self.asset, partition=key, metadata=metadata, tags=_dimensions(key))
                     ),
                 )
                 for key, metadata in partitions

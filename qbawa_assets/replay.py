@@ -1,38 +1,29 @@
 """Stage 2: strategies, and the matrix of their answers."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import polars as pl
-from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
+from dagster import AssetExecutionContext, BackfillPolicy, DagsterInstance, MaterializeResult, asset
 
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa_assets.metadata import columns_of, counts, preview, version_of
 from qbawa_assets.model_checks import note_cap
-from qbawa_assets.partition_events import PartitionEvents
-from qbawa_assets.partition_keys import partition_key
-from qbawa_assets.partition_reports import describe_strategy, fail_for_failed_cells, report_cells
+from qbawa_assets.partition_reports import fail_for_failed_cells, report_cells
 from qbawa_assets.partitions import add_partitions, cells, dimensions
 from qbawa_assets.partitions import strategies as strategy_partitions
 from qbawa_assets.recordings import recordings, replay_set
 from resources import ProjectResource
 
+# As many are listed with name and prompt beside their keys.
+MOST_STRATEGIES = 100
 
-def declare(context: Any, project: Project) -> MaterializeResult:
-    """Expand what qbawa.yaml declares into strategies; they become the matrix's strategy partitions.
 
-    Each new one is described at once, on the page of its partition, before anything is answered.
-    """
+def declare(instance: DagsterInstance, project: Project) -> MaterializeResult:
+    """Expand what qbawa.yaml declares into strategies; they become the matrix's strategy partitions."""
     declared = replay_stage.declare_strategies(project)
-    known = set(context.instance.get_dynamic_partitions(str(strategy_partitions.name)))
-    add_partitions(context.instance, strategy_partitions, declared["strategy_id"])
+    add_partitions(instance, strategy_partitions, declared["strategy_id"])
     cards = replay_stage.strategy_cards(project)
-    PartitionEvents.of(context, "replay_by_strategy").observed(
-        (partition_key(each), describe_strategy(cards[each]))
-        for each in declared["strategy_id"]
-        if partition_key(each) not in known
-    )
     declared = declared.with_columns(
         prompt=pl.Series([cards[each].prompt for each in declared["strategy_id"]], dtype=pl.String)
     )
@@ -41,7 +32,7 @@ def declare(context: Any, project: Project) -> MaterializeResult:
         metadata={
             "dagster/row_count": declared.height,
             "by_step": counts(dict(declared.group_by("step").len().sort("step").iter_rows())),
-            "preview": preview(declared, ["step", "name", "model", "prompt", "strategy_id"], 20),
+            "preview": preview(declared, ["strategy_id", "step", "name", "model", "prompt"], MOST_STRATEGIES),
         },
         data_version=version_of(declared),
     )
@@ -50,7 +41,7 @@ def declare(context: Any, project: Project) -> MaterializeResult:
 @asset(deps=[recordings], group_name="stage_2_replay", kinds={"deltalake"}, metadata=columns_of("strategies"))
 def strategies(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per strategy version: what qbawa.yaml declares, and `recorded`, which is what production does."""
-    return declare(context, project.open())
+    return declare(context.instance, project.open())
 
 
 @asset(

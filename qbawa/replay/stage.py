@@ -215,6 +215,8 @@ async def _replay(
             (log or logger.info)(ahead.line())
             await answer_cells(engine, due, material, progress, report, store, run_id)
             report.count(engine.stats)
+            if report.stopped and not report.capped:  # by a signal, say, after which nobody asks for the summary
+                (log or logger.info)(report.kept())
     report.seconds = time.monotonic() - began
     return report
 
