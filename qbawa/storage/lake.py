@@ -8,8 +8,10 @@ tests/storage/test_lake.py tries with kill -9 and concurrent writers.
 import contextlib
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,6 +39,24 @@ _FORMAT, _FORMAT_KEY = "_format", "qbawa.format"
 _WRITER = WriterProperties(compression="ZSTD")
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A table that was opened, and the commit that it was seen at."""
+
+    delta: DeltaTable
+    commit: Path
+    mark: tuple[int, int, int] | None
+
+
+def _mark(commit: Path) -> tuple[int, int, int] | None:
+    """What tells a file from any other that takes its place; None where there is none."""
+    try:
+        found = commit.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 class Lake:
     """Reads and writes the tables of `qbawa.storage.tables` under one folder or object-store prefix.
 
@@ -54,6 +74,8 @@ class Lake:
             )
         self.storage_options = dict(storage_options or {})
         self._ready: set[str] = set()
+        # Each thread has its own: a table that another one's commit moves on between reading and writing loses rows.
+        self._seen = threading.local()
         self._compact_at: dict[str, int] = {}
         self.format_when_made: int | None = None
         """What to note as the lake's format before its first table is made."""
@@ -271,9 +293,29 @@ class Lake:
                 DeltaTable.create(
                     uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options
                 )
-            _add_new_columns(DeltaTable(uri, storage_options=options), table)
+            _add_new_columns(self._newest(table, uri), table)
             self._ready.add(table)
-        return DeltaTable(uri, storage_options=options)
+        return self._newest(table, uri)
+
+    def _newest(self, table: str, uri: str) -> DeltaTable:
+        """The table at its newest version; one that this thread has opened before reads what was committed since.
+
+        That takes a tenth of opening it, which reads all that the log says. A table is opened again where the commit
+        that it was seen at is not there any more: it was made anew, or its log was shortened.
+        """
+        if self._is_remote:
+            return DeltaTable(uri, storage_options=self.storage_options or None)
+        seen: dict[str, _Seen] = self._seen.__dict__
+        before = seen.get(table)
+        if before is not None and before.mark is not None and before.mark == _mark(before.commit):
+            delta = before.delta
+            delta.update_incremental()
+        else:
+            delta = DeltaTable(uri)
+        commit = Path(uri, "_delta_log", f"{delta.version():020}.json")
+        if before is None or before.delta is not delta or before.commit != commit:
+            seen[table] = _Seen(delta, commit, _mark(commit))
+        return delta
 
     @property
     def _is_remote(self) -> bool:
