@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
-from dagster_home import configure, prompts, record
+from dagster import DagsterEventType
+from dagster_home import configure, dagster_on, prompts, record
 from running_up import Up, environment, processes_of, qbawa, running_up, wait_for
 from scripted_provider import ScriptedProvider
 
@@ -112,9 +114,10 @@ def test_a_run_whose_process_is_killed_is_started_again_and_goes_on_where_it_was
 
         wait_for(launch, up, "the run")
         wait_for(lambda: server.calls >= 8, up, "calls")
-        for process in processes_of(home):
-            if launched["runId"] in " ".join(process.cmdline()):
-                process.kill()
+        with dagster_on(home) as here:
+            [started] = here.instance.get_records_for_run(launched["runId"], of_type=DagsterEventType.RUN_START).records
+        assert started.event_log_entry.dagster_event is not None
+        psutil.Process(started.event_log_entry.dagster_event.pid).kill()
         time.sleep(1.0)  # what the provider was asked before is answered by now
         server.latency_s = 0.0
         wait_for(lambda: retried(up, launched["runId"]) == ["SUCCESS"], up, "the run that follows")
