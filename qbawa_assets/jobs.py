@@ -47,7 +47,7 @@ from qbawa_assets.partition_reports import (
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
-from qbawa_assets.staleness import Unchanged, newest_answers, note_judged
+from qbawa_assets.staleness import Unchanged, newest_answers, note_judged, note_played_out, nothing_to_play
 from qbawa_assets.tournaments import rate, rate_jury, take_human
 from resources import ProjectResource
 
@@ -166,6 +166,12 @@ def check_models(context: OpExecutionContext, project: ProjectResource) -> None:
 def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project: ProjectResource) -> str:
     """Play the matches that are still worth their verdicts, within the budget; what kept them from their end, or ''."""
     opened = project.open()
+    whole = not config.steps and config.verdict_budget is None
+    if whole and nothing_to_play(opened):
+        context.log.info("Nothing new to judge: tournaments have been played to their end on what is there.")
+        # Imports, and what a killed run had judged but not yet reported.
+        report_brackets(context, opened, ())
+        return ""
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
     problems = {}
@@ -185,6 +191,8 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     report_brackets(context, opened, report.matches_by_request, report.unfinished)
     if not config.steps:
         note_judged(opened, answers)
+    if whole and not report.capped and not report.failure:
+        note_played_out(opened)
     note_cap(context, report.capped)
     context.add_output_metadata(report.metadata() | problems)
     return report.failure or ""

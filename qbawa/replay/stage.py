@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qbawa.engine.cost_estimate import Estimate, ModelHistory
     from qbawa.replay.inputs import Material
     from qbawa.replay.replay_set.choose import Choice
-    from qbawa.replay.runner import ReplayReport
+    from qbawa.replay.report import ReplayReport
 
 logger = logging.getLogger("qbawa.replay")
 
@@ -166,10 +166,7 @@ async def _replay(
     usd: float | None,
     retry_refused: bool,
 ) -> "ReplayReport":
-    from qbawa.engine.progress import Progress
-    from qbawa.engine.session import open_engine
-    from qbawa.replay.estimate import estimate_cells
-    from qbawa.replay.runner import ReplayReport, answer_cells
+    from qbawa.replay.report import ReplayReport
 
     began = time.monotonic()
     lake, report = project.lake, ReplayReport(cells=cells.height)
@@ -183,6 +180,11 @@ async def _replay(
         on_cells(rows.select("request_id", "strategy_id", state_of().alias("state"), *_OUTCOME))
 
     if due.height:
+        from qbawa.engine.progress import Progress
+        from qbawa.engine.session import open_engine
+        from qbawa.replay.estimate import estimate_cells
+        from qbawa.replay.runner import answer_cells
+
         material, progress = _material(lake, due), Progress(due.height, log)
         async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
             ahead = await estimate_cells(due, material, project.config.models, engine.ledger, _model_history(lake))

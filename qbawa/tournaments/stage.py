@@ -91,6 +91,23 @@ async def _play(
     return report
 
 
+def is_played_out(project: Project) -> bool:
+    """Whether another `play` over all steps would find no match to ask about and no tie to keep. Asks nobody."""
+    from qbawa.tournaments.repository import steps_with_answers
+
+    config = project.config.tournament
+    for step in steps_with_answers(project.lake):
+        if not project.config.jury(step):
+            continue
+        state = _read_step(project, step)
+        if len(state.field.strategies) < 2:
+            continue
+        tournament = state.tournament(config)
+        if tournament.next_matches(1) or any(state.add(match, []) for match in tournament.take_ties()):
+            return False
+    return True
+
+
 def judge_uses(project: Project, steps: Iterable[str]) -> dict[str, list[str]]:
     """Names of the judges that call each model for these steps, by model."""
     uses: dict[str, list[str]] = {}
@@ -187,7 +204,9 @@ def _read_step(project: Project, step: str) -> "StepState":
     return read_step(project.lake, step, project.config.jury(step), project.config.tournament.seed)
 
 
-def _redecide(project: Project, steps: Iterable[str]) -> None:
+def _redecide(project: Project, steps: Sequence[str] | pl.Series) -> None:
+    if not len(steps):
+        return
     from qbawa.tournaments.repository import write_decided
 
     for step in steps:
@@ -238,12 +257,12 @@ def take_human_verdicts(project: Project) -> HumanReport:
     A row's column `step` says its step, else the file's name does: `summarise.anna.csv`. Where people have judged, all of
     a step's matches are re-decided. A file that is wrong is refused whole; the others are taken.
     """
-    from qbawa.tournaments.import_verdicts import import_verdicts
-
     taken: dict[str, int] = {}
     refused: dict[str, str] = {}
     steps = set(project.lake.read("strategies", ["step"])["step"]) | set(project.lake.read("matches", ["step"])["step"])
     for path in human_verdict_files(project):
+        from qbawa.tournaments.import_verdicts import import_verdicts
+
         name = path.relative_to(_human_verdicts(project)).as_posix()
         try:
             tables = _by_step(path, name, steps)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
+import psutil
 import pytest
 from dagster import AssetKey, ExecuteInProcessResult
 from dagster_home import DagsterHome, dagster_home
@@ -114,3 +118,26 @@ def test_a_second_turn_changes_nothing_and_pays_nothing(world: DagsterHome, turn
     assert world.run("flywheel").success
     assert lake.versions() == before
     assert world.rows("SELECT count(*) FROM calls") == calls
+
+
+@pytest.mark.slow
+def test_an_empty_rerun_loads_nothing_for_models_and_statistics_and_is_two_processes(
+    world: DagsterHome, turned: ExecuteInProcessResult
+) -> None:
+    world.environment["PYTHONPROFILEIMPORTTIME"] = "1"  # a line for each module that either process imports
+    rerun = world.command("run", "flywheel")
+    del world.environment["PYTHONPROFILEIMPORTTIME"]
+    family, most = psutil.Process(rerun.pid), 0
+    printed = threading.Thread(target=lambda: lines.extend(rerun.stdout))
+    lines: list[str] = []
+    printed.start()
+    while rerun.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            most = max(most, 1 + len(family.children(recursive=True)))
+        time.sleep(0.02)
+    printed.join()
+    assert rerun.returncode == 0
+    imported = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
+    assert "dagster" in imported and not imported & {"scipy", "numpy", "pyarrow", "aiohttp", "litellm", "matplotlib"}
+    assert any("Nothing new to judge" in line for line in lines), "shown on the terminal too"
+    assert most <= 2, "PostgreSQL, which runs already, comes to six more"
