@@ -116,6 +116,22 @@ def open_project(home: Home | None = None) -> Project:
     return Project(home, config, lake)
 
 
+def current_catalog(home: Home) -> Path:
+    """The home's catalog, brought up to the lake's present state; where it is so already, the lake is not opened.
+
+    Raises as `open_project`.
+    """
+    from qbawa.config_file import load_config
+    from qbawa.storage.catalog import is_current
+
+    config = load_config(home.config)
+    lake_options(config)
+    uri = _lake_uri(home, config)
+    if not is_current(home.catalog, uri if "://" in uri else os.path.abspath(uri)):
+        open_project(home).publish()
+    return home.catalog
+
+
 def configured_lake(home: Home, config: Config) -> Lake:
     """The lake that qbawa.yaml names, not looked at yet. Raises ConfigError, InputError."""
     from qbawa.storage.lake import Lake

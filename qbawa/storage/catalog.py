@@ -10,36 +10,51 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from qbawa.storage.files import atomic_swap
-from qbawa.storage.lake import Lake, view_sql
 from qbawa.storage.sql import sql_literal, sql_name
 from qbawa.storage.tables import TABLES
+from qbawa.storage.versions import versions_on_disk
+from qbawa.storage.views import view_sql
+
+if TYPE_CHECKING:
+    from qbawa.storage.lake import Lake
 
 
-def publish(lake: Lake, path: Path) -> bool:
+def publish(lake: "Lake", path: Path) -> bool:
     """Write the catalog again if the lake has moved on since, or to another place; False where it is up to date.
 
     Views over tables that have not changed are taken over from the catalog before.
     """
     home = path.absolute().parent
     before = _pinned(path)
-    if before is not None and before.is_of(lake, home) and before.versions == lake.versions():
+    if before is not None and before.is_of(lake.uri, home) and before.versions == lake.versions():
         return False
     # Read before the files: what is written meanwhile is published by the next call, never missed.
     now = Pinned({name: lake.state(name) for name in TABLES}, lake.uri, str(home), _LAYOUT)
     path.parent.mkdir(parents=True, exist_ok=True)
     stays: set[str] = set()
     with atomic_swap(path) as draft:
-        if before is not None and before.is_of(lake, home):
+        if before is not None and before.is_of(lake.uri, home):
             stays = {name for name, state in now.tables.items() if before.tables.get(name) == state}
             shutil.copyfile(path, draft)
         with duckdb.connect(str(draft)) as connection:
             _write_views(connection, lake, home, TABLES.keys() - stays)
             _pin(connection, now)
     return True
+
+
+def is_current(path: Path, lake: str) -> bool:
+    """Whether a catalog surely shows what the lake of this address holds. Opens no table, and does not know of remote ones."""
+    before = _pinned(path)
+    return (
+        before is not None
+        and before.is_of(lake, path.absolute().parent)
+        and before.versions == versions_on_disk(lake, TABLES)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +70,9 @@ class Pinned:
     def versions(self) -> dict[str, int]:
         return {name: version for name, (_, version) in self.tables.items()}
 
-    def is_of(self, lake: Lake, home: Path) -> bool:
+    def is_of(self, lake: str, home: Path) -> bool:
         """Whether it may differ in nothing but tables from what would be written now."""
-        return (self.lake, self.home, self.layout) == (lake.uri, str(home), _LAYOUT)
+        return (self.lake, self.home, self.layout) == (lake, str(home), _LAYOUT)
 
 
 _LAYOUT = hashlib.sha256(
@@ -66,7 +81,7 @@ _LAYOUT = hashlib.sha256(
 """Changes with what a newer qbawa makes of the same files."""
 
 
-def _write_views(connection: duckdb.DuckDBPyConnection, lake: Lake, home: Path, names: Collection[str]) -> None:
+def _write_views(connection: duckdb.DuckDBPyConnection, lake: "Lake", home: Path, names: Collection[str]) -> None:
     for name in names:
         connection.execute(f"DROP VIEW IF EXISTS {name}")
         connection.execute(view_sql(name, lake.files(name), home))
