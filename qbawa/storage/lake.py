@@ -23,7 +23,7 @@ from qbawa.errors import InputError, LakeConflictError
 from qbawa.storage.frames import BLOCK, schema_of
 from qbawa.storage.sql import sql_literal
 from qbawa.storage.tables import TABLES, table_named
-from qbawa.storage.versions import newest_commit
+from qbawa.storage.versions import files_added, newest_commit
 from qbawa.storage.views import view_sql
 
 MAX_TRIES = 50
@@ -31,6 +31,8 @@ MOST_FILES = 64
 """Commits that a table may have behind it before its small files are joined; each leaves one."""
 JOINED_BYTES = 64 << 20
 """Files of this size are not joined any more, so that no row is written again and again."""
+MOST_COMMITS = 1_000
+"""Behind a table's newest version, of which the log is read."""
 LOG_DAYS = 1
 """How long the log keeps what earlier versions were: as long as their files are kept."""
 # What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
@@ -116,6 +118,23 @@ class Lake:
     def blocks(self, table: str) -> set[str]:
         """Names of the blocks that hold at least one row."""
         return set(self.read(table, [BLOCK])[BLOCK].unique())
+
+    def blocks_since(self, table: str, state: tuple[str, int]) -> set[str] | None:
+        """Names of the blocks that may have come, or come back, after this `state`; among them are all that did.
+
+        Reads only files that came after it. None where the log does not say which: then every block may have.
+        """
+        known, version = state
+        table_id, newest = self.state(table)
+        if self._is_remote or table_id != known or not newest - MOST_COMMITS <= version <= newest:
+            return None
+        added = files_added(Path(self.uri, table), version, newest)
+        if not added:
+            return None if added is None else set()
+        files = [Path(self.uri, table, name) for name in added]
+        if not all(file.exists() for file in files):
+            return None
+        return set(pl.scan_parquet(files, glob=False).select(pl.col(BLOCK).unique()).collect()[BLOCK])
 
     def files(self, table: str) -> list[str]:
         """Addresses of the live Parquet files."""
