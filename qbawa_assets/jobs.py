@@ -27,6 +27,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
@@ -118,8 +119,10 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
     )
     context.instance.add_dynamic_partitions(str(recording_batches.name), sorted({*batches, *unreported}))
     PartitionEvents.of(context, "recordings").materialized((name, {}) for name in sorted(unreported))
+    taking = Counted(context.log.info, "taking in", len(batches), "batches")
     for batch in batches:
-        _report(context, ingest(opened, [batch]), batch)
+        _report(context, ingest(opened, [batch], context.log.info), batch)
+        taking.advance()
 
 
 @op(ins=AFTER, out=Out(Nothing), pool="model_calls")
@@ -134,6 +137,8 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
         strategies=replay_stage.matching_strategies(opened, config.strategies),
         older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
     )
+    if chosen.height:
+        context.log.info(f"{chosen.height:,} of {wanted.height:,} cells are to be answered.")
     uses = [replay_stage.model_uses(opened, chosen)]
     if context.job_name == "flywheel":
         uses.append(tournaments_stage.judge_uses(opened, chosen["step"].unique()))
@@ -151,6 +156,8 @@ def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: Proj
     )
     opened.publish()
     context.log.info(report.summary())
+    if report.cells:
+        context.log.info(f"drawing the matrix of {wanted.height:,} cells")
     drawn = {"matrix": picture(replay_stage.matrix_picture(opened))} if report.cells else {}
     note_cap(context, report.capped)
     context.add_output_metadata(report.metadata() | problems | drawn)
@@ -192,6 +199,7 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     if not config.steps:
         note_judged(opened, answers)
     if whole and not report.capped and not report.failure:
+        context.log.info("looking whether any match is open now")
         note_played_out(opened)
     note_cap(context, report.capped)
     context.add_output_metadata(report.metadata() | problems)

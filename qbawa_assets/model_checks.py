@@ -30,6 +30,7 @@ def say_what_is_wrong(
     if together:
         from qbawa.engine.preflight import examine
 
+        context.log.info(f"checking {len(together)} model{'s' * (len(together) > 1)} before they are asked")
         lines = [problem.line() for problem in asyncio.run(examine(together, project.config.models))]
     lines += cap_notes(project.config.budget, usd)
     for line in lines:

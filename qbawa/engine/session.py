@@ -24,7 +24,13 @@ Log = Callable[[str], Any]
 
 @asynccontextmanager
 async def open_engine(
-    project: Project, progress: Progress, *, run_id: str, usd: float | None = None, retry_refused: bool = False
+    project: Project,
+    progress: Progress,
+    *,
+    run_id: str,
+    usd: float | None = None,
+    retry_refused: bool = False,
+    log: Log = lambda message: None,
 ) -> AsyncIterator[Engine]:
     """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid is in the lake when it closes.
 
@@ -33,7 +39,7 @@ async def open_engine(
     """
     held = ExitStack()
     held.enter_context(in_use(project.home.root))
-    load_calls(project.lake, project.home.calls)
+    load_calls(project.lake, project.home.calls, log=log)
     settings = project.config.budget
     caps = [cap for cap in (settings.usd_per_run, usd) if cap is not None]
     budget = Budget(
@@ -51,7 +57,7 @@ async def open_engine(
             yield engine
     finally:
         budget.give_back()
-        load_calls(project.lake, project.home.calls)
+        load_calls(project.lake, project.home.calls, log=log)
         held.close()
 
 

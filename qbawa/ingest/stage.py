@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from qbawa.errors import InputError
@@ -142,10 +143,16 @@ def retire_journals(project: Project) -> Retired:
     )
 
 
-def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
-    """Take batches in, one after the other; the report is their sum."""
+def ingest(
+    project: Project, batches: Sequence[str], progress: Callable[[int, int], object] = lambda done, total: None
+) -> IngestReport:
+    """Take batches in, one after the other; the report is their sum. `progress` is given bytes read, and bytes in all."""
     prices = RecordedPrices(project.config.models)
-    reports = [ingest_batch(project.lake, load_batch(name, project.journals), prices=prices) for name in batches]
+    loaded = [load_batch(name, project.journals) for name in batches]
+    total, before, reports = sum(_bytes(batch) for batch in loaded), 0, []
+    for batch in loaded:
+        reports.append(ingest_batch(project.lake, batch, partial(_shifted, progress, before, total), prices=prices))
+        before += _bytes(batch)
     project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
@@ -156,6 +163,14 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     }
     seconds = sum(report.seconds for report in reports)
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(segment.bytes for segment in batch.segments)
+
+
+def _shifted(progress: Callable[[int, int], object], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def ingest_draft(draft: DraftLake, project: Project) -> None:

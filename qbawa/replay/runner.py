@@ -36,6 +36,7 @@ async def answer_cells(
     report: ReplayReport,
     store: Store,
     run_id: str,
+    say: Callable[[str], Any] = lambda message: None,
 ) -> None:
     """Answer these cells, count them in the report, and hand the finished ones to `store` in portions, in a thread.
 
@@ -73,7 +74,9 @@ async def answer_cells(
         rows = finished[:]
         finished.clear()
         if rows:
+            progress.doing = f"writing {len(rows):,} answered cells"
             await asyncio.to_thread(store, frame("replay_matrix", rows))
+            progress.doing = ""
 
     async def store_portions() -> None:
         stored_at = time.monotonic()
@@ -92,6 +95,10 @@ async def answer_cells(
         storing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await storing
+        if finished:
+            say(
+                f"{progress.done:,}/{progress.cells:,} cells ended; writing the last {len(finished):,} of them to the lake"
+            )
         await store_finished()
     if latencies:
         quantiles = pl.Series(latencies)

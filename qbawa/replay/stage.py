@@ -172,6 +172,7 @@ async def _replay(
     lake, report = project.lake, ReplayReport(cells=cells.height)
     done, due = cells.filter(pl.col("state") == "ok"), cells.filter(pl.col("state") != "ok")
     report.ok = report.done_before = done.height
+    say = log or logger.info
     if done.height:
         on_cells(_finished(lake, done))
 
@@ -185,11 +186,15 @@ async def _replay(
         from qbawa.replay.estimate import estimate_cells
         from qbawa.replay.runner import answer_cells
 
+        say(f"reading the questions of {due.height:,} cells")
         material, progress = _material(lake, due), Progress(due.height, log)
-        async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
+        async with open_engine(
+            project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused, log=say
+        ) as engine:
+            say(f"looking up which calls of {due.height:,} cells are paid already")
             ahead = await estimate_cells(due, material, project.config.models, engine.ledger, _model_history(lake))
-            (log or logger.info)(ahead.line())
-            await answer_cells(engine, due, material, progress, report, store, run_id)
+            say(ahead.line())
+            await answer_cells(engine, due, material, progress, report, store, run_id, say)
             report.count(engine.stats)
     report.seconds = time.monotonic() - began
     return report

@@ -78,12 +78,13 @@ async def _play(
     if verdict_budget is not None:
         config = config.model_copy(update={"verdict_budget": verdict_budget})
     store = partial(write_decided, project.lake)
-    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
+    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd, log=log) as engine:
         for step in steps:
             if not project.config.jury(step):
                 report.steps[step] = StepReport(reason="no judges: name some under `judges` in qbawa.yaml")
                 log(f"Step '{step}' has {report.steps[step].reason}.")
                 continue
+            log(f"Step '{step}': reading its answers, and the verdicts so far.")
             state = _read_step(project, step)
             report.steps[step] = await play_step(engine, state, config, store, report, log, requests)
         report.count(engine.stats)

@@ -101,6 +101,30 @@ def test_dagster_shows_every_cell_that_the_lake_holds(world: DagsterHome, turned
     assert world.statuses() == {"materialized": cells, "failed": set(), "in_progress": set()}
 
 
+PHASES = (
+    "cells are to be answered",
+    "before they are asked",
+    "reading the questions of",
+    "paid already",
+    "to pay: about",
+    "writing the last",
+    "cells answered",
+    "drawing the matrix",
+    "reading its answers",
+    "verdicts are given",
+    "deciding all again",
+    "matches, ",
+    "whether any match is open",
+)
+
+
+def test_every_phase_says_a_line_before_it_takes_its_time(world: DagsterHome, turned: ExecuteInProcessResult) -> None:
+    said = [entry.user_message for entry in world.instance.all_logs(turned.run_id) if entry.dagster_event is None]
+    places = [next((place for place, line in enumerate(said) if phase in line), None) for phase in PHASES]
+    assert None not in places, dict(zip(PHASES, places, strict=True))
+    assert places == sorted(place for place in places if place is not None)
+
+
 def test_an_exported_dataset_holds_what_its_row_says(world: DagsterHome, turned: ExecuteInProcessResult) -> None:
     from pathlib import Path
 
