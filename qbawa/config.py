@@ -28,6 +28,7 @@ TournamentFormat = Literal[
 ]
 
 
+ScheduleName = Literal["nightly_replay", "replay_new_requests", "replay_new_strategies", "lake_maintenance"]
 OFFLINE_MODELS = (
     "offline/lead",
     "offline/lead-2",
@@ -188,7 +189,7 @@ class BudgetConfig(_Section):
     """soft: a call's probable cost is set aside before it is sent, so calls in flight may pass a cap by what they cost
     beyond it. hard: the largest possible cost is set aside, so that the provider can never bill more than a cap."""
     nightly_usd: float = Field(5.0, ge=0)
-    """Cap of one run of the schedule `nightly_replay`."""
+    """Cap of one run that a schedule starts: `nightly_replay`, `replay_new_requests`, `replay_new_strategies`."""
 
 
 class PairsConfig(_Section):
@@ -255,6 +256,29 @@ class RetentionConfig(_Section):
     """How old a segment must be for that."""
 
 
+class FailureHookConfig(_Section):
+    """Who is told of a run that failed."""
+
+    webhook: str | None = Field(None, pattern=r"^(https?://|\$[A-Za-z_][A-Za-z0-9_]*$)")
+    """Address that gets the run as JSON by POST. `$NAME` is taken from the environment: such addresses are secrets."""
+    command: tuple[str, ...] = ()
+    """Program and arguments, started without a shell in the home; the same JSON comes on its standard input."""
+
+
+class DagsterConfig(_Section):
+    """What the Dagster UI shows beside the assets; read when the code location is loaded."""
+
+    owners: tuple[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")], ...] = ()
+    """Of all assets: mail addresses or `team:NAME`."""
+    tags: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")], Annotated[str, Field(max_length=63)]] = {}
+    """Of all assets."""
+    fresh_days: float | None = Field(7, gt=0)
+    """An asset that was not made for so long shows as overdue. null: never."""
+    schedules: dict[ScheduleName, Annotated[str, Field(pattern=r"^\s*(\S+\s+){4}\S+\s*$")]] = {}
+    """When they tick, as in crontab(5), UTC; default: at night."""
+    on_failure: FailureHookConfig = FailureHookConfig()
+
+
 class Config(_Section):
     lake: LakeConfig = LakeConfig()
     journals: tuple[str, ...] = ()
@@ -273,6 +297,7 @@ class Config(_Section):
     """By name, which is that of the folder under `exports/` too."""
     champions: ChampionConfig = ChampionConfig()
     retention: RetentionConfig = RetentionConfig()
+    dagster: DagsterConfig = DagsterConfig()
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Config":

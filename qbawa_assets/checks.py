@@ -1,7 +1,7 @@
 """Checks of the ratings: does the order of showing matter, are verdicts readable, does the best stand apart from the rest?"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec
 
@@ -39,12 +39,13 @@ def rating_checks(rated: Rated) -> Sequence[AssetCheckResult]:
         "unscored_share": all(share <= MOST_UNSCORED for share in rated.unscored_shares.values()),
         "separability": all(rated.separable.values()),
     }
-    shown = {
+    shown: dict[str, dict[str, Any]] = {
         "order_effect": {
-            s: describe_order(e, rated.cancelled.get(s, 0), biases.get(s, [])) for s, e in rated.order_effects.items()
-        },
-        "unscored_share": {step: f"{share:.4f}" for step, share in rated.unscored_shares.items()},
-        "separability": {step: str(clear) for step, clear in rated.separable.items()},
+            f"points_{step}": effect.points for step, effect in rated.order_effects.items() if effect is not None
+        }
+        | {s: describe_order(e, rated.cancelled.get(s, 0), biases.get(s, [])) for s, e in rated.order_effects.items()},
+        "unscored_share": {step: round(share, 6) for step, share in rated.unscored_shares.items()},
+        "separability": {step: clear for step, clear in rated.separable.items()},
     }
     return [
         AssetCheckResult(

@@ -4,7 +4,8 @@ from dagster import AssetCheckResult, AssetCheckSpec, AssetExecutionContext, Dag
 
 from qbawa.datasets import stage as datasets_stage
 from qbawa.project import Project
-from qbawa_assets.metadata import columns_of, counts, preview
+from qbawa_assets.automation import WHEN_INPUTS_CHANGE
+from qbawa_assets.metadata import columns_of, counts, mean_of, preview, version_of
 from qbawa_assets.tournaments import judge_reliability, ratings
 from resources import ProjectResource
 
@@ -17,14 +18,22 @@ def pair(instance: DagsterInstance, project: Project) -> MaterializeResult:
         asset_key="qbawa",
         metadata={
             "dagster/row_count": report.pairs.height,
+            **mean_of(report.pairs, "p_best"),
             "by_split": counts(dict(report.pairs.group_by("split").len().iter_rows())),
             "removed": counts(report.removed),
             "preview": preview(report.pairs, shown),
         },
+        data_version=version_of(report.pairs.select("pair_id", "p_best", "split")),
     )
 
 
-@asset(deps=[ratings, judge_reliability], group_name="stage_4_qbawa", kinds={"deltalake"}, metadata=columns_of("qbawa"))
+@asset(
+    deps=[ratings, judge_reliability],
+    group_name="stage_4_qbawa",
+    kinds={"deltalake"},
+    metadata=columns_of("qbawa"),
+    automation_condition=WHEN_INPUTS_CHANGE,
+)
 def qbawa(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per pair: question, best answer, worse answer, and the probability that best really is better."""
     return pair(context.instance, project.open())
@@ -37,6 +46,7 @@ def export(instance: DagsterInstance, project: Project) -> MaterializeResult:
         asset_key="qbawa_datasets",
         metadata={
             "dagster/row_count": exported.rows.height,
+            "examples": int(exported.rows["rows"].sum()),
             "preview": preview(exported.rows, ["dataset", "version", "format", "rows", "path"]),
             **{f"refused_{name}": reason for name, reason in exported.refused.items()},
         },
@@ -45,9 +55,10 @@ def export(instance: DagsterInstance, project: Project) -> MaterializeResult:
                 asset_key="qbawa_datasets",
                 check_name="no_dataset_refused",
                 passed=not exported.refused,
-                metadata=dict(exported.refused),
+                metadata={"refused_datasets": len(exported.refused), **exported.refused},
             )
         ],
+        data_version=version_of(exported.rows.select("dataset", "sha256")),
     )
 
 
@@ -56,6 +67,7 @@ def export(instance: DagsterInstance, project: Project) -> MaterializeResult:
     group_name="stage_4_qbawa",
     kinds={"parquet"},
     metadata=columns_of("datasets"),
+    automation_condition=WHEN_INPUTS_CHANGE,
     check_specs=[
         AssetCheckSpec(
             "no_dataset_refused",

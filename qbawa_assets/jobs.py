@@ -6,7 +6,6 @@ it made as materialisations of the assets, so the UI shows the same picture whic
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 from dagster import (
@@ -30,40 +29,24 @@ from pydantic import Field
 from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
-from qbawa.replay import stage as replay_stage
-from qbawa.replay.cells import choose_cells
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.datasets import export, pair
 from qbawa_assets.improvement import promote
-from qbawa_assets.metadata import picture
 from qbawa_assets.model_checks import fail_for_silent_models, note_cap, say_what_is_wrong
 from qbawa_assets.partition_events import PartitionEvents
-from qbawa_assets.partition_reports import (
-    fail_for_failed_cells,
-    fail_for_judging,
-    report_brackets,
-    report_cells,
-    report_unreported_cells,
-)
+from qbawa_assets.partition_reports import fail_for_failed_cells, fail_for_judging, report_brackets
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
 from qbawa_assets.staleness import Unchanged, newest_answers, note_judged, note_played_out, nothing_to_play
+from qbawa_assets.sweeps import ReplaySweep, sweep
+from qbawa_assets.sweeps import choose as choose_sweep
 from qbawa_assets.tournaments import rate, rate_jury, take_human
 from resources import ProjectResource
 
+# What Dagster calls the tag of a result's `data_version`; its own constant is internal.
+DATA_VERSION_TAG = "dagster/data_version"
 AFTER = {"after": In(Nothing)}
-
-
-class ReplaySweep(Config):
-    requests: str = Field("*", description="Glob over request ids.")
-    strategies: str = Field("*", description="Names or ids of strategies, globs, several with commas.")
-    states: list[str] = Field(
-        ["missing", "failed"],
-        description="States of the cells to take: missing, failed, refused (may cost again), ok.",
-    )
-    older_than_days: float | None = Field(None, description="Answer also cells again that are older than this.")
-    usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
 
 class TournamentSweep(Config):
@@ -76,7 +59,8 @@ def _report(context: OpExecutionContext, result: MaterializeResult, partition: s
     """Log what a stage returned as the materialisation and the checks that its asset would have made."""
     key = result.asset_key
     assert key is not None
-    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata))
+    version = {DATA_VERSION_TAG: result.data_version.value} if result.data_version else {}
+    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata, tags=version))
     for check in result.check_results or ():
         # The signature names three events; checks are taken too.
         context.log_event(
@@ -129,38 +113,9 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
 def sweep_matrix(context: OpExecutionContext, config: ReplaySweep, project: ProjectResource) -> None:
     """Answer exactly the cells that are missing or failed. Failed cells show red when the run ends, all others stay."""
     opened = project.open()
-    wanted = replay_stage.wanted_cells(opened.lake)
-    chosen = choose_cells(
-        wanted,
-        states=config.states,
-        requests=config.requests,
-        strategies=replay_stage.matching_strategies(opened, config.strategies),
-        older_than=None if config.older_than_days is None else timedelta(days=config.older_than_days),
-    )
-    if chosen.height:
-        context.log.info(f"{chosen.height:,} of {wanted.height:,} cells are to be answered.")
-    uses = [replay_stage.model_uses(opened, chosen)]
-    if context.job_name == "flywheel":
-        uses.append(tournaments_stage.judge_uses(opened, chosen["step"].unique()))
-    problems = say_what_is_wrong(context, opened, *uses, usd=config.usd)
-    # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
-    report_unreported_cells(context, opened)
-    report = replay_stage.replay(
-        opened,
-        chosen,
-        run_id=context.run_id,
-        log=context.log.info,
-        on_cells=report_cells(context, plan_failures=True),
-        usd=config.usd,
-        retry_refused="refused" in config.states,
-    )
-    opened.publish()
-    context.log.info(report.summary())
-    if report.cells:
-        context.log.info(f"drawing the matrix of {wanted.height:,} cells")
-    drawn = {"matrix": picture(replay_stage.matrix_picture(opened))} if report.cells else {}
-    note_cap(context, report.capped)
-    context.add_output_metadata(report.metadata() | problems | drawn)
+    chosen = choose_sweep(opened, config)
+    judging = [tournaments_stage.judge_uses(opened, chosen["step"].unique())] if context.job_name == "flywheel" else []
+    sweep(context, opened, config, chosen, *judging)
 
 
 @op(ins=AFTER, out=Out(Nothing))

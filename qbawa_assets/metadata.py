@@ -1,20 +1,25 @@
-"""What a materialisation shows its owner: rows, dollars, a preview, a picture; and the columns of every table."""
+"""What a materialisation shows its owner: rows, dollars, a table, a picture; and the columns of every table."""
 
 import base64
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
-from dagster import MetadataValue, TableColumn, TableSchema
+from dagster import DataVersion, MetadataValue, TableColumn, TableRecord, TableSchema
 
 from qbawa.storage.tables import TABLES
 from qbawa.text import shorten
+from qbawa_assets.column_lineage import lineage_of
 
 
 def columns_of(table: str) -> dict[str, Any]:
-    """Definition metadata of an asset: its table's columns, as described in `qbawa.storage.tables`."""
+    """Definition metadata of an asset: its table's columns, as described in `qbawa.storage.tables`, and where they come from."""
     columns = [TableColumn(c.name, c.type, description=c.description) for c in TABLES[table].columns]
-    return {"dagster/column_schema": TableSchema(columns), "dagster/table_name": table}
+    return {
+        "dagster/column_schema": TableSchema(columns),
+        "dagster/column_lineage": lineage_of(table),
+        "dagster/table_name": table,
+    }
 
 
 def picture(png: bytes | None) -> MetadataValue:
@@ -25,12 +30,14 @@ def picture(png: bytes | None) -> MetadataValue:
 
 
 def preview(rows: pl.DataFrame, columns: list[str] | None = None, count: int = 10) -> MetadataValue:
-    """The first rows as a table; texts are cut, and whatever could be read as markup is shown as it stands."""
+    """The first rows as a table. Texts are cut and shown as they stand; the UI reads no markup in them."""
     shown = rows.select(columns) if columns else rows
-    head = shown.head(count)
-    lines = ["| " + " | ".join(head.columns) + " |", "|" + " --- |" * len(head.columns)]
-    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in head.iter_rows()]
-    return MetadataValue.md("\n".join(lines))
+    kinds = {name: _kind(kind) for name, kind in shown.schema.items()}
+    records = [
+        TableRecord({name: _cell(value, kinds[name]) for name, value in row.items()})
+        for row in shown.head(count).iter_rows(named=True)
+    ]
+    return MetadataValue.table(records, TableSchema([TableColumn(name, kind) for name, kind in kinds.items()]))
 
 
 def counts(values: Mapping[str, int]) -> MetadataValue:
@@ -38,10 +45,24 @@ def counts(values: Mapping[str, int]) -> MetadataValue:
     return MetadataValue.json(dict(values))
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = shorten("" if value is None else str(value), 80)
-    # Backslash escapes are Markdown's own way of taking a character literally; & < > would start HTML.
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + c if c in r"\`*_{}[]()#+!|~" else c for c in text)
+def mean_of(rows: pl.DataFrame, *columns: str) -> dict[str, float]:
+    """Means of columns as numbers that the UI plots over time; what nobody knows is left out."""
+    means = {f"mean_{name}": rows[name].mean() for name in columns}
+    return {name: value for name, value in means.items() if isinstance(value, float)}
+
+
+def version_of(rows: pl.DataFrame) -> DataVersion:
+    """What tells these rows from others, in whatever order: assets made from equal rows are in step with them."""
+    return DataVersion(f"{rows.height}-{rows.hash_rows().sum() if rows.height else 0:x}")
+
+
+def _kind(kind: pl.DataType) -> str:
+    return "float" if kind.is_float() else "int" if kind.is_integer() else "bool" if kind == pl.Boolean else "string"
+
+
+def _cell(value: object, kind: str) -> str | float | bool | None:
+    if value is None or kind == "bool":
+        return value if isinstance(value, bool) else None
+    if kind == "float" and isinstance(value, float):
+        return float(f"{value:.4g}") if value == value and abs(value) != float("inf") else str(value)
+    return value if isinstance(value, int) else shorten(str(value), 80)

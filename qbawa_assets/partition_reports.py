@@ -1,6 +1,6 @@
 """Cells of the replay matrix and brackets of requests as partition events."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -9,6 +9,7 @@ from dagster import AssetKey, Failure, MetadataValue
 from qbawa.engine.counted import Counted
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
+from qbawa.text import shorten
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets.metadata import picture
 from qbawa_assets.partition_events import PartitionEvents
@@ -21,16 +22,23 @@ NOT_DRAWN = MetadataValue.text(
     f"A run draws its first {MOST_PICTURES} brackets. Materialize this partition by itself to see it; nothing is asked again."
 )
 
+# Of a prompt in the event of every cell, of which there may be 30,000.
+MOST_OF_A_PROMPT = 200
+DONE = ["ok", "refused"]
+
 OnCells = Callable[[pl.DataFrame], None]
 
 
-def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
+def report_cells(context: Any, project: Project, *, plan_failures: bool = False) -> OnCells:
     """A function that takes finished cells (request_id, strategy_id, state, error, cost_usd, latency_s) and reports them.
 
     Cells that are ok become materialised. In a run that did not plan its cells, `plan_failures` plans the failed ones
     alone: they show as failed when the run ends in failure, and no other cell does.
     """
     events = PartitionEvents.of(context, "replay_matrix")
+    about = {
+        key: describe_strategy(card, MOST_OF_A_PROMPT) for key, card in replay_stage.strategy_cards(project).items()
+    }
 
     def report(cells: pl.DataFrame) -> None:
         good = cells.filter(pl.col("state") == "ok")
@@ -39,7 +47,8 @@ def report_cells(context: Any, *, plan_failures: bool = False) -> OnCells:
                 (
                     cell_key(cell["request_id"], cell["strategy_id"]),
                     # What is not known is left out.
-                    {name: cell[name] for name in ("cost_usd", "latency_s") if cell[name] is not None},
+                    {name: cell[name] for name in ("cost_usd", "latency_s") if cell[name] is not None}
+                    | about.get(cell["strategy_id"], {}),
                 )
                 for cell in good.iter_rows(named=True)
             ),
@@ -65,7 +74,46 @@ def report_unreported_cells(context: Any, project: Project) -> None:
         return
     add_partitions(context.instance, requests, lost["request_id"].unique().sort())
     add_partitions(context.instance, strategies, lost["strategy_id"].unique().sort())
-    report_cells(context)(lost.with_columns(state=pl.lit("ok")))
+    report_cells(context, project)(lost.with_columns(state=pl.lit("ok")))
+
+
+def describe_strategy(card: replay_stage.StrategyCard, most: int = 2_000) -> dict[str, Any]:
+    """A strategy's name, model and prompt as metadata: what its key alone does not say. `most`: letters of the prompt."""
+    about = {"strategy": card.name, "model": card.model or "production's own", "prompt": shorten(card.prompt, most)}
+    return {name: MetadataValue.text(text) for name, text in about.items()}
+
+
+def report_whole(context: Any, project: Project, again: Collection[str] = ()) -> None:
+    """Report the requests and strategies of which every wanted cell is answered, and that Dagster does not know as whole.
+
+    They are the partitions of `replay_by_request` and `replay_by_strategy`, whichever way their cells were answered. Those
+    of `again` are reported in any case: a run over them planned them, and would show them as failed if it ends so.
+    """
+    wanted = replay_stage.wanted_cells(project.lake)
+    _report_whole(context, "replay_by_request", wanted, "request_id", {}, again)
+    cards = replay_stage.strategy_cards(project)
+    about = {key: describe_strategy(card) for key, card in cards.items()}
+    _report_whole(context, "replay_by_strategy", wanted, "strategy_id", about, again)
+
+
+def _report_whole(
+    context: Any,
+    asset: str,
+    wanted: pl.DataFrame,
+    by: str,
+    about: Mapping[str, Mapping[str, Any]],
+    again: Collection[str],
+) -> None:
+    counted = wanted.group_by(by).agg(
+        pl.len().alias("cells"), (pl.col("state") == "refused").sum(), pl.col("state").is_in(DONE).all().alias("whole")
+    )
+    known = context.instance.get_materialized_partitions(AssetKey(asset)) - set(again)
+    whole = counted.filter(pl.col("whole")).sort(by)
+    PartitionEvents.of(context, asset).materialized(
+        (key, {"cells": row["cells"], "refused": row["state"], **about.get(row[by], {})})
+        for row in whole.iter_rows(named=True)
+        if (key := partition_key(row[by])) not in known
+    )
 
 
 def fail_for_failed_cells(context: Any, project: Project) -> None:

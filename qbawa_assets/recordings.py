@@ -17,7 +17,7 @@ from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
-from qbawa_assets.metadata import columns_of, counts, picture, preview
+from qbawa_assets.metadata import columns_of, counts, picture, preview, version_of
 from qbawa_assets.partitions import add_partitions, recording_batches
 from qbawa_assets.partitions import requests as request_partitions
 from resources import ProjectResource
@@ -78,6 +78,7 @@ def choose(instance: DagsterInstance, project: Project) -> MaterializeResult:
             "preview": preview(chosen.rows, ["step", "request_id", "reason", "cluster_size"]),
             **{f"coverage_{step}": picture(png) for step, png in chosen.pictures.items()},
         },
+        data_version=version_of(chosen.rows),
     )
 
 

@@ -8,14 +8,16 @@ from dagster import (
     AssetExecutionContext,
     BackfillPolicy,
     DagsterInstance,
+    DataVersion,
     MaterializeResult,
     asset,
 )
 
 from qbawa.project import Project
 from qbawa.tournaments import stage as tournaments_stage
+from qbawa_assets.automation import WHEN_INPUTS_CHANGE
 from qbawa_assets.checks import rating_checks, rating_specs
-from qbawa_assets.metadata import columns_of, counts, picture, preview
+from qbawa_assets.metadata import columns_of, counts, mean_of, picture, preview, version_of
 from qbawa_assets.model_checks import note_cap
 from qbawa_assets.partition_keys import name_of
 from qbawa_assets.partition_reports import fail_for_judging, report_brackets
@@ -54,12 +56,13 @@ def take_human(instance: DagsterInstance, project: Project) -> MaterializeResult
     return MaterializeResult(
         asset_key="human_verdicts",
         metadata={"dagster/row_count": report.verdicts, "new_by_file": counts(report.by_file)},
+        data_version=DataVersion(f"{report.verdicts}-{report.content}"),
         check_results=[
             AssetCheckResult(
                 asset_key="human_verdicts",
                 check_name="no_file_refused",
                 passed=not report.refused,
-                metadata=dict(report.refused),
+                metadata={"refused_files": len(report.refused), **report.refused},
             )
         ],
     )
@@ -88,11 +91,15 @@ def rate(instance: DagsterInstance, project: Project) -> MaterializeResult:
         asset_key="ratings",
         metadata={
             "dagster/row_count": rated.rows.height,
+            **{f"order_effect_points_{s}": effect.points for s, effect in rated.order_effects.items() if effect},
+            **{f"unscored_share_{step}": share for step, share in rated.unscored_shares.items()},
+            **{f"judging_usd_{step}": usd for step, usd in rated.judging_usd.items()},
             "preview": preview(rated.rows, shown, 20),
             **{f"ratings_{step}": picture(png) for step, png in rated.forests.items()},
             **{f"cost_against_strength_{step}": picture(png) for step, png in rated.fronts.items()},
         },
         check_results=rating_checks(rated),
+        data_version=version_of(rated.rows),
     )
 
 
@@ -101,6 +108,7 @@ def rate(instance: DagsterInstance, project: Project) -> MaterializeResult:
     group_name="stage_3_judge",
     kinds={"deltalake"},
     metadata=columns_of("ratings"),
+    automation_condition=WHEN_INPUTS_CHANGE,
     check_specs=rating_specs("ratings"),
 )
 def ratings(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
@@ -118,9 +126,12 @@ def rate_jury(instance: DagsterInstance, project: Project) -> MaterializeResult:
         asset_key="judge_reliability",
         metadata={
             "dagster/row_count": rows.height,
+            **mean_of(rows, "agreement_human", "agreement_jury"),
+            "unscored": int(rows["unscored"].sum()),
             "judges": picture(plots.judges(rows, "How far judges can be trusted")),
             "preview": preview(rows, shown, 40),
         },
+        data_version=version_of(rows),
     )
 
 
@@ -129,6 +140,7 @@ def rate_jury(instance: DagsterInstance, project: Project) -> MaterializeResult:
     group_name="stage_3_judge",
     kinds={"deltalake"},
     metadata=columns_of("judge_reliability"),
+    automation_condition=WHEN_INPUTS_CHANGE,
 )
 def judge_reliability(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per step and judge: agreement with people and jury, biases, unscored share, and whether people are needed."""

@@ -21,6 +21,7 @@ from dagster_webserver.version import __version__
 
 from qbawa.cli.launch.access import TOKEN_VARIABLE, Guarded, Rules
 from qbawa.cli.launch.supervisor import unix_socket_answers
+from qbawa_assets.empty_previews import EmptyPreviews
 
 # As `dagster dev` sets them.
 STATEMENT_TIMEOUT_MS, RECYCLE_CONNECTIONS_S, EXTRA_CONNECTIONS, POLL_MS = 15_000, 3_600, 20, 2_000
@@ -55,7 +56,7 @@ def main() -> None:
             application = create_app_from_workspace_process_context(workspace, live_data_poll_rate=POLL_MS)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    Guarded(application, rules),
+                    Guarded(EmptyPreviews(application), rules),
                     log_level="warning",
                     access_log=False,
                     server_header=False,

@@ -278,6 +278,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`datasets.NAME`": config_module.DatasetConfig,
     "`champions`": config_module.ChampionConfig,
     "`retention`": config_module.RetentionConfig,
+    "`dagster`": config_module.DagsterConfig,
+    "`dagster.on_failure`": config_module.FailureHookConfig,
 }
 
 

@@ -38,6 +38,13 @@ class ReplayReport(RunReport):
             text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
         return text + (f". Stopped: {self.stopped}" if self.stopped else "")
 
+    def kept(self) -> str:
+        """What a run that was stopped leaves behind, in one line."""
+        return (
+            f"Stopped: {self.ok + self.failed + self.refused:,} of {self.cells:,} cells are done and kept in the lake; the "
+            f"next run asks for the {self.missing:,} that are missing, and pays nothing twice"
+        )
+
     def metadata(self) -> dict[str, Any]:
         """The report as plain values, for a UI."""
         asked = self.calls_paid + self.calls_cached

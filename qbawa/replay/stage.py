@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,21 @@ def wanted_cells(lake: Lake) -> pl.DataFrame:
     return _with_state(lake, chosen.join(strategies, on="step"))
 
 
+def cells_that_new_ones_cause(lake: Lake) -> pl.DataFrame:
+    """The wanted cells that are missing or failed, with `cause`: `request` where the request is the newer of the two, else
+    `strategy`. So each belongs to one of them, and goes on belonging to it when a cap has cut its row or column in half."""
+    due = wanted_cells(lake).filter(pl.col("state").is_in(["missing", "failed"]))
+    chosen = lake.read("replay_set", ["step", "request_id", "chosen_at"])
+    created = lake.read("strategies", ["strategy_id", "created_at"])
+    by_request = pl.col("chosen_at") > pl.col("created_at")
+    return (
+        due.join(chosen, on=["step", "request_id"], how="left")
+        .join(created, on="strategy_id", how="left")
+        .with_columns(cause=pl.when(by_request).then(pl.lit("request")).otherwise(pl.lit("strategy")))
+        .drop("chosen_at", "created_at")
+    )
+
+
 def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
     """The cells of these (request, strategy) pairs, in the form of `wanted_cells`.
 
@@ -125,6 +140,17 @@ def named_cells(lake: Lake, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
         first = first_recordings(others, recorded).join(known, on=by, how="anti")
         known = pl.concat([known, first.select(known.columns)])
     return _with_state(lake, cells.join(known, on=by))
+
+
+def describe_unwanted(project: Project, pairs: Collection[tuple[str, str]]) -> str:
+    """Why nobody wants these (request, strategy) cells: their request never ran the strategy's step, or gave no answer."""
+    steps = dict(project.lake.read("strategies", ["strategy_id", "step"]).iter_rows())
+    request, strategy = min(pairs)
+    rest = f", and {len(pairs) - 1:,} more like it" if len(pairs) > 1 else ""
+    return (
+        f"Nobody wants the cell of request '{request}' and strategy '{strategy}'{rest}: the request has no step "
+        f"'{steps.get(strategy)}' with anything to answer. Nothing was asked; the cell stays empty and nothing is missing."
+    )
 
 
 def plan(project: Project, cells: pl.DataFrame) -> "Estimate":
@@ -196,6 +222,8 @@ async def _replay(
             say(ahead.line())
             await answer_cells(engine, due, material, progress, report, store, run_id, say)
             report.count(engine.stats)
+            if report.stopped and not report.capped:  # by a signal, say, after which nobody asks for the summary
+                (log or logger.info)(report.kept())
     report.seconds = time.monotonic() - began
     return report
 
@@ -233,6 +261,25 @@ def model_uses(project: Project, cells: pl.DataFrame) -> dict[str, list[str]]:
             for model in sorted(models_of(strategy)):
                 uses.setdefault(model, []).append(f"strategy '{strategy.name}'")
     return uses
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyCard:
+    """What a person wants to know of a strategy, beside its key."""
+
+    name: str
+    step: str
+    model: str | None
+    prompt: str
+    """Its template as one text; what production does has none."""
+
+
+def strategy_cards(project: Project) -> dict[str, StrategyCard]:
+    """Name, step, model and prompt of every strategy, by id."""
+    return {
+        key: StrategyCard(strategy.name, strategy.step, strategy.model, strategy.template.text())
+        for key, strategy in read_strategies(project.lake).items()
+    }
 
 
 def silent_models(project: Project, run_id: str | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from qbawa.errors import InputError
+from qbawa.ids import content_id
 from qbawa.project import Project
 from qbawa.replay.strategies.repository import strategy_names
 from qbawa.storage.lake import Lake
@@ -245,6 +246,8 @@ class HumanReport:
     """Verdicts taken in, by file that was new."""
     refused: dict[str, str]
     """Why a file could not be taken in, by file."""
+    content: str
+    """What tells these verdicts from others."""
 
 
 def human_verdict_files(project: Project) -> list[Path]:
@@ -277,10 +280,11 @@ def take_human_verdicts(project: Project) -> HumanReport:
             continue
         if any(report.changed for report in reports):
             taken[name] = sum(report.written.get("verdicts", 0) for report in reports)
-    held = project.lake.read("verdicts", ["step"], keep=pl.col("judge_kind") == "human")
+    held = project.lake.read("verdicts", ["step", "verdict_id", "verdict"], keep=pl.col("judge_kind") == "human")
     _redecide(project, held["step"].unique().sort())
     project.publish()
-    return HumanReport(held.height, taken, refused)
+    content = content_id("verdicts", *sorted("|".join(map(str, row)) for row in held.iter_rows()))
+    return HumanReport(held.height, taken, refused, content)
 
 
 def _by_step(path: Path, name: str, steps: set[str]) -> dict[str, pl.DataFrame]:
@@ -320,6 +324,8 @@ class Rated:
     """Matches in which place cancels, since judges saw both orders alike."""
     position_biases: "dict[str, list[PositionBias]]" = field(default_factory=dict)
     """Of the judges that saw answers in an order, most biased first."""
+    judging_usd: dict[str, float] = field(default_factory=dict)
+    """What the verdicts of each step have cost so far."""
     unscored_shares: dict[str, float] = field(default_factory=dict)
     """Share of the verdicts that count which could not be read; steps without verdicts are left out."""
     separable: dict[str, bool] = field(default_factory=dict)
@@ -351,14 +357,15 @@ def rate_strategies(project: Project) -> Rated:
     by_step = {str(step): table for (step,), table in named.group_by("step", maintain_order=True)}
     jury, columns = project.config.jury, ["match_id", "judge", "judge_kind", "shown_first", "verdict", "preference"]
     verdicts = {step: lake.read("verdicts", columns, keep=pl.col("step") == step) for step in fits}
-    counted = lake.read("matches", ["step", "verdicts", "unscored"]).group_by("step").sum().sort("step")
+    counted = lake.read("matches", ["step", "verdicts", "unscored", "cost_usd"]).group_by("step").sum().sort("step")
     return Rated(
         rows=named,
         fits=fits,
         order_effects={step: fit.order_effect for step, fit in fits.items()},
         cancelled={s: order_of_matches(v, jury(s)).filter(pl.col("order") == 0).height for s, v in verdicts.items()},
         position_biases={s: position_biases(v, jury(s)) for s, v in verdicts.items()},
-        unscored_shares={step: lost / (read + lost) for step, read, lost in counted.iter_rows() if read + lost},
+        judging_usd=dict(counted.select("step", "cost_usd").iter_rows()),
+        unscored_shares={step: lost / (read + lost) for step, read, lost, _ in counted.iter_rows() if read + lost},
         separable={s: t.filter(pl.col("separable_group") == 1).height == 1 for s, t in by_step.items()},
         forests={s: plots.forest(t, f"Strategies of step '{s}'") for s, t in by_step.items()},
         fronts={s: plots.cost_against_strength(t, f"Cost against strength, step '{s}'") for s, t in by_step.items()},

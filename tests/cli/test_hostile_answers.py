@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+from browser import chromium_page, needs_chromium
 from dagster_home import configure, dagster_on
 from markdown_it import MarkdownIt
 from running_up import Up, running_up
@@ -33,12 +34,7 @@ from qbawa_assets.definitions import ASSETS
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.hostile,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install the package chromium to see what it shows"),
-]
+pytestmark = [pytest.mark.hostile, pytest.mark.browser, needs_chromium]
 
 
 class Beacon:
@@ -253,14 +249,8 @@ class Visitor:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield browser.new_context(viewport={"width": 1600, "height": 2400}).new_page()
-        browser.close()
+    with chromium_page(1600, 2400) as page:
+        yield page
 
 
 def test_nothing_runs_and_nothing_is_fetched_on_any_page(seen: Seen, page: Page) -> None:

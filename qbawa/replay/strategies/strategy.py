@@ -33,6 +33,16 @@ class Template:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
+    def text(self) -> str:
+        """What it says, for people: system message and prompt; for the other kinds, what they do with what was recorded."""
+        said = {
+            "prompt": "",
+            "replace_system": "the recorded messages under another system message",
+            "keep_prompt": "the recorded messages as they are",
+            "recorded": "what production answered",
+        }[self.kind]
+        return "\n\n".join(part for part in (said, self.system, self.prompt) if part)
+
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Template":
         """The template that `content()` described."""
