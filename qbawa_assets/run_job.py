@@ -83,7 +83,7 @@ def open_instance() -> DagsterInstance:
 
 
 def await_postgres() -> None:
-    """Wait until whoever started this process has started PostgreSQL too, and says where; see `run_module`."""
+    """Wait until whoever started this process has started PostgreSQL too, and says where; see `run_job` of the launcher."""
     if (pipe := os.environ.pop(POSTGRES_PIPE, None)) is None:
         return
     with os.fdopen(int(pipe)) as told:

@@ -28,7 +28,7 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
     """
     import json
 
-    from qbawa.cli.launch.dagster import run_module
+    from qbawa.cli.launch.dagster import run_job
     from qbawa.config_file import load_config
     from qbawa.errors import InputError
     from qbawa.project import Home, lake_options
@@ -53,7 +53,7 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
     if usd is not None and not ops:
         raise InputError(f"--usd caps what models are paid; the job '{job}' asks none.")
     arguments = [job, "--config", json.dumps({"ops": ops} if ops else {})]
-    sys.exit(run_module(home, "qbawa_assets.run_job", arguments))
+    sys.exit(run_job(home, arguments))
 
 
 def _refuse_unknown(home: "Home", strategies: str) -> None:

@@ -60,8 +60,20 @@ def _prepare(home: Home) -> dict[str, str]:
 def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
     """Exit code of `python -m module arguments` in Dagster's environment.
 
-    Importing Dagster takes longer than starting PostgreSQL, so both go on at once: the module reads the database's address
-    from the pipe that POSTGRES_PIPE names. Ctrl-C, SIGTERM and a closed terminal let it finish the calls in flight.
+    Ctrl-C, SIGTERM and a closed terminal let it finish what it is at.
+    """
+    try:
+        with interruptible(), dagster_environment(home) as environment, own_groups(home) as groups:
+            return groups.start(python("-m", module, *arguments), environment).wait()
+    except KeyboardInterrupt:
+        return 130
+
+
+def run_job(home: Home, arguments: Sequence[str]) -> int:
+    """Exit code of `python -m qbawa_assets.run_job arguments` in Dagster's environment.
+
+    Importing Dagster takes longer than starting PostgreSQL, so both go on at once: it reads the database's address from
+    the pipe that POSTGRES_PIPE names. Ctrl-C, SIGTERM and a closed terminal let it finish the calls in flight.
     """
     try:
         with interruptible():
@@ -69,7 +81,9 @@ def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
             # Closed on the way out, so that the module does not wait for an address that never comes.
             with own_groups(home) as groups, open(reads), open(writes, "w") as address:
                 process = groups.start(
-                    python("-m", module, *arguments), environment | {POSTGRES_PIPE: str(reads)}, pass_fds=(reads,)
+                    python("-m", "qbawa_assets.run_job", *arguments),
+                    environment | {POSTGRES_PIPE: str(reads)},
+                    pass_fds=(reads,),
                 )
                 with postgres(home) as url:
                     try:
