@@ -32,11 +32,9 @@ def panels(
     width: float, height: float, *, rows: Sequence[float] = (1,), columns: Sequence[float] = (1,)
 ) -> "tuple[Figure, list[Any]]":
     """A figure, sizes in inches, and its axes row by row; `rows` and `columns` are their relative sizes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, max(height, 2.0)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=rows, width_ratios=columns)
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
@@ -57,9 +55,11 @@ def title_of(title: str, shown: int, total: int, which: str, what: str) -> str:
 
 def png_bytes(figure: "Figure") -> bytes:
     """The figure as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
-    # Without the software's version in it, equal data give equal bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Without the software's version in it, equal data give equal bytes. `savefig` would draw it all twice.
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -16,8 +16,8 @@ def gc_tuned() -> Iterator[None]:
     """
     before = gc.get_threshold()
     freeze = gc.get_freeze_count() == 0
-    gc.collect()
     if freeze:
+        gc.collect()  # garbage that is frozen would stay
         gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:

@@ -8,8 +8,10 @@ tests/storage/test_lake.py tries with kill -9 and concurrent writers.
 import contextlib
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,24 @@ _FORMAT, _FORMAT_KEY = "_format", "qbawa.format"
 _WRITER = WriterProperties(compression="ZSTD")
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A table that was opened, and the commit that it was seen at."""
+
+    delta: DeltaTable
+    commit: Path
+    mark: tuple[int, int, int] | None
+
+
+def _mark(commit: Path) -> tuple[int, int, int] | None:
+    """What tells a file from any other that takes its place; None where there is none."""
+    try:
+        found = commit.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 class Lake:
     """Reads and writes the tables of `qbawa.storage.tables` under one folder or object-store prefix.
 
@@ -59,6 +79,8 @@ class Lake:
             )
         self.storage_options = dict(storage_options or {})
         self._ready: set[str] = set()
+        # Each thread has its own: a table that another one's commit moves on between reading and writing loses rows.
+        self._seen = threading.local()
         self._compact_at: dict[str, int] = {}
         self.format_when_made: int | None = None
         """What to note as the lake's format before its first table is made."""
@@ -308,12 +330,29 @@ class Lake:
                 DeltaTable.create(
                     uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options
                 )
-            delta = DeltaTable(uri, storage_options=options)
-            added = _add_new_columns(delta, table)
+            _add_new_columns(self._newest(table, uri), table)
             self._ready.add(table)
-            if not added:
-                return delta
-        return DeltaTable(uri, storage_options=options)
+        return self._newest(table, uri)
+
+    def _newest(self, table: str, uri: str) -> DeltaTable:
+        """The table at its newest version; one that this thread has opened before reads what was committed since.
+
+        That takes a tenth of opening it, which reads all that the log says. A table is opened again where the commit
+        that it was seen at is not there any more: it was made anew, or its log was shortened.
+        """
+        if self._is_remote:
+            return DeltaTable(uri, storage_options=self.storage_options or None)
+        seen: dict[str, _Seen] = self._seen.__dict__
+        before = seen.get(table)
+        if before is not None and before.mark is not None and before.mark == _mark(before.commit):
+            delta = before.delta
+            delta.update_incremental()
+        else:
+            delta = DeltaTable(uri)
+        commit = Path(uri, "_delta_log", f"{delta.version():020}.json")
+        if before is None or before.delta is not delta or before.commit != commit:
+            seen[table] = _Seen(delta, commit, _mark(commit))
+        return delta
 
     def _is_there(self, table: str) -> bool:
         if not self._is_remote:
@@ -383,21 +422,20 @@ class DraftLake(Lake):
         raise NotImplementedError(f"A draft of table '{table}' lies in memory and has no files.")
 
 
-def _add_new_columns(delta: DeltaTable, table: str) -> bool:
-    """Give a table of an older qbawa the columns that have been added since; False where there are none."""
+def _add_new_columns(delta: DeltaTable, table: str) -> None:
+    """Give a table of an older qbawa the columns that have been added since."""
     for _ in range(MAX_TRIES):
         held = {column.name for column in delta.schema().fields}
         # Looked at first: pyarrow, which brings numpy, is slow to import.
         if held.issuperset(schema_of(table)):
-            return False
+            return
         wanted = Schema.from_arrow(schema_of(table).to_frame().to_arrow().schema)
         new = [column for column in wanted.fields if column.name not in held]
         try:
             delta.alter.add_columns(new)
-            return True
+            return
         except CommitFailedError:  # another process is at it
             delta.update_incremental()
-    return True
 
 
 def _shorten_log(delta: DeltaTable) -> None:

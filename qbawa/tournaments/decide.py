@@ -2,16 +2,18 @@
 
 `decide_matches` does what a tournament needs; it asks `combine`, which weighs a jury and people, or `unweighted`, which
 counts all alike. Both rest on `tally`. Everything takes rows of the table `verdicts` and gives one row a match.
+`decide_by_first_judge` is `decide_matches` of the plain case, a round of a tournament that only its jury has judged: forty
+small queries took 4 ms a round, a third of playing. tests/tournaments/test_decide.py holds the two together.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import polars as pl
 
 from qbawa.tournaments.agreement.calibration import Calibration, opinions_of_models
-from qbawa.tournaments.scores import is_scored, preference, preference_of, scored_verdicts, winner
+from qbawa.tournaments.scores import PREFERENCE, is_scored, preference, preference_of, scored_verdicts, winner
 
 # Share of people's votes that name the better answer. Two people agree on 81 % of decided pairs (Zheng et al. 2023,
 # MT-Bench, table 5), and q² + (1 − q)² = 0.81 at q = 0.89.
@@ -36,6 +38,43 @@ def decide_matches(verdicts: pl.DataFrame, calibration: Calibration | None, judg
             unweighted(verdicts.join(ours, on="match_id", how="anti")).select(columns),
         ]
     )
+
+
+def decide_by_first_judge(verdicts: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `decide_matches` says of verdicts of models alone where there is no calibration: its rows, by match."""
+    by_match: dict[str, list[Mapping[str, Any]]] = {}
+    for row in verdicts:
+        by_match.setdefault(row["match_id"], []).append(row)
+    place = {judge: number for number, judge in enumerate(judges)}
+    return {match: _by_first_judge(match, rows, place) for match, rows in by_match.items()}
+
+
+def _by_first_judge(match: str, rows: Sequence[Mapping[str, Any]], place: Mapping[str, int]) -> dict[str, Any]:
+    scored = [row for row in rows if row["verdict"] in PREFERENCE]
+    towards = [_preference(row) for row in scored]
+    by_judge: dict[str, list[float]] = {}
+    for row, one in zip(scored, towards, strict=True):
+        by_judge.setdefault(row["judge"], []).append(2 * one - 1)
+    p_a = won = dissent = None
+    if by_judge:
+        opinions = by_judge[min(by_judge, key=lambda judge: (place.get(judge, len(place)), judge))]
+        p_a = (sum(opinions) / len(opinions) + 1) / 2
+        won = "a" if p_a > 0.5 else "b" if p_a < 0.5 else "tie"
+        against = {"a": sum(one < 0.5 for one in towards), "b": sum(one > 0.5 for one in towards)}
+        dissent = against[won] / len(scored) if won in against else None
+    return {
+        "match_id": match,
+        "p_a": p_a,
+        "winner": won,
+        "dissent": dissent,
+        "verdicts": len(scored),
+        "unscored": sum(row["verdict"] == "unscored" for row in rows),
+    }
+
+
+def _preference(verdict: Mapping[str, Any]) -> float:
+    own = verdict["preference"]
+    return PREFERENCE[verdict["verdict"]] if own is None or math.isnan(own) else float(own)
 
 
 def combine(

@@ -23,7 +23,7 @@ from qbawa.storage.frames import now, schema_of
 from qbawa.tournaments.agreement.calibration import Calibration, calibrate
 from qbawa.tournaments.agreement.reliability import best_judges, judge_reliability
 from qbawa.tournaments.budgets import verdicts_per_match
-from qbawa.tournaments.decide import decide_matches
+from qbawa.tournaments.decide import decide_by_first_judge, decide_matches
 from qbawa.tournaments.formats import Field, Goal, Match, Result, Tournament, make_tournament
 from qbawa.tournaments.ranking_batches import ranking_batches
 
@@ -326,6 +326,8 @@ class StepState:
 
     def _decide(self, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """What verdicts come to, by match."""
+        if self.calibration is None and all(row["judge_kind"] == "llm" for row in verdicts):
+            return decide_by_first_judge(verdicts, self.judges)
         decided = decide_matches(_frame(verdicts), self.calibration, self.judges)
         return {row["match_id"]: row for row in decided.iter_rows(named=True)}
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
-from dagster_home import configure, prompts, record
+from dagster import DagsterEventType
+from dagster_home import configure, dagster_on, prompts, record
 from running_up import Up, environment, processes_of, qbawa, running_up, wait_for
 from scripted_provider import ScriptedProvider
 
@@ -98,6 +100,36 @@ def test_cancelling_in_the_ui_loses_no_call_in_flight(home: Home, server: Script
         wait_for(lambda: asked(up, STATUS, run=run)["runOrError"]["status"] == "CANCELED", up, "its end")
         time.sleep(1.5)  # what the provider was asked before is answered by now, whoever still listens
     stopped_in_the_middle(home, server)
+
+
+def test_a_run_whose_process_is_killed_is_started_again_and_goes_on_where_it_was(
+    home: Home, server: ScriptedProvider
+) -> None:
+    with running_up(home) as up:
+        launched: dict[str, str] = {}
+
+        def launch() -> bool:
+            launched.update(asked(up, LAUNCH, location="qbawa").get("launchRun", {}).get("run") or {})
+            return bool(launched)
+
+        wait_for(launch, up, "the run")
+        wait_for(lambda: server.calls >= 8, up, "calls")
+        with dagster_on(home) as here:
+            [started] = here.instance.get_records_for_run(launched["runId"], of_type=DagsterEventType.RUN_START).records
+        assert started.event_log_entry.dagster_event is not None
+        psutil.Process(started.event_log_entry.dagster_event.pid).kill()
+        time.sleep(1.0)  # what the provider was asked before is answered by now
+        server.latency_s = 0.0
+        wait_for(lambda: retried(up, launched["runId"]) == ["SUCCESS"], up, "the run that follows")
+    # Answers that the kill cut off between provider and journal were paid and are asked again; eight were in flight at most.
+    assert server.asked_again() <= 8 and len(server.answered) == 60
+
+
+def retried(up: Up, run: str) -> list[str]:
+    """States of the runs that have followed a run."""
+    group = "query group($run: ID!) { runGroupOrError(runId: $run) { ... on RunGroup { runs { runId status } } } }"
+    runs: list[dict[str, str]] = asked(up, group, run=run)["runGroupOrError"].get("runs") or []  # type: ignore[assignment]
+    return [each["status"] for each in runs if each["runId"] != run]
 
 
 def asked(up: Up, query: str, **variables: str) -> dict[str, dict[str, str]]:

@@ -41,11 +41,16 @@ def reply(content: Any = "fine", logprobs: Any = None, **fields: Any) -> dict[st
 text = st.text(st.characters(), max_size=5)
 scalars = st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | text
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=2), max_leaves=4
 )
 NAMES = ("text", "type", "token", "logprob", "top_logprobs", "content", "refusal", "tool_calls", "code", "message")
-named = st.dictionaries(st.sampled_from(NAMES), values | st.lists(st.dictionaries(st.sampled_from(NAMES), values)))
-anything = values | named | st.lists(named, max_size=3) | st.just(DEEP)
+# Small ones: drawing them takes far longer than reading them does.
+named = st.dictionaries(
+    st.sampled_from(NAMES),
+    values | st.lists(st.dictionaries(st.sampled_from(NAMES), values, max_size=2), max_size=2),
+    max_size=4,
+)
+anything = values | named | st.lists(named, max_size=2) | st.just(DEEP)
 usages = st.dictionaries(st.sampled_from(tuple(USAGE)), values)
 messages = st.dictionaries(st.sampled_from(("role", "content", "refusal", "tool_calls")), anything)
 choices = st.fixed_dictionaries(

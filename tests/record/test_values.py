@@ -222,24 +222,24 @@ def test_deep_values_end():
     assert "left out" in json.dumps(line(deep))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "x" * 100_000_000,
-        ["x" * 1_000_000] * 100,
-        {str(number): "x" * 10_000 for number in range(10_000)},
-        list(range(3_000_000)),
-        [[number] for number in range(1_000_000)],
-        {number: number for number in range(1_000_000)},
-        bytes(50_000_000),
-        numpy.zeros(10_000_000),
-        {"a": ["x" * 2_000_000, "after"]},
-        {"a": 1, "x" * 50_000_000: 2},
-    ],
-    ids=["text", "texts", "dict", "numbers", "lists", "keys", "bytes", "array", "inner", "key"],
-)
-def test_huge_values_are_cut(value):
-    snapshot = Snapshot(value)
+# Made by the test that needs it: made when they are collected, they are a gigabyte in every worker, to the end.
+HUGE = {
+    "text": lambda: "x" * 100_000_000,
+    "texts": lambda: ["x" * 1_000_000] * 100,
+    "dict": lambda: {str(number): "x" * 10_000 for number in range(10_000)},
+    "numbers": lambda: list(range(3_000_000)),
+    "lists": lambda: [[number] for number in range(1_000_000)],
+    "keys": lambda: {number: number for number in range(1_000_000)},
+    "bytes": lambda: bytes(50_000_000),
+    "array": lambda: numpy.zeros(10_000_000),
+    "inner": lambda: {"a": ["x" * 2_000_000, "after"]},
+    "key": lambda: {"a": 1, "x" * 50_000_000: 2},
+}
+
+
+@pytest.mark.parametrize("make", HUGE.values(), ids=HUGE)
+def test_huge_values_are_cut(make):
+    snapshot = Snapshot(make())
     assert snapshot.cut
     text = json.dumps(snapshot.value)
     assert len(text) < 2 * MAX_CHARS + 40 * MAX_NODES

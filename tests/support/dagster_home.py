@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -102,10 +104,21 @@ def dagster_home() -> Iterator[DagsterHome]:
     """A fresh home, gone afterwards. Its path is short, since a UNIX socket's may have about 100 characters."""
     home = Home(Path(tempfile.mkdtemp(prefix="qb-", dir="/tmp")))
     try:
+        shutil.copytree(_with_database(), home.root, symlinks=True, dirs_exist_ok=True)
         with dagster_on(home) as here:
             yield here
     finally:
         shutil.rmtree(home.root, ignore_errors=True)
+
+
+@cache
+def _with_database() -> Path:
+    """A home with nothing but Dagster's database, empty: making it takes a CPU second, so once a process."""
+    root = Path(tempfile.mkdtemp(prefix="qb-", dir="/tmp"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    with dagster_on(Home(root)):
+        pass
+    return root
 
 
 @contextmanager

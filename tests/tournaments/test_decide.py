@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qbawa.datasets.pairs.evidence import weigh
 from qbawa.tournaments.agreement.calibration import fit
-from qbawa.tournaments.decide import combine, decide_matches, tally, unweighted
+from qbawa.tournaments.decide import combine, decide_by_first_judge, decide_matches, tally, unweighted
 
 LAW = settings(deadline=None, max_examples=80, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 SCHEMA = {
@@ -164,3 +164,14 @@ def test_a_judge_flips_where_it_names_one_answer_in_one_order_and_the_other_in_t
 ) -> None:
     rows: list[Row] = [("m", "j", "llm", first, name, None, 0.0) for first, name in zip("ab", said, strict=True)]
     assert combine(frame(rows))["flips"].to_list() == [flips]
+
+
+@LAW
+@given(verdicts(contradictory=True), st.permutations(["strict", "kind", "blind", "gone"]), st.integers(0, 4))
+def test_the_plain_case_decided_row_by_row_comes_to_the_same(rows: list[Row], judges: list[str], listed: int) -> None:
+    """No calibration and no people, as in most rounds: judges that are not listed decide after those that are."""
+    rows.append(("m4", "strict", "llm", "a", "b", float("nan"), 0.25))
+    table = frame(rows)
+    by_row = decide_by_first_judge(table.to_dicts(), judges[:listed])
+    assert list(by_row.values()) == decide_matches(table, None, judges[:listed]).to_dicts()
+    assert list(by_row) == [row["match_id"] for row in by_row.values()]

@@ -93,18 +93,18 @@ def test_an_outage_leaves_no_verdict_and_the_next_run_goes_on_where_it_began(
         return failure if len(seen) > 8 else None
 
     judge.fails = fails
-    report = summarised(project)
+    report = summarised(project, requests=2)
     assert report.steps["summarise"].stopped and report.unfinished and report.failure is not None
     assert said in report.failure and "Judge 'scripted' (model 'scripted')" in report.failure
     assert "`qbawa run tournament_sweep` goes on where this run stopped" in report.failure
     before = verdicts(project)
     assert "unscored" not in set(before["verdict"])
     judge.fails = lambda prompt: None
-    report = summarised(project)
+    report = summarised(project, requests=2)
     assert report.failure is None and not report.unfinished
     assert judge.asked_again() == 0, "what was paid before the outage is not paid again"
     other = desk(tmp_path / "never", judge, f", kind: {kind}")
-    summarised(other)
+    summarised(other, requests=2)
     assert decisions(project) == decisions(other)
     assert verdicts(project).drop("judged_at", "cost_usd").equals(verdicts(other).drop("judged_at", "cost_usd"))
 
@@ -131,7 +131,7 @@ def test_a_step_whose_judge_is_away_stops_no_other_step(tmp_path: Path, judge: S
 @pytest.mark.parametrize("kind", ["pairwise", "pointwise", "listwise"])
 def test_a_lake_that_an_outage_has_spoiled_heals(tmp_path: Path, judge: ScriptedProvider, kind: str) -> None:
     project = desk(tmp_path, judge, f", kind: {kind}")
-    summarised(project)
+    summarised(project, requests=2)
     healthy, decided = verdicts(project), decisions(project)
     # As versions before this one left an outage: a row without a reply, and no call that was answered.
     why = "The call failed, http_500: gave up after 2 attempts: http 500 (HTTP 500): no message"
@@ -146,7 +146,7 @@ def test_a_lake_that_an_outage_has_spoiled_heals(tmp_path: Path, judge: Scripted
     project.lake.merge("verdicts", spoiled)
     project.lake.delete("calls", "purpose = 'judge'")
     asked = judge.calls
-    report = summarised(project, verdict_budget=spoiled.height)
+    report = summarised(project, requests=2, verdict_budget=spoiled.height)
     assert judge.calls == 2 * asked and report.failure is None, "what the outage spoiled counts against no budget"
     assert decisions(project) == decided and set(verdicts(project)["verdict"]) == set(healthy["verdict"])
 

@@ -1,6 +1,5 @@
 """Bradley–Terry strengths, their intervals, and what is said about ranks."""
 
-import evalica
 import numpy as np
 import polars as pl
 import pytest
@@ -132,6 +131,8 @@ def test_home_advantage_of_the_1987_league_is_the_one_published() -> None:
 @settings(LAW, max_examples=40)
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_newton_agrees_with_evalica(size: int, seed: int) -> None:
+    import evalica  # with it pandas: no other test need wait for them
+
     rng = np.random.default_rng(seed)
     i, j = np.triu_indices(size, 1)
     a, b = np.tile(i, 20), np.tile(j, 20)

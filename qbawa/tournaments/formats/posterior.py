@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 
@@ -79,8 +80,8 @@ def fit(wins: np.ndarray) -> Posterior:
     """
     n = len(wins)
     mean, wanted = np.zeros(n), 1.0
+    low, high = _PRIOR_SPREAD
     games = wins + wins.T
-    identity = np.eye(n)
     for _ in range(60):
         spread = wanted
         p, information = _link(mean[:, None] - mean[None, :])
@@ -88,12 +89,14 @@ def fit(wins: np.ndarray) -> Posterior:
         slope = np.sqrt(information / (p * (1 - p)))
         gradient = ((wins - games * p) * slope).sum(axis=1) - mean / spread**2
         weight = games * information
-        precision = np.diag(weight.sum(axis=1)) - weight + identity / spread**2
+        precision = -weight
+        # In place, and no wrappers below: where matrices are small they took a fifth of the time.
+        precision.flat[:: n + 1] += weight.sum(axis=1) + 1 / spread**2
         covariance = np.linalg.inv(precision)
         step = covariance @ gradient
-        largest = np.abs(step).max()
+        largest = float(np.abs(step).max())
         mean = mean + step * min(1.0, 2.0 / largest) if largest > 0 else mean
-        wanted = float(np.clip(np.sqrt((mean @ mean + np.trace(covariance)) / n), *_PRIOR_SPREAD))
+        wanted = min(max(sqrt((mean @ mean + covariance.trace()) / n), low), high)
         if largest < 1e-3 and abs(wanted - spread) < 1e-2 * spread:
             break
     return Posterior(mean, covariance, spread)
@@ -112,7 +115,7 @@ def field_win_rate(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _link(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probability that the first wins and the Fisher information of one verdict, elementwise."""
-    sigmoid = 1 / (1 + np.exp(-np.clip(difference, -30, 30)))
+    sigmoid = 1 / (1 + np.exp(-np.minimum(np.maximum(difference, -30), 30)))
     p = LAPSE / 2 + (1 - LAPSE) * sigmoid
     derivative = (1 - LAPSE) * sigmoid * (1 - sigmoid)
     return p, derivative**2 / (p * (1 - p))
