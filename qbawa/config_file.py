@@ -3,6 +3,7 @@
 No key twice, no alias that unfolds without end, never half of a configuration.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def load_config(path: Path) -> Config:
     return parse_config(text, str(path))
 
 
+@lru_cache(maxsize=2)
 def parse_config(text: str, where: str = "qbawa.yaml") -> Config:
     """The configuration in a YAML text; `where` names it in errors."""
     try:

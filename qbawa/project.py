@@ -1,19 +1,23 @@
-"""The user's home, one folder, and the project in it: its configuration and its lake."""
+"""The user's home, one folder, and the project in it: its configuration and its lake.
+
+What is heavy (pydantic, Delta, DuckDB) is imported where it is used: every command needs a home, few open its lake.
+"""
+
+from __future__ import annotations
 
 import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qbawa.config import Config
-from qbawa.config_file import load_config
 from qbawa.errors import ConfigError, QbawaError
 from qbawa.storage.backends import Notes
-from qbawa.storage.catalog import publish
-from qbawa.storage.faults import explain
-from qbawa.storage.lake import Lake
-from qbawa.storage.upgrade import upgrade
+
+if TYPE_CHECKING:
+    from qbawa.config import Config
+    from qbawa.storage.lake import Lake
 
 DEFAULT_FOLDER = ".qbawa"
 
@@ -51,7 +55,7 @@ class Home:
                 self.root.chmod(0o700)
 
     @classmethod
-    def find(cls) -> "Home":
+    def find(cls) -> Home:
         """The home named by the environment variable QBAWA_HOME, else `.qbawa/` in the current folder."""
         return cls(Path(os.environ.get("QBAWA_HOME") or DEFAULT_FOLDER).expanduser().resolve())
 
@@ -76,6 +80,8 @@ class Project:
 
     def publish(self) -> None:
         """Bring catalog.duckdb up to the lake's present state."""
+        from qbawa.storage.catalog import publish
+
         publish(self.lake, self.home.catalog)
 
     def maintain(self) -> dict[str, dict[str, int]]:
@@ -91,6 +97,10 @@ def open_project(home: Home | None = None) -> Project:
     Raises ConfigError where qbawa.yaml is absent or wrong, LakeFormatError for the lake of a newer qbawa, StorageError where
     disk or object store refuse.
     """
+    from qbawa.config_file import load_config
+    from qbawa.storage.faults import explain
+    from qbawa.storage.upgrade import upgrade
+
     home = home or Home.find()
     config = load_config(home.config)
     home.make_private()
@@ -106,10 +116,32 @@ def open_project(home: Home | None = None) -> Project:
     return Project(home, config, lake)
 
 
+def current_catalog(home: Home) -> Path:
+    """The home's catalog, brought up to the lake's present state; where it is so already, the lake is not opened.
+
+    Raises as `open_project`.
+    """
+    from qbawa.config_file import load_config
+    from qbawa.storage.catalog import is_current
+
+    config = load_config(home.config)
+    lake_options(config)
+    uri = _lake_uri(home, config)
+    if not is_current(home.catalog, uri if "://" in uri else os.path.abspath(uri)):
+        open_project(home).publish()
+    return home.catalog
+
+
 def configured_lake(home: Home, config: Config) -> Lake:
     """The lake that qbawa.yaml names, not looked at yet. Raises ConfigError, InputError."""
-    options = {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
-    return Lake(_lake_uri(home, config), options)
+    from qbawa.storage.lake import Lake
+
+    return Lake(_lake_uri(home, config), lake_options(config))
+
+
+def lake_options(config: Config) -> dict[str, str]:
+    """What the object store's client is told, keys out of the environment. Raises ConfigError where one is not there."""
+    return {key: _from_environment(key, value) for key, value in config.lake.storage_options.items()}
 
 
 def _lake_uri(home: Home, config: Config) -> str:

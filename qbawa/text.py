@@ -21,3 +21,10 @@ def shorten(text: str, length: int) -> str:
     """The text on one line, printable, cut to `length` characters with an ellipsis."""
     line = " ".join(printable(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -26,6 +26,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.tournaments import stage as tournaments_stage
@@ -37,7 +38,7 @@ from qbawa_assets.partition_reports import fail_for_failed_cells, fail_for_judgi
 from qbawa_assets.partitions import recording_batches
 from qbawa_assets.recordings import choose, ingest
 from qbawa_assets.replay import declare
-from qbawa_assets.staleness import Unchanged, newest_answers, note_judged
+from qbawa_assets.staleness import Unchanged, newest_answers, note_judged, note_played_out, nothing_to_play
 from qbawa_assets.sweeps import ReplaySweep, sweep
 from qbawa_assets.sweeps import choose as choose_sweep
 from qbawa_assets.tournaments import rate, rate_jury, take_human
@@ -102,8 +103,10 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
     )
     context.instance.add_dynamic_partitions(str(recording_batches.name), sorted({*batches, *unreported}))
     PartitionEvents.of(context, "recordings").materialized((name, {}) for name in sorted(unreported))
+    taking = Counted(context.log.info, "taking in", len(batches), "batches")
     for batch in batches:
-        _report(context, ingest(opened, [batch]), batch)
+        _report(context, ingest(opened, [batch], context.log.info), batch)
+        taking.advance()
 
 
 @op(ins=AFTER, out=Out(Nothing), pool="model_calls")
@@ -125,6 +128,12 @@ def check_models(context: OpExecutionContext, project: ProjectResource) -> None:
 def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project: ProjectResource) -> str:
     """Play the matches that are still worth their verdicts, within the budget; what kept them from their end, or ''."""
     opened = project.open()
+    whole = not config.steps and config.verdict_budget is None
+    if whole and nothing_to_play(opened):
+        context.log.info("Nothing new to judge: tournaments have been played to their end on what is there.")
+        # Imports, and what a killed run had judged but not yet reported.
+        report_brackets(context, opened, ())
+        return ""
     # Read before: an answer that comes meanwhile counts as not judged yet.
     answers = newest_answers(opened)
     problems = {}
@@ -144,6 +153,9 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     report_brackets(context, opened, report.matches_by_request, report.unfinished)
     if not config.steps:
         note_judged(opened, answers)
+    if whole and not report.capped and not report.failure:
+        context.log.info("looking whether any match is open now")
+        note_played_out(opened)
     note_cap(context, report.capped)
     context.add_output_metadata(report.metadata() | problems)
     return report.failure or ""

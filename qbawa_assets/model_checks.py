@@ -21,13 +21,17 @@ def say_what_is_wrong(
     It stops nothing: the calls of such a model fail at once or cost nothing, and what others answer is kept.
     """
     from qbawa.engine.caps import cap_notes
-    from qbawa.engine.preflight import examine
 
     together: dict[str, list[str]] = {}
     for part in uses:
         for model, users in part.items():
             together.setdefault(model, []).extend(users)
-    lines = [problem.line() for problem in asyncio.run(examine(together, project.config.models))]
+    lines = []
+    if together:
+        from qbawa.engine.preflight import examine
+
+        context.log.info(f"checking {len(together)} model{'s' * (len(together) > 1)} before they are asked")
+        lines = [problem.line() for problem in asyncio.run(examine(together, project.config.models))]
     lines += cap_notes(project.config.budget, usd)
     for line in lines:
         context.log.warning(line)

@@ -1,11 +1,12 @@
 """Cells of the replay matrix and brackets of requests as partition events."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from dagster import AssetKey, Failure, MetadataValue
 
+from qbawa.engine.counted import Counted
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa.text import shorten
@@ -43,12 +44,15 @@ def report_cells(context: Any, project: Project, *, plan_failures: bool = False)
         good = cells.filter(pl.col("state") == "ok")
         events.materialized(
             (
-                cell_key(cell["request_id"], cell["strategy_id"]),
-                # What is not known is left out.
-                {name: cell[name] for name in ("cost_usd", "latency_s") if cell[name] is not None}
-                | about.get(cell["strategy_id"], {}),
-            )
-            for cell in good.iter_rows(named=True)
+                (
+                    cell_key(cell["request_id"], cell["strategy_id"]),
+                    # What is not known is left out.
+                    {name: cell[name] for name in ("cost_usd", "latency_s") if cell[name] is not None}
+                    | about.get(cell["strategy_id"], {}),
+                )
+                for cell in good.iter_rows(named=True)
+            ),
+            "cells",
         )
         if plan_failures:
             bad = cells.filter(pl.col("state") == "failed")
@@ -141,17 +145,27 @@ def report_brackets(
     counts = tournaments_stage.bracket_counts(project)
     reported = {name for key in known if partition_key(name := name_of(key)) == key}
     due = sorted({*played, *(set(counts) - reported - set(unfinished))})
-    drawn = set(sorted(played)[:MOST_PICTURES])
+    drawn = _draw(context, project, sorted(played)[:MOST_PICTURES])
     add_partitions(context.instance, requests, due)
     PartitionEvents.of(context, "tournament_brackets").materialized(
         (
-            partition_key(request),
-            {
-                **counts.get(request, {"matches": 0}),
-                "bracket": picture(tournaments_stage.bracket_picture(project, request))
-                if request in drawn
-                else NOT_DRAWN,
-            },
-        )
-        for request in due
+            (
+                partition_key(request),
+                {
+                    **counts.get(request, {"matches": 0}),
+                    "bracket": drawn.get(request, NOT_DRAWN),
+                },
+            )
+            for request in due
+        ),
+        "brackets",
     )
+
+
+def _draw(context: Any, project: Project, requests: Sequence[str]) -> dict[str, MetadataValue]:
+    """Pictures of these requests' brackets."""
+    drawing, drawn = Counted(context.log.info, "drawing", len(requests), "brackets"), {}
+    for request in requests:
+        drawn[request] = picture(tournaments_stage.bracket_picture(project, request))
+        drawing.advance()
+    return drawn

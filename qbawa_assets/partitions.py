@@ -47,14 +47,16 @@ _reported: dict[tuple[str, str], set[str]] = {}
 """By home and lake: names that were partitions when this process last looked. 100,000 take 0.2 s to ask for."""
 
 
-def unreported_batches(instance: DagsterInstance, project: Project) -> set[str]:
+def unreported_batches(instance: DagsterInstance, project: Project, since: str | None = None) -> set[str]:
     """Batches and imports that the lake holds whole and that are no partition of `recordings` yet.
 
+    `since`, a version of the lake (`ingest_stage.held_version`) at which there were none, spares looking at all that
+    came before.
     A partition that somebody deletes while this process runs is missed here; the job that takes batches in notices it.
     """
     name = str(recording_batches.name)
     known = _reported.setdefault((str(project.home.root), project.lake.uri), set())
-    new = ingest_stage.held_batches(project) - known
+    new = ingest_stage.held_batches(project, since) - known
     if len(new) > 100:
         known |= set(instance.get_dynamic_partitions(name))
     else:

@@ -1,5 +1,8 @@
 """Stage 1: what the application recorded, and the requests that stand for all of it."""
 
+from collections.abc import Callable
+from typing import Any
+
 from dagster import (
     AssetCheckResult,
     AssetCheckSpec,
@@ -10,6 +13,7 @@ from dagster import (
     asset,
 )
 
+from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
@@ -19,9 +23,15 @@ from qbawa_assets.partitions import requests as request_partitions
 from resources import ProjectResource
 
 
-def ingest(project: Project, batches: list[str]) -> MaterializeResult:
+def ingest(project: Project, batches: list[str], log: Callable[[str], Any] = lambda message: None) -> MaterializeResult:
     """Take these batches in."""
-    report = ingest_stage.ingest(project, batches)
+    reading = Counted(log, "taking in recordings:", 0, "MB")
+
+    def progress(done: int, total: int) -> None:
+        reading.total = total >> 20
+        reading.advance((done >> 20) - reading.done)
+
+    report = ingest_stage.ingest(project, batches, progress)
     return MaterializeResult(
         asset_key="recordings",
         metadata={
@@ -53,7 +63,7 @@ def ingest(project: Project, batches: list[str]) -> MaterializeResult:
 )
 def recordings(context: AssetExecutionContext, project: ProjectResource) -> MaterializeResult:
     """One row per step execution. A partition is a batch of closed journal segments."""
-    return ingest(project.open(), list(context.partition_keys))
+    return ingest(project.open(), list(context.partition_keys), context.log.info)
 
 
 def choose(instance: DagsterInstance, project: Project) -> MaterializeResult:

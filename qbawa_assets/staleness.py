@@ -5,12 +5,13 @@ Kept as notes in the home. They are no store: without them everything is just do
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from qbawa import __version__
 from qbawa.project import Project
+from qbawa.tournaments import stage as tournaments_stage
 
 # Names of notes in the home.
 _STAGES, _JUDGED = "stages.json", "judged_answers"
@@ -26,18 +27,24 @@ class Unchanged:
         self._project = project
         self._seen = project.lake.versions()
 
-    def since(self, stage: str, reads: Sequence[str], writes: str) -> bool:
-        """True where `stage` ran last on exactly what is there now, and its table is as it left it."""
-        return self._notes().get(stage) == self._state(reads, writes, self._seen[writes])
+    def since(self, stage: str, reads: Sequence[str], *writes: str) -> bool:
+        """True where `stage` ran last on exactly what is there now, and its tables are as it left them."""
+        return self._notes().get(stage) == self._state(reads, writes, self._seen)
 
-    def note(self, stage: str, reads: Sequence[str], writes: str) -> None:
+    def note(self, stage: str, reads: Sequence[str], *writes: str) -> None:
         """Remember that `stage` has just run."""
-        left = self._project.lake.versions()[writes]
-        notes = self._notes() | {stage: self._state(reads, writes, left)}
-        self._project.notes.put(_STAGES, json.dumps(notes, indent=1, sort_keys=True))
+        self._put(stage, self._state(reads, writes, self._project.lake.versions()))
 
-    def _state(self, reads: Sequence[str], writes: str, left: int) -> str:
-        seen: list[object] = [{name: self._seen[name] for name in sorted(reads)}, writes, left, __version__]
+    def note_as_seen(self, stage: str, reads: Sequence[str], *writes: str) -> None:
+        """Remember that `stage` has nothing to do on what was there when this was made."""
+        self._put(stage, self._state(reads, writes, self._seen))
+
+    def _put(self, stage: str, state: str) -> None:
+        self._project.notes.put(_STAGES, json.dumps(self._notes() | {stage: state}, indent=1, sort_keys=True))
+
+    def _state(self, reads: Sequence[str], writes: Sequence[str], left: Mapping[str, int]) -> str:
+        seen: list[object] = [{name: self._seen[name] for name in sorted(reads)}]
+        seen += [{name: left[name] for name in writes}, __version__]
         seen.append(self._project.config.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
@@ -67,6 +74,25 @@ def judged_answers(project: Project) -> str:
 def note_judged(project: Project, answers: str) -> None:
     """Remember that tournaments have been played over these `newest_answers`."""
     project.notes.put(_JUDGED, answers)
+
+
+_PLAY = "play"
+_PLAY_READS, _PLAY_WRITES = ("replay_matrix", "strategies", "recordings", "replay_set"), ("verdicts", "matches")
+
+
+def nothing_to_play(project: Project) -> bool:
+    """Whether tournaments over all steps were played to their end on exactly what is there now."""
+    return Unchanged(project).since(_PLAY, _PLAY_READS, *_PLAY_WRITES)
+
+
+def note_played_out(project: Project) -> None:
+    """Remember it where no match is open, of those that qbawa.yaml's budget allows.
+
+    Tournaments are looked at once more for that: the last verdicts have moved what all others count for.
+    """
+    now = Unchanged(project)
+    if tournaments_stage.is_played_out(project):
+        now.note_as_seen(_PLAY, _PLAY_READS, *_PLAY_WRITES)
 
 
 def unbudgeted_judges(project: Project) -> list[str]:

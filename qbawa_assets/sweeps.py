@@ -81,6 +81,8 @@ def sweep(
 
     `partitions` are keys of a run over whole rows or columns: they are reported again even if known as whole.
     """
+    if chosen.height:
+        context.log.info(f"{chosen.height:,} cells are to be answered")
     problems = say_what_is_wrong(context, project, replay_stage.model_uses(project, chosen), *judging, usd=config.usd)
     # Imported cells, and what a killed run had answered but not yet reported: the lake is right, Dagster is made to agree.
     report_unreported_cells(context, project)
@@ -96,6 +98,8 @@ def sweep(
     project.publish()
     context.log.info(report.summary())
     report_whole(context, project, again=partitions)
+    if report.cells:
+        context.log.info("drawing the matrix")
     drawn = {"matrix": picture(replay_stage.matrix_picture(project))} if report.cells else {}
     note_cap(context, report.capped)
     context.add_output_metadata(report.metadata() | problems | drawn)

@@ -65,10 +65,11 @@ def new_recordings(context: SensorEvaluationContext, project: ProjectResource) -
             batches = set(ingest_stage.new_batches(opened, thorough=False))
     except UserError as error:
         return SkipReason(str(error))
-    # Imported by hand: the lake holds it, but no partition says so yet. Names are compared where the lake has changed.
+    # Imported by hand: the lake holds it, but no partition says so yet. Names are compared where the lake has changed, and
+    # only those that came since.
     held = ingest_stage.held_version(opened)
     if context.cursor != held:
-        batches |= unreported_batches(context.instance, opened)
+        batches |= unreported_batches(context.instance, opened, context.cursor)
     if not batches:
         context.update_cursor(held)
         return SkipReason("Nothing new: every closed segment is in the lake.")

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 done in part (some cells failed, a check did not pass) or 
 something wrong, which the message explains, 3 a dollar cap of the user's stopped the run and nothing failed (`qbawa run`).
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -57,6 +58,8 @@ def main() -> None:
         Everything lies in one folder: $QBAWA_HOME, by default .qbawa/ here.
         """
 
+    # Most of what a command makes is what it imports, which is no garbage.
+    gc.set_threshold(20_000, 20, 50)
     # What we write holds recordings and answers: for the owner alone.
     os.umask(0o077)
     try:

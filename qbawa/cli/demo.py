@@ -22,7 +22,7 @@ def command() -> None:
     from rich.console import Console
 
     from qbawa.cli.demo_app.pipeline import record_demo
-    from qbawa.cli.launch.dagster import run_module
+    from qbawa.cli.launch.dagster import run_job
     from qbawa.cli.sample import write_sample
     from qbawa.cli.status_report import read_status, surest_close_pair
     from qbawa.cli.tables import leaderboard_tables, pair_panel
@@ -45,7 +45,7 @@ def command() -> None:
         requests = record_demo(home.journal)
         console.print(f"Recorded {len(requests)} requests of the sample newsdesk into {home.journal}")
     console.print("Running the job `flywheel` on the Dagster instance that `make up` shows:")
-    code = run_module(home, "qbawa_assets.run_job", ["flywheel"])
+    code = run_job(home, ["flywheel"])
     if code:
         sys.exit(code)
 

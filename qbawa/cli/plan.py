@@ -36,11 +36,10 @@ def command(requests: str, strategies: str, offline: bool, as_json: bool) -> Non
     import json
     import sys
     from dataclasses import asdict
-    from datetime import UTC, datetime
 
     from qbawa.engine.caps import cap_notes
     from qbawa.engine.preflight import examine
-    from qbawa.engine.session import spent_usd
+    from qbawa.engine.spending import spent_today_usd
     from qbawa.project import open_project
     from qbawa.replay import stage as replay_stage
     from qbawa.replay.cells import choose_cells
@@ -94,7 +93,7 @@ def command(requests: str, strategies: str, offline: bool, as_json: bool) -> Non
     caps = {"run": budget.usd_per_run, "day": budget.usd_per_day, "step": budget.usd_per_step}
     said = ", ".join(f"${cap:g} a {name}" for name, cap in caps.items() if cap is not None)
     click.echo(f"Caps: {said or 'none'}." + _stopped(budget, estimate.cost_usd, judging))
-    spent = 0.0 if budget.usd_per_day is None else spent_usd(project.lake, f"day:{datetime.now(UTC):%Y-%m-%d}")
+    spent = 0.0 if budget.usd_per_day is None else spent_today_usd(project.lake)
     for line in (*cap_notes(budget, None, spent), *(line for each in budgets for line in each.lines())):
         click.echo(printable(line))
     for problem in problems:

@@ -1,8 +1,12 @@
 """`qbawa run`: a job of the flywheel without the UI."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from qbawa.project import Home
 
 JOBS = ("flywheel", "replay_sweep", "tournament_sweep", "take_new_recordings", "judge_anew", "maintain_lake")
 
@@ -23,24 +27,23 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
       qbawa run replay_sweep --strategies 'terse/*' --usd 2
     """
     import json
-    from datetime import UTC, datetime
 
-    from qbawa.cli.launch.dagster import run_module
-    from qbawa.engine.caps import cap_notes
-    from qbawa.engine.session import spent_usd
+    from qbawa.cli.launch.dagster import run_job
+    from qbawa.config_file import load_config
     from qbawa.errors import InputError
-    from qbawa.project import Home, open_project
-    from qbawa.replay.stage import matching_strategies
+    from qbawa.project import Home, lake_options
     from qbawa.storage.occupancy import in_use
 
     home = Home.find()
-    project = open_project(home)
+    # So that nothing is started on a wrong one. The lake is opened by the run itself, here only where what was asked for is
+    # held against it: this process waits as long as the run lasts, and had better be small.
+    lake_options(load_config(home.config))
     click.get_current_context().with_resource(in_use(home.root))
     sweeps_matrix, plays = job in ("flywheel", "replay_sweep"), job in ("flywheel", "tournament_sweep")
     if (requests or strategies) and not sweeps_matrix:
         raise InputError(f"--requests and --strategies choose cells; the job '{job}' answers none.")
-    if strategies and project.lake.blocks("strategies"):
-        matching_strategies(project, strategies)
+    if strategies:
+        _refuse_unknown(home, strategies)
     cells = {k: v for k, v in (("requests", requests), ("strategies", strategies), ("usd", usd)) if v is not None}
     ops = {}
     if sweeps_matrix and cells:
@@ -49,10 +52,15 @@ def command(job: str, requests: str | None, strategies: str | None, usd: float |
         ops["sweep_brackets"] = {"config": {"usd": usd}}
     if usd is not None and not ops:
         raise InputError(f"--usd caps what models are paid; the job '{job}' asks none.")
-    if sweeps_matrix or plays:
-        today = f"day:{datetime.now(UTC):%Y-%m-%d}"
-        spent = spent_usd(project.lake, today) if project.config.budget.usd_per_day is not None else 0.0
-        for note in cap_notes(project.config.budget, usd, spent):
-            click.echo(note, err=True)
     arguments = [job, "--config", json.dumps({"ops": ops} if ops else {})]
-    sys.exit(run_module(home, "qbawa_assets.run_job", arguments))
+    sys.exit(run_job(home, arguments))
+
+
+def _refuse_unknown(home: "Home", strategies: str) -> None:
+    """Raise InputError where the lake has strategies and none of these is among them."""
+    from qbawa.project import open_project
+    from qbawa.replay.stage import matching_strategies
+
+    project = open_project(home)
+    if project.lake.blocks("strategies"):
+        matching_strategies(project, strategies)

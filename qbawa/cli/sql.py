@@ -30,11 +30,9 @@ def command(query: str | None, as_json: bool, as_csv: bool) -> None:
     import duckdb
 
     from qbawa.errors import InputError
-    from qbawa.project import open_project
+    from qbawa.project import Home, current_catalog
 
-    project = open_project()
-    project.publish()
-    with duckdb.connect(str(project.home.catalog), read_only=True) as connection:
+    with duckdb.connect(str(current_catalog(Home.find())), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         try:
             answer = connection.execute(query or _DESCRIBE)

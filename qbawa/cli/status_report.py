@@ -39,7 +39,9 @@ def read_status(project: Project) -> Status:
     """The present state of a project."""
     lake = project.lake
     union = " UNION ALL ".join(f"SELECT '{name}' AS name, count(*) AS n FROM {name}" for name in TABLES)
-    rows = dict(lake.query(union).iter_rows())
+    # Failed calls too: what was billed is paid, answer or not.
+    paid = "SELECT 'paid', coalesce(sum(cost_usd), 0.0) FROM calls"
+    rows = dict(lake.ask(f"{union} UNION ALL {paid}")[1])
     cells = (
         wanted_cells(lake)
         .group_by("step")
@@ -50,14 +52,12 @@ def read_status(project: Project) -> Status:
             ]
         )
     )
-    # Failed calls too: what was billed is paid, answer or not.
-    paid = lake.query("SELECT coalesce(sum(cost_usd), 0.0) FROM calls").item()
     return Status(
         home=str(project.home.root),
         rows={name: int(rows[name]) for name in TABLES},
         cells=cells.sort("step"),
         leaderboard=leaderboard(project),
-        cost_usd=float(paid),
+        cost_usd=float(rows["paid"]),
         verdict_budgets=verdict_budgets(project),
     )
 
@@ -67,7 +67,7 @@ def verdict_budgets(project: Project) -> list[StepBudget]:
 
     `qbawa plan` looks closer: at what would count under the rubrics and models of now, and at newcomers' shares.
     """
-    steps = project.lake.query(
+    _, steps = project.lake.ask(
         """
         WITH field AS (
             SELECT step, strategy_id, any_value(s.name) AS name
@@ -92,7 +92,7 @@ def verdict_budgets(project: Project) -> list[StepBudget]:
         """
     )
     budget, found = project.config.tournament.verdict_budget, []
-    for step, given, unjudged in steps.iter_rows():
+    for step, given, unjudged in steps:
         if jury := project.config.jury(step):
             used_up = budget - given < verdicts_per_match(jury.values())
             found.append(StepBudget(step, int(given), budget, 0, used_up, tuple(unjudged)))
@@ -101,7 +101,7 @@ def verdict_budgets(project: Project) -> list[StepBudget]:
 
 def leaderboard(project: Project) -> pl.DataFrame:
     """Ratings with the strategies' names, best first within a step, the reigning champion marked."""
-    return project.lake.query(
+    names, rows = project.lake.ask(
         """
         SELECT r.step, r.rank, s.name, r.strategy_id, s.model, r.strength, r.low, r.high, r.win_rate, r.matches,
                r.separable_group, r.mean_cost_usd, r.mean_latency_s, c.strategy_id IS NOT NULL AS champion
@@ -113,6 +113,7 @@ def leaderboard(project: Project) -> pl.DataFrame:
         ORDER BY r.step, r.rank
         """
     )
+    return pl.DataFrame(rows, names, orient="row", infer_schema_length=None)
 
 
 def surest_close_pair(project: Project) -> dict[str, Any] | None:

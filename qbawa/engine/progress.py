@@ -9,12 +9,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any, Literal, Protocol
 
 from qbawa.engine.rate_limiter import RateLimiter
+from qbawa.text import duration
 
 TERMINAL_EVERY_S = 0.5
 LOG_EVERY_S = 15.0
+LOG_FIRST_S = (1.0, 4.0, 10.0)
+"""Until the first lines of a log: whoever has started a run sees at once that it goes on."""
 _WINDOW_S = 60.0
 """Rates look back on this long."""
 
@@ -86,8 +90,10 @@ class Progress:
         self.ok = 0
         self.failed = 0
         self.missing = 0
+        self.doing = ""
+        """What goes on beside the calls, such as the writing of the last answers."""
         self._log = log
-        self._every_s = every_s or (LOG_EVERY_S if log else TERMINAL_EVERY_S)
+        self._waits_s = chain(LOG_FIRST_S if log and every_s is None else (), repeat(every_s or _every(log)))
         self._began = time.monotonic()
         self._past: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
 
@@ -138,7 +144,9 @@ class Progress:
         left = engine.left_usd
         parts.append(f"${stats.cost_usd:.4f}" + (f" of ${stats.cost_usd + left:.2f}" if left is not None else ""))
         if cell_rate > 0 and self.done < self.cells:
-            parts.append(f"{_span((self.cells - self.done) / cell_rate)} left")
+            parts.append(f"{duration((self.cells - self.done) / cell_rate)} left")
+        if self.doing:
+            parts.append(self.doing)
         return " · ".join(parts)
 
     async def watch(self, look: Look) -> None:
@@ -146,7 +154,7 @@ class Progress:
         show, close = self._screen()
         try:
             while True:
-                await asyncio.sleep(self._every_s)
+                await asyncio.sleep(next(self._waits_s))
                 show(self.line(look()))
         finally:
             if self.cells or look().stats.asked:
@@ -168,6 +176,10 @@ class Progress:
         return lambda line: live.update(Text(line)), live.stop
 
 
+def _every(log: object) -> float:
+    return LOG_EVERY_S if log else TERMINAL_EVERY_S
+
+
 def share_of_limit(engine: Snapshot, span_s: float, requests: int, tokens: int) -> float | None:
     """Share of what the providers sell that was used in `span_s`, by the tighter of requests and tokens."""
     by_request = sum(limiter.requests_per_second for limiter in engine.limiters)
@@ -176,9 +188,3 @@ def share_of_limit(engine: Snapshot, span_s: float, requests: int, tokens: int) 
         used / span_s / rate for used, rate in ((requests, by_request), (tokens, by_token)) if 0 < rate < math.inf
     ]
     return max(shares) if shares else None
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

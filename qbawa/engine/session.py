@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -15,6 +14,7 @@ from qbawa.engine.ledger.ledger import Ledger
 from qbawa.engine.ledger.to_lake import load_calls
 from qbawa.engine.progress import Progress
 from qbawa.engine.reservations import SharedReservations
+from qbawa.engine.spending import spent_usd
 from qbawa.project import Project
 from qbawa.storage.lake import Lake
 from qbawa.storage.occupancy import in_use
@@ -24,7 +24,13 @@ Log = Callable[[str], Any]
 
 @asynccontextmanager
 async def open_engine(
-    project: Project, progress: Progress, *, run_id: str, usd: float | None = None, retry_refused: bool = False
+    project: Project,
+    progress: Progress,
+    *,
+    run_id: str,
+    usd: float | None = None,
+    retry_refused: bool = False,
+    log: Log = lambda message: None,
 ) -> AsyncIterator[Engine]:
     """An engine under the caps of qbawa.yaml and, besides, `usd` for this run. What it paid is in the lake when it closes.
 
@@ -33,7 +39,7 @@ async def open_engine(
     """
     held = ExitStack()
     held.enter_context(in_use(project.home.root))
-    load_calls(project.lake, project.home.calls)
+    load_calls(project.lake, project.home.calls, log=log)
     settings = project.config.budget
     caps = [cap for cap in (settings.usd_per_run, usd) if cap is not None]
     budget = Budget(
@@ -51,7 +57,7 @@ async def open_engine(
             yield engine
     finally:
         budget.give_back()
-        load_calls(project.lake, project.home.calls)
+        load_calls(project.lake, project.home.calls, log=log)
         held.close()
 
 
@@ -91,15 +97,3 @@ def held_calls(lake: Lake, keys: Sequence[str]) -> Iterable[Mapping[str, Any]]:
     among = pl.col("call_key").is_in(list(keys))
     refused = (pl.col("charged_usd") > 0) & pl.col("error").str.split(":").list.first().is_in(sorted(REFUSALS))
     return lake.read("calls", columns, keep=among & (pl.col("error").is_null() | refused)).iter_rows(named=True)
-
-
-def spent_usd(lake: Lake, account: str) -> float:
-    """What the lake's calls have spent on the account of a cap: `run:ID`, `day:DATE` or `step:NAME`."""
-    kind, _, name = account.partition(":")
-    if kind == "day":
-        midnight = datetime.fromisoformat(name).replace(tzinfo=UTC)
-        mine = pl.col("called_at").is_between(midnight, midnight + timedelta(days=1), closed="left")
-    else:
-        mine = pl.col("run_id" if kind == "run" else "step") == name
-    calls = lake.read("calls", ["cost_usd", "charged_usd"], keep=mine)
-    return float(calls.select(pl.coalesce("charged_usd", "cost_usd").sum()).item() or 0.0)

@@ -1,10 +1,12 @@
 """Stage 0: journal segments become rows of `recordings` and `feedback`; what cannot be read goes to `quarantine`."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from qbawa.errors import InputError
@@ -94,10 +96,37 @@ def new_batches(project: Project, *, thorough: bool = True) -> list[str]:
     return [batch.name for batch in pending_batches(project.lake, project.journals, thorough=thorough)]
 
 
-def held_batches(project: Project) -> set[str]:
-    """Names of everything that the lake holds whole: batches of segments and imported files."""
+def held_batches(project: Project, since: str | None = None) -> set[str]:
+    """Names of everything that the lake holds whole: batches of segments and imported files.
+
+    `since` is a `held_version` of before: then those alone that the lake did not hold at that time, as far as its log
+    goes back, and perhaps some others.
+    """
+    names = _came_since(project.lake, since) if since else None
+    if names is not None:
+        return complete_among(project.lake, sorted(names))
     blocks = (project.lake.read(table, [BLOCK])[BLOCK].unique() for table in SOURCES)
-    return set().union(*(names.filter(~names.str.contains(r"/\d+$")) for names in blocks))
+    return set().union(*(names.filter(~names.str.contains(_PART)) for names in blocks))
+
+
+# Blocks of a source that is not whole yet are numbered.
+_PART = r"/\d+$"
+
+
+def _came_since(lake: Lake, version: str) -> set[str] | None:
+    """Names of the whole sources that may have come after a `held_version`; None where all may have."""
+    try:
+        states = json.loads(version)
+        before = {table: (str(states[table][0]), int(states[table][1])) for table in SOURCES}
+    except (ValueError, LookupError, TypeError):
+        return None
+    found: set[str] = set()
+    for table, state in before.items():
+        names = lake.blocks_since(table, state)
+        if names is None:
+            return None
+        found |= {name for name in names if not re.search(_PART, name)}
+    return found
 
 
 def held_version(project: Project) -> str:
@@ -114,10 +143,16 @@ def retire_journals(project: Project) -> Retired:
     )
 
 
-def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
-    """Take batches in, one after the other; the report is their sum."""
+def ingest(
+    project: Project, batches: Sequence[str], progress: Callable[[int, int], object] = lambda done, total: None
+) -> IngestReport:
+    """Take batches in, one after the other; the report is their sum. `progress` is given bytes read, and bytes in all."""
     prices = RecordedPrices(project.config.models)
-    reports = [ingest_batch(project.lake, load_batch(name, project.journals), prices=prices) for name in batches]
+    loaded = [load_batch(name, project.journals) for name in batches]
+    total, before, reports = sum(_bytes(batch) for batch in loaded), 0, []
+    for batch in loaded:
+        reports.append(ingest_batch(project.lake, batch, partial(_shifted, progress, before, total), prices=prices))
+        before += _bytes(batch)
     project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
@@ -128,6 +163,14 @@ def ingest(project: Project, batches: Sequence[str]) -> IngestReport:
     }
     seconds = sum(report.seconds for report in reports)
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(segment.bytes for segment in batch.segments)
+
+
+def _shifted(progress: Callable[[int, int], object], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def ingest_draft(draft: DraftLake, project: Project) -> None:

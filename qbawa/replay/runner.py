@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -14,9 +12,9 @@ from qbawa import __version__
 from qbawa.engine.engine import Engine
 from qbawa.engine.error_classes import REFUSALS
 from qbawa.engine.progress import Progress
-from qbawa.engine.run_report import RunReport
 from qbawa.errors import BudgetError, FinalError, NotMadeError, UserError
 from qbawa.replay.inputs import Material
+from qbawa.replay.report import ReplayReport
 from qbawa.replay.strategies.programs import CellAnswer, Tally, run_program
 from qbawa.storage.frames import frame, now
 
@@ -30,61 +28,6 @@ Store = Callable[[pl.DataFrame], None]
 """Takes finished cells, rows of `replay_matrix`."""
 
 
-@dataclass
-class ReplayReport(RunReport):
-    """What a replay did. ok + failed + refused + missing = cells."""
-
-    cells: int = 0
-    ok: int = 0
-    failed: int = 0
-    refused: int = 0
-    """Failed for a reason that lies in what was asked; not asked again unless somebody says so."""
-    missing: int = 0
-    """Not answered since a budget, Ctrl-C or the ledger stopped the run; a rerun goes on there."""
-    done_before: int = 0
-    """Of `ok`: answered by an earlier run, so nothing was done."""
-    stopped: str | None = None
-    capped: bool = False
-    """A dollar cap stopped it."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Failed and refused cells by reason."""
-    latencies_s: dict[str, float] = field(default_factory=dict)
-
-    def summary(self) -> str:
-        """The report in one line."""
-        text = f"{self.ok:,} of {self.cells:,} cells answered"
-        if self.done_before:
-            text += f" ({self.done_before:,} before)"
-        refused = f", {self.refused:,} refused" if self.refused else ""
-        text += f", {self.failed:,} failed{refused}, {self.missing:,} missing; {self.spent()}"
-        if self.reasons:
-            text += f". Failures: {', '.join(f'{n} {reason}' for reason, n in self.reasons.most_common())}"
-        return text + (f". Stopped: {self.stopped}" if self.stopped else "")
-
-    def kept(self) -> str:
-        """What a run that was stopped leaves behind, in one line."""
-        return (
-            f"Stopped: {self.ok + self.failed + self.refused:,} of {self.cells:,} cells are done and kept in the lake; the "
-            f"next run asks for the {self.missing:,} that are missing, and pays nothing twice"
-        )
-
-    def metadata(self) -> dict[str, Any]:
-        """The report as plain values, for a UI."""
-        asked = self.calls_paid + self.calls_cached
-        return {
-            "cells": self.cells,
-            "answered": self.ok - self.done_before,
-            "done_before": self.done_before,
-            "failed": self.failed,
-            "refused": self.refused,
-            "missing": self.missing,
-            "reasons": dict(self.reasons),
-            **self.spent_values(),
-            "cache_share": round(self.calls_cached / asked, 4) if asked else 0.0,
-            **{f"latency_{name}_s": round(value, 3) for name, value in self.latencies_s.items()},
-        } | ({"stopped": self.stopped} if self.stopped else {})
-
-
 async def answer_cells(
     engine: Engine,
     due: pl.DataFrame,
@@ -93,6 +36,7 @@ async def answer_cells(
     report: ReplayReport,
     store: Store,
     run_id: str,
+    say: Callable[[str], Any] = lambda message: None,
 ) -> None:
     """Answer these cells, count them in the report, and hand the finished ones to `store` in portions, in a thread.
 
@@ -130,7 +74,9 @@ async def answer_cells(
         rows = finished[:]
         finished.clear()
         if rows:
+            progress.doing = f"writing {len(rows):,} answered cells"
             await asyncio.to_thread(store, frame("replay_matrix", rows))
+            progress.doing = ""
 
     async def store_portions() -> None:
         stored_at = time.monotonic()
@@ -149,6 +95,10 @@ async def answer_cells(
         storing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await storing
+        if finished:
+            say(
+                f"{progress.done:,}/{progress.cells:,} cells ended; writing the last {len(finished):,} of them to the lake"
+            )
         await store_finished()
     if latencies:
         quantiles = pl.Series(latencies)

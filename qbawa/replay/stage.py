@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qbawa.engine.cost_estimate import Estimate, ModelHistory
     from qbawa.replay.inputs import Material
     from qbawa.replay.replay_set.choose import Choice
-    from qbawa.replay.runner import ReplayReport
+    from qbawa.replay.report import ReplayReport
 
 logger = logging.getLogger("qbawa.replay")
 
@@ -192,15 +192,13 @@ async def _replay(
     usd: float | None,
     retry_refused: bool,
 ) -> "ReplayReport":
-    from qbawa.engine.progress import Progress
-    from qbawa.engine.session import open_engine
-    from qbawa.replay.estimate import estimate_cells
-    from qbawa.replay.runner import ReplayReport, answer_cells
+    from qbawa.replay.report import ReplayReport
 
     began = time.monotonic()
     lake, report = project.lake, ReplayReport(cells=cells.height)
     done, due = cells.filter(pl.col("state") == "ok"), cells.filter(pl.col("state") != "ok")
     report.ok = report.done_before = done.height
+    say = log or logger.info
     if done.height:
         on_cells(_finished(lake, done))
 
@@ -209,11 +207,20 @@ async def _replay(
         on_cells(rows.select("request_id", "strategy_id", state_of().alias("state"), *_OUTCOME))
 
     if due.height:
+        from qbawa.engine.progress import Progress
+        from qbawa.engine.session import open_engine
+        from qbawa.replay.estimate import estimate_cells
+        from qbawa.replay.runner import answer_cells
+
+        say(f"reading the questions of {due.height:,} cells")
         material, progress = _material(lake, due), Progress(due.height, log)
-        async with open_engine(project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused) as engine:
+        async with open_engine(
+            project, progress, run_id=run_id, usd=usd, retry_refused=retry_refused, log=say
+        ) as engine:
+            say(f"looking up which calls of {due.height:,} cells are paid already")
             ahead = await estimate_cells(due, material, project.config.models, engine.ledger, _model_history(lake))
-            (log or logger.info)(ahead.line())
-            await answer_cells(engine, due, material, progress, report, store, run_id)
+            say(ahead.line())
+            await answer_cells(engine, due, material, progress, report, store, run_id, say)
             report.count(engine.stats)
             if report.stopped and not report.capped:  # by a signal, say, after which nobody asks for the summary
                 (log or logger.info)(report.kept())

@@ -10,10 +10,11 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -22,14 +23,18 @@ from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
 from qbawa.storage.frames import BLOCK, schema_of
-from qbawa.storage.sql import sql_literal, sql_name
-from qbawa.storage.tables import TABLES, ColumnType, table_named
+from qbawa.storage.sql import sql_literal
+from qbawa.storage.tables import TABLES, table_named
+from qbawa.storage.versions import files_added, newest_commit
+from qbawa.storage.views import view_sql
 
 MAX_TRIES = 50
 MOST_FILES = 64
 """Commits that a table may have behind it before its small files are joined; each leaves one."""
 JOINED_BYTES = 64 << 20
 """Files of this size are not joined any more, so that no row is written again and again."""
+MOST_COMMITS = 1_000
+"""Behind a table's newest version, of which the log is read."""
 LOG_DAYS = 1
 """How long the log keeps what earlier versions were: as long as their files are kept."""
 # What delta-rs (and, of `?`, DuckDB) takes for part of an address: they panic, or write elsewhere.
@@ -136,13 +141,32 @@ class Lake:
         """Names of the blocks that hold at least one row."""
         return set(self.read(table, [BLOCK])[BLOCK].unique())
 
+    def blocks_since(self, table: str, state: tuple[str, int]) -> set[str] | None:
+        """Names of the blocks that may have come, or come back, after this `state`; among them are all that did.
+
+        Reads only files that came after it. None where the log does not say which: then every block may have.
+        """
+        known, version = state
+        table_id, newest = self.state(table)
+        if self._is_remote or table_id != known or not newest - MOST_COMMITS <= version <= newest:
+            return None
+        added = files_added(Path(self.uri, table), version, newest)
+        if not added:
+            return None if added is None else set()
+        files = [Path(self.uri, table, name) for name in added]
+        if not all(file.exists() for file in files):
+            return None
+        return set(pl.scan_parquet(files, glob=False).select(pl.col(BLOCK).unique()).collect()[BLOCK])
+
     def files(self, table: str) -> list[str]:
         """Addresses of the live Parquet files."""
         return self._files(self._open(table), table)
 
     def versions(self) -> dict[str, int]:
         """Version of every table; grows by one with each commit."""
-        return {name: self._open(name).version() for name in TABLES}
+        return {
+            name: self._newest_commit(name) if name in self._ready else self._open(name).version() for name in TABLES
+        }
 
     def state(self, table: str) -> tuple[str, int]:
         """Which table this is, whatever its address, and its version: one that was made anew has another id."""
@@ -151,11 +175,24 @@ class Lake:
 
     def query(self, sql: str) -> pl.DataFrame:
         """The answer of DuckDB to `sql`, with every table as a view at its newest version."""
+        with self._views(sql) as connection:
+            return pl.DataFrame(connection.sql(sql).to_arrow_table())
+
+    def ask(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """As `query`, for small answers: names of the columns, and rows. Without pyarrow and numpy, slow to import."""
+        with self._views(sql) as connection:
+            answer = connection.execute(sql)
+            return [column[0] for column in answer.description or []], answer.fetchall()
+
+    @contextlib.contextmanager
+    def _views(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             for name in TABLES:
-                connection.execute(view_sql(name, self.files(name)))
-            return pl.DataFrame(connection.sql(sql).to_arrow_table())
+                # A view opens the files of its table.
+                if name in sql.lower():
+                    connection.execute(view_sql(name, self.files(name)))
+            yield connection
 
     def maintain(self, *, keep: timedelta = timedelta(hours=24)) -> dict[str, dict[str, int]]:
         """Compact small files and delete those that no version younger than `keep` needs; says what was done, by table.
@@ -178,10 +215,10 @@ class Lake:
     def format(self) -> int | None:
         """Number of the last migration that the lake has been through, 0 as 0.1.0 left it; None where it has no table yet."""
         options = self.storage_options or None
-        if DeltaTable.is_deltatable(f"{self.uri}/{_FORMAT}", options):
+        if self._is_there(_FORMAT):
             table = DeltaTable(f"{self.uri}/{_FORMAT}", storage_options=options)
             return int(table.metadata().configuration.get(_FORMAT_KEY, 0))
-        return 0 if any(DeltaTable.is_deltatable(f"{self.uri}/{name}", options) for name in TABLES) else None
+        return 0 if any(map(self._is_there, TABLES)) else None
 
     def note_format(self, number: int) -> None:
         """Write down that the lake has been through the migration of this number. A number never goes back."""
@@ -283,7 +320,7 @@ class Lake:
         uri = f"{self.uri}/{table_named(table).name}"
         options = self.storage_options or None
         if table not in self._ready:
-            if not DeltaTable.is_deltatable(uri, options):
+            if not self._is_there(table):
                 if not self._is_remote:
                     Path(uri).mkdir(parents=True, exist_ok=True)
                 if self.format_when_made is not None:
@@ -316,6 +353,16 @@ class Lake:
         if before is None or before.delta is not delta or before.commit != commit:
             seen[table] = _Seen(delta, commit, _mark(commit))
         return delta
+
+    def _is_there(self, table: str) -> bool:
+        if not self._is_remote:
+            return newest_commit(Path(self.uri, table)) is not None
+        return bool(DeltaTable.is_deltatable(f"{self.uri}/{table}", self.storage_options or None))
+
+    def _newest_commit(self, table: str) -> int:
+        """A table's version. On disk by the names in its log, a hundredth of the cost of opening it."""
+        newest = None if self._is_remote else newest_commit(Path(self.uri, table))
+        return self._open(table).version() if newest is None else newest
 
     @property
     def _is_remote(self) -> bool:
@@ -375,51 +422,15 @@ class DraftLake(Lake):
         raise NotImplementedError(f"A draft of table '{table}' lies in memory and has no files.")
 
 
-def view_sql(table: str, files: Sequence[str], home: Path | None = None) -> str:
-    """SQL that makes a DuckDB view of a table over exactly these Parquet files.
-
-    With `home` its paths, which are relative to the home, are shown whole.
-    """
-    columns = table_named(table).columns
-    empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {sql_name(c.name)}' for c in columns)} WHERE false"
-    if not files:
-        return f"CREATE VIEW {sql_name(table)} AS {empty}"
-    names, paths = (
-        ", ".join(
-            _whole_path(column.name, home) if column.is_path and home else sql_name(column.name) for column in columns
-        ),
-        ", ".join(sql_literal(path) for path in files),
-    )
-    # The empty part has the columns that a newer qbawa added and none of these files holds yet.
-    return (
-        f"CREATE VIEW {sql_name(table)} AS SELECT {names} FROM "
-        f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = true))"
-    )
-
-
-_DUCKDB: dict[ColumnType, str] = {
-    "text": "VARCHAR",
-    "int": "BIGINT",
-    "float": "DOUBLE",
-    "bool": "BOOLEAN",
-    "time": "TIMESTAMPTZ",
-    "texts": "VARCHAR[]",
-}
-
-
-def _whole_path(column: str, home: Path) -> str:
-    name = sql_name(column)
-    return f"CASE WHEN starts_with({name}, '/') THEN {name} ELSE {sql_literal(f'{home}/')} || {name} END AS {name}"
-
-
 def _add_new_columns(delta: DeltaTable, table: str) -> None:
     """Give a table of an older qbawa the columns that have been added since."""
-    wanted = Schema.from_arrow(schema_of(table).to_frame().to_arrow().schema)
     for _ in range(MAX_TRIES):
         held = {column.name for column in delta.schema().fields}
-        new = [column for column in wanted.fields if column.name not in held]
-        if not new:
+        # Looked at first: pyarrow, which brings numpy, is slow to import.
+        if held.issuperset(schema_of(table)):
             return
+        wanted = Schema.from_arrow(schema_of(table).to_frame().to_arrow().schema)
+        new = [column for column in wanted.fields if column.name not in held]
         try:
             delta.alter.add_columns(new)
             return

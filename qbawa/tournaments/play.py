@@ -120,6 +120,8 @@ async def play_step(
     if len(field.strategies) < 2 or here == []:
         return done
     tournament = state.tournament(config, only_requests=here)
+    known = f"{tournament.verdicts:,} of {config.verdict_budget:,} verdicts are given"
+    log(f"Step '{step}': {done.strategies:,} strategies on {done.requests:,} requests; {known}.")
     breaker = CircuitBreaker(jury)
     played: dict[str, str] = {}
     fresh: dict[str, None] = {}
@@ -144,6 +146,10 @@ async def play_step(
                 )
     finally:
         _keep_ties(state, tournament, played, fresh)
+        if fresh:
+            log(
+                f"Step '{step}': {done.verdicts:,} verdicts; writing the last {len(fresh):,} matches, deciding all again."
+            )
         await asyncio.to_thread(lambda: store(state.rows_of(fresh)))
         await asyncio.to_thread(lambda: store(state.redecide()))
     done.matches = len(played)

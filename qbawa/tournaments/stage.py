@@ -79,17 +79,35 @@ async def _play(
     if verdict_budget is not None:
         config = config.model_copy(update={"verdict_budget": verdict_budget})
     store = partial(write_decided, project.lake)
-    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd) as engine:
+    async with open_engine(project, Progress(0, log), run_id=run_id, usd=usd, log=log) as engine:
         for step in steps:
             if not project.config.jury(step):
                 report.steps[step] = StepReport(reason="no judges: name some under `judges` in qbawa.yaml")
                 log(f"Step '{step}' has {report.steps[step].reason}.")
                 continue
+            log(f"Step '{step}': reading its answers, and the verdicts so far.")
             state = _read_step(project, step)
             report.steps[step] = await play_step(engine, state, config, store, report, log, requests)
         report.count(engine.stats)
     report.seconds = time.monotonic() - began
     return report
+
+
+def is_played_out(project: Project) -> bool:
+    """Whether another `play` over all steps would find no match to ask about and no tie to keep. Asks nobody."""
+    from qbawa.tournaments.repository import steps_with_answers
+
+    config = project.config.tournament
+    for step in steps_with_answers(project.lake):
+        if not project.config.jury(step):
+            continue
+        state = _read_step(project, step)
+        if len(state.field.strategies) < 2:
+            continue
+        tournament = state.tournament(config)
+        if tournament.next_matches(1) or any(state.add(match, []) for match in tournament.take_ties()):
+            return False
+    return True
 
 
 def judge_uses(project: Project, steps: Iterable[str]) -> dict[str, list[str]]:
@@ -188,7 +206,9 @@ def _read_step(project: Project, step: str) -> "StepState":
     return read_step(project.lake, step, project.config.jury(step), project.config.tournament.seed)
 
 
-def _redecide(project: Project, steps: Iterable[str]) -> None:
+def _redecide(project: Project, steps: Sequence[str] | pl.Series) -> None:
+    if not len(steps):
+        return
     from qbawa.tournaments.repository import write_decided
 
     for step in steps:
@@ -241,12 +261,12 @@ def take_human_verdicts(project: Project) -> HumanReport:
     A row's column `step` says its step, else the file's name does: `summarise.anna.csv`. Where people have judged, all of
     a step's matches are re-decided. A file that is wrong is refused whole; the others are taken.
     """
-    from qbawa.tournaments.import_verdicts import import_verdicts
-
     taken: dict[str, int] = {}
     refused: dict[str, str] = {}
     steps = set(project.lake.read("strategies", ["step"])["step"]) | set(project.lake.read("matches", ["step"])["step"])
     for path in human_verdict_files(project):
+        from qbawa.tournaments.import_verdicts import import_verdicts
+
         name = path.relative_to(_human_verdicts(project)).as_posix()
         try:
             tables = _by_step(path, name, steps)

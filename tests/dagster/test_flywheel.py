@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
+import psutil
 import pytest
 from dagster import AssetKey, ExecuteInProcessResult
 from dagster_home import DagsterHome, dagster_home
@@ -97,6 +101,30 @@ def test_dagster_shows_every_cell_that_the_lake_holds(world: DagsterHome, turned
     assert world.statuses() == {"materialized": cells, "failed": set(), "in_progress": set()}
 
 
+PHASES = (
+    "cells are to be answered",
+    "before they are asked",
+    "reading the questions of",
+    "paid already",
+    "to pay: about",
+    "writing the last",
+    "cells answered",
+    "drawing the matrix",
+    "reading its answers",
+    "verdicts are given",
+    "deciding all again",
+    "matches, ",
+    "whether any match is open",
+)
+
+
+def test_every_phase_says_a_line_before_it_takes_its_time(world: DagsterHome, turned: ExecuteInProcessResult) -> None:
+    said = [entry.user_message for entry in world.instance.all_logs(turned.run_id) if entry.dagster_event is None]
+    places = [next((place for place, line in enumerate(said) if phase in line), None) for phase in PHASES]
+    assert None not in places, dict(zip(PHASES, places, strict=True))
+    assert places == sorted(place for place in places if place is not None)
+
+
 def test_an_exported_dataset_holds_what_its_row_says(world: DagsterHome, turned: ExecuteInProcessResult) -> None:
     from pathlib import Path
 
@@ -114,3 +142,26 @@ def test_a_second_turn_changes_nothing_and_pays_nothing(world: DagsterHome, turn
     assert world.run("flywheel").success
     assert lake.versions() == before
     assert world.rows("SELECT count(*) FROM calls") == calls
+
+
+@pytest.mark.slow
+def test_an_empty_rerun_loads_nothing_for_models_and_statistics_and_is_two_processes(
+    world: DagsterHome, turned: ExecuteInProcessResult
+) -> None:
+    world.environment["PYTHONPROFILEIMPORTTIME"] = "1"  # a line for each module that either process imports
+    rerun = world.command("run", "flywheel")
+    del world.environment["PYTHONPROFILEIMPORTTIME"]
+    family, most = psutil.Process(rerun.pid), 0
+    printed = threading.Thread(target=lambda: lines.extend(rerun.stdout))
+    lines: list[str] = []
+    printed.start()
+    while rerun.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            most = max(most, 1 + len(family.children(recursive=True)))
+        time.sleep(0.02)
+    printed.join()
+    assert rerun.returncode == 0
+    imported = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
+    assert "dagster" in imported and not imported & {"scipy", "numpy", "pyarrow", "aiohttp", "litellm", "matplotlib"}
+    assert any("Nothing new to judge" in line for line in lines), "shown on the terminal too"
+    assert most <= 2, "PostgreSQL, which runs already, comes to six more"

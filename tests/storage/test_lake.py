@@ -22,8 +22,9 @@ from qbawa.errors import InputError
 from qbawa.storage import lake as delta_module
 from qbawa.storage.catalog import pinned_versions, publish
 from qbawa.storage.frames import frame, schema_of
-from qbawa.storage.lake import Lake, view_sql
+from qbawa.storage.lake import Lake
 from qbawa.storage.tables import TABLES
+from qbawa.storage.views import view_sql
 
 HOSTILE = (
     "it's",

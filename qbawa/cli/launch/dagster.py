@@ -6,14 +6,12 @@ import os
 import shutil
 import socket
 import time
-import urllib.request
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import qbawa
-from qbawa.cli.launch.access import TOKEN_VARIABLE, known_names
 from qbawa.cli.launch.postgres import postgres
 from qbawa.cli.launch.processes import Groups, end_leftovers, interruptible, own_groups
 from qbawa.cli.launch.sockets import keep_fresh, socket_folder
@@ -30,37 +28,71 @@ from qbawa.project import Home
 from qbawa.storage.files import file_lock
 
 LOCATION = "qbawa"
+POSTGRES_URL, POSTGRES_PIPE = "QBAWA_POSTGRES_URL", "QBAWA_POSTGRES_PIPE"
 LOOK_EVERY_S, FRESHEN_EVERY_S = 0.5, 3600
 
 
 @contextmanager
 def dagster_environment(home: Home) -> Iterator[dict[str, str]]:
     """Environment variables with which any Dagster process works on this home; PostgreSQL runs meanwhile."""
+    environment = _prepare(home)
+    with postgres(home) as url:
+        yield environment | {POSTGRES_URL: url}
+
+
+def _prepare(home: Home) -> dict[str, str]:
+    """Make a home ready for Dagster; its environment variables, without the database's address."""
     home.make_private()
     end_leftovers(home)
     home.dagster.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).parent / "dagster.yaml", home.dagster / "dagster.yaml")
-    with postgres(home) as url:
-        yield os.environ | {
-            "QBAWA_HOME": str(home.root),
-            "QBAWA_POSTGRES_URL": url,
-            "DAGSTER_HOME": str(home.dagster),
-            "DAGSTER_EVENT_BATCH_SIZE": "500",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LITELLM_OFFLINE_MODE": "true",
-            # In our own processes alone: `resources` and `sensors` are no names to put into anybody's environment.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(project_folder()), os.environ.get("PYTHONPATH")])),
-        }
+    return os.environ | {
+        "QBAWA_HOME": str(home.root),
+        "DAGSTER_HOME": str(home.dagster),
+        "DAGSTER_EVENT_BATCH_SIZE": "500",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_OFFLINE_MODE": "true",
+        # In our own processes alone: `resources` and `sensors` are no names to put into anybody's environment.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(project_folder()), os.environ.get("PYTHONPATH")])),
+    }
 
 
 def run_module(home: Home, module: str, arguments: Sequence[str]) -> int:
     """Exit code of `python -m module arguments` in Dagster's environment.
 
-    Ctrl-C, SIGTERM and a closed terminal let it finish the calls in flight.
+    Ctrl-C, SIGTERM and a closed terminal let it finish what it is at.
     """
     try:
         with interruptible(), dagster_environment(home) as environment, own_groups(home) as groups:
             return groups.start(python("-m", module, *arguments), environment).wait()
+    except KeyboardInterrupt:
+        return 130
+
+
+def run_job(home: Home, arguments: Sequence[str]) -> int:
+    """Exit code of `python -m qbawa_assets.run_job arguments` in Dagster's environment.
+
+    Importing Dagster takes longer than starting PostgreSQL, so both go on at once: it reads the database's address from
+    the pipe that POSTGRES_PIPE names. Ctrl-C, SIGTERM and a closed terminal let it finish the calls in flight.
+    """
+    try:
+        with interruptible():
+            environment, (reads, writes) = _prepare(home), os.pipe()
+            # Closed on the way out, so that the module does not wait for an address that never comes.
+            with own_groups(home) as groups, open(reads), open(writes, "w") as address:
+                process = groups.start(
+                    python("-m", "qbawa_assets.run_job", *arguments),
+                    environment | {POSTGRES_PIPE: str(reads)},
+                    pass_fds=(reads,),
+                )
+                with postgres(home) as url:
+                    try:
+                        with address:
+                            address.write(url)
+                        return process.wait()
+                    finally:
+                        # Before PostgreSQL stops: it is needed to the end.
+                        groups.end()
     except KeyboardInterrupt:
         return 130
 
@@ -73,6 +105,8 @@ def serve(
     `announce` is given lines for the terminal. With a token the UI asks for it; `names` are host names of this server
     beside those that are evident. Raises BusyError where this home is served already or the port is taken.
     """
+    from qbawa.cli.launch.access import known_names
+
     with _sole_server(home), interruptible():
         end_leftovers(home)
         try:
@@ -129,6 +163,8 @@ def _serve_until_interrupted(
 
 def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tuple[Server, Server, Server]:
     """Code server, webserver and daemon."""
+    from qbawa.cli.launch.access import TOKEN_VARIABLE
+
     code_socket, workspace = socket_folder(home) / "code", home.dagster / "workspace.json"
     # JSON is YAML, and quotes whatever a path holds.
     workspace.write_text(
@@ -219,6 +255,8 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _answers(address: Address) -> bool:
+    import urllib.request
+
     headers = {"Host": f"localhost:{address.port}"}
     if address.token:
         headers["Authorization"] = f"Bearer {address.token}"

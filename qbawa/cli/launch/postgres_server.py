@@ -26,6 +26,8 @@ PASSFILE = "pgpass"
 VERSION = "18"
 # Recovery after a crash takes a while on a busy machine.
 START_PATIENCE_S, STOP_PATIENCE_S = 120, 60
+# Dagster's few megabytes need no processes that read ahead, and nobody replicates them.
+SMALL = ("io_method=sync", "max_logical_replication_workers=0")
 LARGEST_LOG = 1_000_000
 SHARED_PROGRAMS = Path("/var/cache/qbawa")
 
@@ -148,6 +150,8 @@ class PrivateServer:
         command = [str(programs / "postgres"), "-D", _name(self.data, as_user), "-c", "listen_addresses="]
         # Relative to the data folder, so that no path is too long.
         command += ["-c", "unix_socket_directories=.", "-c", "unix_socket_permissions=0700"]
+        for setting in SMALL:
+            command += ["-c", setting]
         with (
             os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as said,
             (self.folder / "server.lock").open("a") as lock,

@@ -121,6 +121,8 @@ def interruptible() -> Iterator[None]:
 
 def end_groups(home: Home, numbers: Collection[int]) -> None:
     """End the processes of these process groups that work on this home: runs may finish their calls, then all are killed."""
+    if not any(map(_exists, numbers)):
+        return
     import psutil
 
     signalled: set[psutil.Process] = set()
@@ -140,6 +142,17 @@ def end_groups(home: Home, numbers: Collection[int]) -> None:
     for member in (left := _members(home, numbers)):
         _signal(member, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
+
+
+def _exists(group: int) -> bool:
+    """Whether a process group has members, of whatever kind: looking at each process of the machine takes longer."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _is_run(process: "psutil.Process") -> bool:

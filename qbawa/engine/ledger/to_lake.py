@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from qbawa.engine.counted import Counted
 from qbawa.engine.ledger.index import LOADED, adopt_old_shelf
 from qbawa.storage.frames import frame
 from qbawa.storage.journal import CLOSED, adopt_orphans, closed_segments, read_lines
@@ -34,7 +35,9 @@ class LoadReport:
     """Lines that are no calls, left out and logged."""
 
 
-def load_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> LoadReport:
+def load_calls(
+    lake: Lake, folder: Path, *, keep_s: float = KEEP_S, log: Callable[[str], Any] = lambda message: None
+) -> LoadReport:
     """Load every closed segment of `folder` as one block of `calls`, named after it, and move it to `loaded/`.
 
     Segments of writers that died are closed first. Segments that were loaded more than `keep_s` ago are deleted.
@@ -45,6 +48,8 @@ def load_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> LoadRepor
     batch: list[Path] = []
     size = 0
     waiting = closed_segments(folder)
+    loading = Counted(log, "writing paid calls to the lake:", sum(map(_size, waiting)) >> 20, "MB")
+    written = 0
     for position, path in enumerate(waiting):
         batch.append(path)
         size += _size(path)
@@ -53,6 +58,8 @@ def load_calls(lake: Lake, folder: Path, *, keep_s: float = KEEP_S) -> LoadRepor
             segments += loaded.segments
             calls += loaded.calls
             unreadable += loaded.unreadable
+            written += size
+            loading.advance((written >> 20) - loading.done)
             batch, size = [], 0
     delete_loaded(folder, older_than_s=keep_s)
     return LoadReport(segments, calls, unreadable)
