@@ -1,13 +1,15 @@
 # make demo   the whole flywheel on sample articles: no key, no network after the install
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
-# make test   every test but those of test-hostile and test-installed
+# make test   every test but those of the three suites below
 # make test-hostile   what the world does to it: strangers, web pages, kills, full disks, clocks that jump
+# make test-ui   the Dagster UI by clicks in Chromium, its schedules and sensors among them
+# make screenshots   the same, which makes the pictures of docs/images anew
 # make test-installed   the wheel, built and run in an environment of its own
 # make test-fast   the inner loop, within a minute: without Dagster, Chromium and whatever is marked slow
 # make check  format, lint, types, which room may import which
 # make lock   resolve the locked requirements again
 # make release  wheel, sdist and checksums into dist/, then the tag; uploads nothing (CONTRIBUTING.md)
-.PHONY: demo up test test-fast test-hostile test-installed check format lock release clean install
+.PHONY: demo up test test-fast test-hostile test-ui screenshots test-installed check format lock release clean install
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,16 +28,22 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(ROOMY) $(BIN)/python -m pytest
 WORKERS ?= 3
 
 test: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs and not hostile"
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs and not hostile and not ui"
 
 test-hostile: .venv/installed
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m hostile
+
+test-ui: .venv/installed
+	$(PYTEST) -m ui
+
+screenshots: .venv/installed
+	QBAWA_SCREENSHOTS=docs/images $(PYTEST) -m ui
 
 test-installed: .venv/installed
 	$(PYTEST) -m installs
 
 test-fast: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile" --ignore tests/dagster --ignore tests/cli/test_up.py
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile and not ui" --ignore tests/dagster --ignore tests/cli/test_up.py
 
 check: .venv/installed
 	$(BIN)/ruff check .
