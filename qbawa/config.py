@@ -234,6 +234,9 @@ class DatasetConfig(_Section):
     license: str | None = None
     description: str = ""
     seed: int = 0
+    keep: int | None = Field(None, ge=1)
+    """Versions whose files stay; older ones go unless something points to them. Default: all, since nobody here can know
+    which version was trained on elsewhere, and what is deleted cannot be written again once pairs have moved on."""
 
 
 class ChampionConfig(_Section):

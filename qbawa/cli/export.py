@@ -44,11 +44,13 @@ def command(name: str | None, as_json: bool, with_diff: bool) -> None:
     for row in rows:
         row["path"] = str(project.home.whole_path(row["path"]))
     if as_json:
-        click.echo(json.dumps({"datasets": rows, "refused": done.refused}, ensure_ascii=False))
+        click.echo(json.dumps({"datasets": rows, "refused": done.refused, "pruned": done.pruned}, ensure_ascii=False))
     for row in rows if not as_json else ():
         click.echo(
             printable(f"{row['dataset']} {row['version']}: {row['rows']:,} rows of {row['format']} in {row['path']}")
         )
+    for path in done.pruned if not as_json else ():
+        click.echo(printable(f"Deleted, as `keep` says: {project.home.whole_path(path)}"))
     for refused, reason in done.refused.items():
         click.echo(printable(f"{refused} was not written. {reason}"), err=True)
     if done.refused:
@@ -59,11 +61,14 @@ def _show_diff(project: "Project", name: str | None, names: list[str], as_json: 
     import dataclasses
     import json
 
+    import polars as pl
+
     from qbawa.datasets.exports.manifest import diff
     from qbawa.text import printable
 
     for dataset in [name] if name else names:
-        versions = project.lake.read("datasets", ["version", "path", "created_at"], blocks=[dataset]).sort("created_at")
+        there = (pl.col("dataset") == dataset) & pl.col("pruned_at").is_null()
+        versions = project.lake.read("datasets", ["version", "path", "created_at"], keep=there).sort("created_at")
         if versions.height < 2:
             click.echo(printable(f"{dataset}: {versions.height} version(s), nothing to compare."))
             continue

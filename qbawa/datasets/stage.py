@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -102,11 +103,14 @@ class Exported:
 
     rows: pl.DataFrame
     refused: dict[str, str]
+    pruned: list[str]
+    """Folders of older versions that were deleted, relative to the home, as `datasets.NAME.keep` says."""
 
 
 def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exported:
     """Write the datasets that qbawa.yaml declares, or those of `names`; a version that is there already stays as it is.
 
+    Files of versions that nobody needs are deleted where `keep` says so.
     Raises InputError for a name that is not declared. A dataset that is empty or leaks is refused; the others are written.
     """
     from qbawa.datasets.exports.export import export_dataset
@@ -116,7 +120,8 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
         if name not in declared:
             raise InputError(f"qbawa.yaml declares no dataset '{name}'. Declared: {', '.join(declared) or 'none'}.")
     pairs, versions = lake.read("qbawa").drop("block_id"), lake.versions()
-    requests = _requests(project)
+    asking = {name for name in names or declared if declared[name].consent or declared[name].format == "dspy"}
+    requests = _requests(project) if asking else None
     rows, refused = [], {}
     for name in names or declared:
         try:
@@ -126,8 +131,8 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
                 declared[name],
                 project.home.exports,
                 versions,
-                requests=requests,
-                facts=_facts(project, declared[name].steps),
+                requests=requests if name in asking else None,
+                facts=partial(_facts, project, declared[name].steps),
             )
         except (LeakError, InputError) as error:
             refused[name] = str(error)
@@ -144,14 +149,55 @@ def export_datasets(project: Project, names: Sequence[str] | None = None) -> Exp
                 "pair_ids": report.pair_ids,
                 "request_ids": report.request_ids,
                 "created_at": now(),
-                "block_id": name,
+                # A block of its own: noting a version does not write those of all others again.
+                "block_id": f"{name}/{report.version}",
             }
         )
     exported = frame("datasets", rows)
-    known = lake.read("datasets", ["dataset", "version"])
+    known = lake.read("datasets", ["dataset", "version"], keep=pl.col("pruned_at").is_null())
     lake.merge("datasets", exported.join(known, on=["dataset", "version"], how="anti"))
+    pruned = [path for row in rows for path in _prune(project, str(row["dataset"]), str(row["version"]))]
     project.publish()
-    return Exported(exported, refused)
+    return Exported(exported, refused, pruned)
+
+
+def _prune(project: Project, dataset: str, current: str) -> list[str]:
+    """Delete the files of a dataset's versions that nobody needs; their folders, relative to the home.
+
+    Their rows stay, marked, so that `trace` still knows what stood in a copy, and `forget` who must be told. Marked first:
+    where this is killed the next export finds the files of a marked version, and deletes them.
+    """
+    from qbawa.datasets.exports.prune import delete, files_of, unneeded
+
+    lake, home, keep = project.lake, project.home, project.config.datasets[dataset].keep
+    if keep is None:
+        return []
+    columns = ["version", "path", "created_at", "pruned_at"]
+    # A version that another home exported into the same lake has no files here, and is its own to delete.
+    noted = lake.read("datasets", columns, keep=pl.col("dataset") == dataset)
+    here = {
+        version: folder
+        for version, path in noted.select("version", "path").iter_rows()
+        if (folder := files_of(home.exports, dataset, version)) is not None
+        and home.whole_path(path).resolve() == folder.resolve()
+    }
+    mine = noted.filter(pl.col("version").is_in(list(here)))
+    gone = unneeded(mine, keep, current, _naming_versions(project)) if mine.height > keep else []
+    if gone:
+        marked = (pl.col("dataset") == dataset) & pl.col("version").is_in(gone)
+        lake.merge("datasets", lake.read("datasets", keep=marked).with_columns(pruned_at=pl.lit(now())))
+    left = mine.filter(pl.col("pruned_at").is_not_null() & (pl.col("version") != current))["version"].to_list()
+    for version in (*left, *gone):
+        delete(here[version])
+    return [str(here[version].relative_to(home.root)) for version in gone]
+
+
+def _naming_versions(project: Project) -> list[str]:
+    """What may name a dataset version that is in use: strategies (a model trained on it), champions, qbawa.yaml."""
+    lake = project.lake
+    columns = {"strategies": ["name", "model", "template", "params", "program", "origin"], "champions": ["evidence"]}
+    texts = [text for table, names in columns.items() for row in lake.read(table, names).iter_rows() for text in row]
+    return [text for text in (*texts, project.home.config.read_text(encoding="utf-8")) if text]
 
 
 def _requests(project: Project) -> pl.DataFrame:

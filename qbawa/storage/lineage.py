@@ -283,7 +283,8 @@ def _recording(row: Row, names: Names) -> Iterator[str]:
 
 
 def _dataset(row: Row, names: Names) -> Iterator[str]:
-    yield f"{_text(row['dataset'], 40)} {row['version']}  {row['format']}, {row['rows']:,} rows, {_text(row['path'], 120)}"
+    gone = f" (files deleted {row['pruned_at']:%Y-%m-%d})" if row["pruned_at"] else ""
+    yield f"{_text(row['dataset'], 40)} {row['version']}  {row['format']}, {row['rows']:,} rows, {_text(row['path'], 120)}{gone}"
 
 
 _LINES: dict[str, Callable[[Row, Names], Iterator[str]]] = {

@@ -347,7 +347,7 @@ QBAWA = Table(
 DATASETS = Table(
     "datasets",
     "one row per exported dataset version",
-    "dataset",
+    "dataset version",
     ("version",),
     _columns(
         ("dataset", "text", "Name in qbawa.yaml."),
@@ -360,6 +360,7 @@ DATASETS = Table(
         ("pair_ids", "texts", "The pairs that it holds."),
         ("request_ids", "texts", "The requests that they come from."),
         ("created_at", "time", "When, UTC."),
+        ("pruned_at", "time", "When its files were deleted, as `datasets.NAME.keep` says, UTC; null where they stay."),
     ),
 )
 

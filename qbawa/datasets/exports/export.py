@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from qbawa.config import DatasetConfig
 from qbawa.datasets.exports.card import Facts, write_card
 from qbawa.datasets.exports.formats import FORMATS
 from qbawa.datasets.exports.loaders import write_loaders
-from qbawa.datasets.exports.manifest import LINEAGE, NAME, canonical, file_hashes, version_of
+from qbawa.datasets.exports.manifest import LINEAGE, NAME, canonical, declared, file_hashes, read_manifest, version_of
 from qbawa.datasets.exports.select import select_rows
 from qbawa.datasets.exports.write import to_rows, write_lineage, write_split
 from qbawa.datasets.splits import leak_check
@@ -57,6 +57,7 @@ class ExportReport:
 
 
 STAGING = ".staging-"
+EVEN = "answer as often worse as best"
 _STALE_S = 86_400.0
 
 
@@ -68,14 +69,14 @@ def export_dataset(
     lake_versions: Mapping[str, int] | None = None,
     *,
     requests: pl.DataFrame | None = None,
-    facts: Facts | None = None,
+    facts: Callable[[], Facts] = Facts,
 ) -> ExportReport:
     """Write the dataset to `folder`/`name`/VERSION and say what is in it.
 
     `pairs`: rows of the view `qbawa`. `requests`: one row per request with request_id, consent, license and inputs (JSON
-    object), as far as the dataset needs them. `facts`: what the card tells of judges and money. The version is a hash
-    of content and declaration, so the same inputs give the same bytes in the same place; files appear there at once or not
-    at all. Raises LeakError where one question would stand in two splits, InputError where no pair is left.
+    object), as far as the dataset needs them. `facts` says what the card tells of judges and money. The version is a
+    hash of data and declaration; where it is there already nothing is written, and its files stay as they are. Files appear
+    at once or not at all. Raises LeakError where one question would stand in two splits, InputError where no pair is left.
     """
     removed: Counter[str] = Counter()
     rows = select_rows(pairs, name, config, requests, removed)
@@ -83,56 +84,61 @@ def export_dataset(
         reasons = ", ".join(f"{n} × {reason}" for reason, n in removed.most_common() if n)
         raise InputError(f"Dataset '{name}' would be empty. Left out: {reasons or 'there were no pairs at all'}.")
     leak_check(rows)
+    inputs, declaration = _inputs(rows, config, requests), declared(config)
+    version = version_of(rows, inputs, declaration)
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     _clear(target)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target))
-    try:
-        counts = _write(rows, name, config, staging, requests, removed)
-        left_out = {reason: n for reason, n in sorted(removed.items()) if n}
-        write_card(staging, name, config, rows, counts, left_out, facts or Facts())
-        declaration = orjson.loads(config.model_dump_json())
-        files = file_hashes(staging)
-        version = version_of(files, declaration)
-        manifest = {
-            "dataset": name,
-            "version": version,
-            "format": config.format,
-            "rows": counts,
-            "pairs": rows.height,
-            "removed": left_out,
-            "declaration": declaration,
-            "files": files,
-            "lake_versions": dict(lake_versions or {}),
-            "code_version": __version__,
-        }
-        (staging / NAME).write_bytes(canonical(manifest))
-        path = target / version
-        new = not path.exists()
-        if new:
+    path = target / version
+    new = not path.exists()
+    if new:
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target))
+        try:
+            counts = _write(rows, name, config, staging, inputs, removed)
+            left_out = _counted(removed)
+            write_card(staging, name, config, rows, counts, left_out, facts())
+            manifest = {
+                "dataset": name,
+                "version": version,
+                "format": config.format,
+                "rows": counts,
+                "pairs": rows.height,
+                "removed": left_out,
+                "declaration": declaration,
+                "files": file_hashes(staging),
+                "lake_versions": dict(lake_versions or {}),
+                "code_version": __version__,
+            }
+            (staging / NAME).write_bytes(canonical(manifest))
             staging.chmod(0o755)
             try:
                 staging.rename(path)
             except OSError:
                 if not path.exists():
                     raise
-                new = False  # another process was faster, with the same bytes
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    stored = (path / NAME).read_bytes()
+                new = False  # another process was faster, with the same data
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    stored = read_manifest(path)
+    # Counted while rows are written; the same pairs give the same number.
+    removed[EVEN] = stored["removed"].get(EVEN, 0)
     return ExportReport(
         name,
         version,
         path,
         config.format,
-        counts,
-        left_out,
-        hashlib.sha256(stored).hexdigest(),
-        orjson.loads(stored)["lake_versions"],
+        stored["rows"],
+        _counted(removed),
+        hashlib.sha256((path / NAME).read_bytes()).hexdigest(),
+        stored["lake_versions"],
         rows["pair_id"].to_list(),
         rows["request_id"].unique().sort().to_list(),
         new,
     )
+
+
+def _counted(removed: Counter[str]) -> dict[str, int]:
+    return {reason: n for reason, n in sorted(removed.items()) if n}
 
 
 def _clear(folder: Path) -> None:
@@ -143,21 +149,25 @@ def _clear(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+def _inputs(pairs: pl.DataFrame, config: DatasetConfig, requests: pl.DataFrame | None) -> dict[str, dict[str, Json]]:
+    """The step's inputs by request, where the format names them."""
+    if config.format != "dspy" or requests is None or "inputs" not in requests.columns:
+        return {}
+    wanted = requests.join(pairs.select("request_id").unique(), on="request_id", how="semi").sort("request_id")
+    loaded = {r: orjson.loads(text) for r, text in wanted.select("request_id", "inputs").drop_nulls().rows()}
+    return {r: value for r, value in loaded.items() if isinstance(value, dict) and value}
+
+
 def _write(
     pairs: pl.DataFrame,
     name: str,
     config: DatasetConfig,
     folder: Path,
-    requests: pl.DataFrame | None,
+    inputs: Mapping[str, Mapping[str, Json]],
     removed: Counter[str],
 ) -> dict[str, int]:
-    inputs = {}
-    if config.format == "dspy" and requests is not None and "inputs" in requests.columns:
-        wanted = requests.join(pairs.select("request_id").unique(), on="request_id", how="semi").sort("request_id")
-        loaded = {r: orjson.loads(text) for r, text in wanted.select("request_id", "inputs").drop_nulls().rows()}
-        inputs = {r: value for r, value in loaded.items() if isinstance(value, dict) and value}
     rows, even = to_rows(pairs, config.format)
-    removed["answer as often worse as best"] += even
+    removed[EVEN] += even
     counts = {}
     for split in sorted(pairs["split"].unique(), key=lambda s: (_ORDER.get(s, 9), s)):
         counts[split] = write_split(rows, config.format, folder / split, inputs)

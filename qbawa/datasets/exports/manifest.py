@@ -11,12 +11,16 @@ from typing import Any
 import orjson
 import polars as pl
 
-from qbawa.datasets.exports.write import sha256_of
+from qbawa.config import DatasetConfig
+from qbawa.datasets.exports.write import SLICE, sha256_of
 from qbawa.errors import InputError
 
 Json = Any
 NAME = "manifest.json"
 LINEAGE = "lineage.parquet"
+# Goes up where the same pairs are to be written otherwise than before, so that they get a new version.
+_LAYOUT = 2
+_DATA = ("pair_id", "split", "step", "request_id", "question", "best_answer", "worse_answer")
 
 
 def canonical(value: Json) -> bytes:
@@ -30,9 +34,22 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Json]]:
     return {p.relative_to(folder).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in files}
 
 
-def version_of(files: Mapping[str, Mapping[str, Json]], declaration: Json) -> str:
-    """12 hex digits over content and declaration: the same dataset has the same version wherever it is made."""
-    return hashlib.sha256(canonical([files, declaration])).hexdigest()[:12]
+def declared(config: DatasetConfig) -> Json:
+    """What of a dataset's settings decides what stands in it; how many versions are kept does not."""
+    return orjson.loads(config.model_dump_json(exclude={"keep"}))
+
+
+def version_of(rows: pl.DataFrame, inputs: Mapping[str, Json], declaration: Json) -> str:
+    """12 hex digits over data and declaration: the same dataset has the same version wherever and whenever it is made.
+
+    `rows`: the pairs as they are published, in order; `inputs`: what a format holds of their requests beside them. Which
+    pairs there are counts, by id, split and text. What is only told about them does not, such as costs, judges' reliability
+    and p_best, which moves a little with every match of the step: a night without other pairs makes no other version.
+    """
+    digest = hashlib.sha256(canonical([_LAYOUT, declaration, inputs]))
+    for start in range(0, rows.height, SLICE):
+        digest.update(orjson.dumps(rows.slice(start, SLICE).select(_DATA).rows()))
+    return digest.hexdigest()[:12]
 
 
 def read_manifest(folder: Path) -> dict[str, Json]:
