@@ -21,6 +21,9 @@ PEOPLE = "human_verdicts"
 """The folder of the home with people's tables of verdicts."""
 REQUEST_COLUMNS = ("request", "request_id", "question_id")
 """What a table of verdicts may call its request (`qbawa.tournaments.import_verdicts.FIELDS`)."""
+_ROWS = 5_000
+"""Rows or lines that are searched at once."""
+_PIECE = 8 << 20
 _LARGEST = 64 << 20
 """Bytes of a file of the home that is searched whole for mentions."""
 
@@ -94,19 +97,45 @@ def mentions(home: Home, quotes: Quotes, also: Iterable[Path] = ()) -> list[str]
 def _mentioned(path: Path, quotes: Quotes) -> list[str]:
     if path.suffix == ".parquet":
         with contextlib.suppress(pl.exceptions.PolarsError):
-            texts = pl.read_parquet(path, glob=False).select(pl.col(pl.String))
-            if any(quotes.among(column.drop_nulls().unique()) for column in texts.iter_columns()):
+            if any(quotes.among(texts) for texts in _texts(path)):
                 return [str(path)]
         return []
     if path.stat().st_size > _LARGEST:
-        return [str(path)] if quotes.request_id.encode() in path.read_bytes() else []
+        return [str(path)] if _contains(path, quotes.request_id.encode()) else []
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     try:
         lines = data.decode().splitlines()
     except UnicodeDecodeError:
         return [str(path)] if quotes.in_binary(data) else []
-    hits = quotes.among(lines)
+    # Some at a time: the search holds every line several times over.
+    hits = {hit for start in range(0, len(lines), _ROWS) for hit in quotes.among(lines[start : start + _ROWS])}
     return [f"{path}:{number}" for number, line in enumerate(lines, 1) if line in hits]
+
+
+def _texts(path: Path) -> Iterator[pl.Series]:
+    """The texts in a Parquet file, some thousands at a time. Raises PolarsError where it is none."""
+    # A dataset may have a million rows, and Polars reads a row group whole. Slow to import.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [name for name, kind in pl.read_parquet_schema(path).items() if kind == pl.String]
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=_ROWS, columns=names, use_threads=False):
+                yield from (column.drop_nulls().unique() for column in pl.DataFrame(batch).iter_columns())
+    except pa.ArrowException as error:
+        raise pl.exceptions.ComputeError(str(error)) from None
+
+
+def _contains(path: Path, name: bytes) -> bool:
+    """Whether a file holds these bytes; read by pieces that overlap by a name's length."""
+    before = b""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            if name in before + piece:
+                return True
+            before = piece[-len(name) :]
+    return False
 
 
 def _files(root: Path, but: list[Path]) -> Iterator[Path]:

@@ -27,6 +27,8 @@ _COLUMNS = {
     "verdicts": ("rationale", "raw"),
     "calls": ("response_text", "error"),
 }
+_BATCH = 20_000
+"""Rows whose texts are looked through at once, each time for all that the request said."""
 _ANSWERED = {"recordings": ("inputs", "messages", "output"), "replay_matrix": ("answer",)}
 
 
@@ -87,7 +89,7 @@ def make_plan(lake: Lake, home: Home, request_id: str) -> Plan:
     said = {piece for text in _said(lake, _COLUMNS, own) if len(text) >= QUOTED for piece in pieces_of(text)}
     pieces = _not_elsewhere(lake, own, said, _COLUMNS)
     recordings = lake.read("recordings", ["source"], keep=own)["source"].drop_nulls().unique().sort().to_list()
-    noted = lake.read("datasets", ["path"], keep=pl.col("request_ids").list.contains(request_id))["path"]
+    noted = versions_of(lake, request_id)["path"]
     steps = {step for t in ("replay_matrix", "matches", "qbawa") for step in lake.read(t, ["step"], keep=own)["step"]}
     strategies = lake.read("strategies").filter(holds(("template", "params", "program"), texts))["strategy_id"]
     shown = any(lake.read(t, ["request_id"], keep=own).height for t in ("replay_set", "replay_matrix"))
@@ -101,6 +103,17 @@ def make_plan(lake: Lake, home: Home, request_id: str) -> Plan:
         datasets=sorted({_in_home(home, path) for path in (*holding(home.exports, request_id), *noted.drop_nulls())}),
         imported_from=[source for source in recordings if not source.endswith("(journal)")],
     )
+
+
+def versions_of(lake: Lake, request_id: str, folders: Sequence[str] = ()) -> pl.DataFrame:
+    """Dataset versions that hold the request or lie in one of these folders: dataset, version, path, block_id."""
+    names = ["dataset", "version", "path", "block_id"]
+    holding_it = pl.col("request_ids").list.contains(request_id) | pl.col("path").is_in(list(folders))
+    # A row lists up to millions of ids: one at a time.
+    parts = [
+        part.filter(holding_it).select(names) for part in lake.batches("datasets", [*names, "request_ids"], rows=1)
+    ]
+    return pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String)), *parts])
 
 
 def _in_home(home: Home, path: Path | str) -> str:
@@ -150,9 +163,8 @@ def _not_elsewhere(lake: Lake, own: pl.Expr, texts: set[str], columns: dict[str,
             meant.setdefault(form, []).append(text)
     patterns, common = sorted(meant), set[str]()
     for table, names in columns.items():
-        others = lake.read(table, names, keep=~own)
-        for name in names:
-            words = others[name].drop_nulls().unique()
+        for part in lake.batches(table, ["request_id", *names], rows=_BATCH):
+            words = pl.concat([part.filter(~own)[name].drop_nulls().alias("text") for name in names]).unique()
             # All at once: a pass for each text would take hours over a large lake.
             found = words.str.extract_many(patterns, overlapping=True).explode(empty_as_null=True).drop_nulls().unique()
             common.update(text for form in found for text in meant[form])

@@ -1,11 +1,12 @@
 """A request's rows in the lake's tables, and rows of others that carry its text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from qbawa.erasure.plan import Plan, holds
+from qbawa.erasure.plan import Plan, holds, versions_of
 from qbawa.erasure.quotes import name_pattern
+from qbawa.storage.frames import schema_of
 from qbawa.storage.lake import Lake
 from qbawa.storage.sql import sql_literal
 
@@ -30,21 +31,20 @@ def forget_rows(lake: Lake, plan: Plan) -> tuple[dict[str, int], int]:
 def _forget_calls(lake: Lake, request_id: str, identifying: Sequence[str]) -> tuple[int, int]:
     """(calls given to another request that shares them, calls removed)."""
     own = pl.col("request_id") == request_id
-    users = pl.concat(
-        [
-            lake.read("replay_matrix", ["request_id", "call_keys"]).rename({"call_keys": "call_key"}),
-            # A pointwise verdict has two calls, joined by `+`.
-            lake.read("verdicts", ["request_id", "call_key"]).with_columns(pl.col("call_key").str.split("+")),
-        ]
-    ).explode("call_key", empty_as_null=True)
-    users = users.drop_nulls()
-    shared = users.filter(~own).group_by("call_key").agg(new_owner=pl.col("request_id").min())
-    its = users.filter(own)["call_key"].unique()
-    calls = lake.read("calls").with_columns(identifying=holds(("messages", "response_text"), identifying))
+    its = pl.concat(part.filter(own) for part in _users(lake))["call_key"].unique()
     # A shared answer is the other user's too; a text that only this request has is not, whoever was answered with it.
-    mine = calls.filter(own | pl.col("call_key").is_in(its.implode()) | pl.col("identifying")).join(
-        shared, on="call_key", how="left"
+    said = holds(("messages", "response_text"), identifying)
+    columns = ["block_id", "call_key", "called_at", "request_id", "messages", "response_text"]
+    mine = pl.concat(
+        part.with_columns(identifying=said)
+        .filter(own | pl.col("call_key").is_in(its.implode()) | pl.col("identifying"))
+        .drop("messages", "response_text")
+        for part in _batches(lake, "calls", columns)
     )
+    keys = mine["call_key"].drop_nulls().unique()
+    others = pl.concat(part.filter(~own & pl.col("call_key").is_in(keys.implode())) for part in _users(lake))
+    shared = others.group_by("call_key").agg(new_owner=pl.col("request_id").min())
+    mine = mine.join(shared, on="call_key", how="left")
     gone = mine.filter(pl.col("new_owner").is_null() | pl.col("identifying"))
     given = mine.filter(pl.col("new_owner").is_not_null() & ~pl.col("identifying") & own)
     if gone.is_empty() and given.is_empty():
@@ -52,7 +52,7 @@ def _forget_calls(lake: Lake, request_id: str, identifying: Sequence[str]) -> tu
     blocks = pl.concat([gone["block_id"], given["block_id"]]).unique().to_list()
     new_owners = given.select("call_key", "new_owner").unique("call_key")
     rows = (
-        calls.filter(pl.col("block_id").is_in(blocks))
+        lake.read("calls", blocks=blocks)
         .join(
             gone.select("block_id", "call_key", "called_at"),
             on=["block_id", "call_key", "called_at"],
@@ -61,10 +61,26 @@ def _forget_calls(lake: Lake, request_id: str, identifying: Sequence[str]) -> tu
         )
         .join(new_owners, on="call_key", how="left")
         .with_columns(request_id=pl.when(own).then(pl.coalesce("new_owner", "request_id")).otherwise("request_id"))
-        .drop("new_owner", "identifying")
+        .drop("new_owner")
     )
     lake.replace("calls", blocks, rows)
     return given.height, gone.height
+
+
+def _users(lake: Lake) -> Iterator[pl.DataFrame]:
+    """Which request uses which call, a batch at a time: request_id, call_key."""
+    for part in _batches(lake, "replay_matrix", ["request_id", "call_keys"]):
+        yield part.rename({"call_keys": "call_key"}).explode("call_key", empty_as_null=True).drop_nulls()
+    for part in _batches(lake, "verdicts", ["request_id", "call_key"]):
+        # A pointwise verdict has two calls, joined by `+`.
+        split = part.drop_nulls().with_columns(pl.col("call_key").str.split("+"))
+        yield split.explode("call_key", empty_as_null=True)
+
+
+def _batches(lake: Lake, table: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """As `Lake.batches`, with one frame without rows at least."""
+    yield schema_of(table).to_frame().select(columns)
+    yield from lake.batches(table, columns)
 
 
 def _retire_strategies(lake: Lake, identifying: Sequence[str]) -> None:
@@ -81,27 +97,29 @@ def _retire_strategies(lake: Lake, identifying: Sequence[str]) -> None:
 
 def _forget_raw_lines(lake: Lake, request_id: str, identifying: Sequence[str]) -> int:
     """Remove quarantined lines that mention the request or hold its text."""
-    rows = lake.read("quarantine")
     name = name_pattern(request_id)
     raw = pl.col("raw").fill_null("")
     mentioned = raw.str.contains(request_id, literal=True) & raw.map_elements(
         lambda line: name.search(line) is not None, return_dtype=pl.Boolean, skip_nulls=False
     )
-    rows = rows.with_columns(mine=mentioned | holds(("raw",), identifying))
-    mine = pl.col("mine")
-    gone = rows.filter(mine)
-    if gone.height:
-        blocks = gone["block_id"].unique().to_list()
-        lake.replace("quarantine", blocks, rows.filter(pl.col("block_id").is_in(blocks) & ~mine).drop("mine"))
-    return gone.height
+    mine = mentioned | holds(("raw",), identifying)
+    blocks = {
+        block for part in lake.batches("quarantine", ["block_id", "raw"]) for block in part.filter(mine)["block_id"]
+    }
+    rows = lake.read("quarantine", blocks=sorted(blocks))
+    kept = rows.filter(~mine)
+    lake.replace("quarantine", sorted(blocks), kept)
+    return rows.height - kept.height
 
 
 def _forget_versions(lake: Lake, plan: Plan) -> int:
-    """Remove the rows of dataset versions that hold the request: tnew_owner files go too, or are named as copies."""
-    rows = lake.read("datasets")
-    gone = rows.filter(pl.col("request_ids").list.contains(plan.request_id) | pl.col("path").is_in(plan.datasets))
-    if gone.height:
-        blocks = gone["block_id"].unique().to_list()
-        kept = rows.filter(pl.col("block_id").is_in(blocks)).join(gone, on=["block_id", "version"], how="anti")
-        lake.replace("datasets", blocks, kept)
-    return gone.height
+    """Remove the rows of dataset versions that hold the request: their files go too, or are named as copies."""
+    gone = versions_of(lake, plan.request_id, plan.datasets)
+    if gone.is_empty():
+        return 0
+    # Deleted, not replaced: nobody needs to read the lists of what the others hold.
+    names = [
+        f"(block_id = {sql_literal(block)} AND version = {sql_literal(version)})"
+        for block, version in gone.select("block_id", "version").unique().sort("block_id", "version").iter_rows()
+    ]
+    return lake.delete("datasets", " OR ".join(names))

@@ -33,6 +33,8 @@ MOST_FILES = 64
 """Commits that a table may have behind it before its small files are joined; each leaves one."""
 JOINED_BYTES = 64 << 20
 """Files of this size are not joined any more, so that no row is written again and again."""
+BATCH_ROWS = 5_000
+"""Rows that are held at once where a table is looked through."""
 MOST_COMMITS = 1_000
 """Behind a table's newest version, of which the log is read."""
 LOG_DAYS = 1
@@ -136,6 +138,30 @@ class Lake:
     def scan(self, table: str) -> pl.LazyFrame:
         """The table's rows at its newest version, not read yet: for those who want less of them than `read` can say."""
         return self._scan(self._open(table), table)
+
+    def batches(self, table: str, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
+        """The table's rows at its newest version, so many at a time, as those need them who look at every text.
+
+        What is held at once does not grow with the table, nor with its files.
+        """
+        for file in self.files(table):
+            yield from self._batches(table, file, columns, rows)
+
+    def _batches(self, table: str, file: str, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
+        schema = pl.Schema({name: schema_of(table)[name] for name in columns})
+        if self._is_remote:
+            yield from self._scan_files(table, [file]).select(columns).collect().iter_slices(rows)
+            return
+        # Slow to import, and few need it. Polars reads a row group whole, often the whole file.
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            held = [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(batch_size=rows, columns=held, use_threads=False):
+                part = pl.DataFrame(batch)
+                # Columns that a newer qbawa added are absent from older files.
+                absent = [pl.lit(None, dtype=schema[name]).alias(name) for name in columns if name not in held]
+                yield part.with_columns(absent).select(columns).cast(schema)
 
     def blocks(self, table: str) -> set[str]:
         """Names of the blocks that hold at least one row."""
@@ -376,8 +402,10 @@ class Lake:
         return [f"{self.uri}/{table}/{uri.rsplit('/', 1)[1]}" for uri in uris]
 
     def _scan(self, delta: DeltaTable, table: str) -> pl.LazyFrame:
+        return self._scan_files(table, self._files(delta, table))
+
+    def _scan_files(self, table: str, files: list[str]) -> pl.LazyFrame:
         schema = schema_of(table)
-        files = self._files(delta, table)
         if not files:
             return schema.to_frame().lazy()
         # Columns that a newer qbawa added are absent from older files.
@@ -389,7 +417,7 @@ class Lake:
 class DraftLake(Lake):
     """A lake as it would be: shows what another one holds, keeps in memory what is written to it, and touches no file.
 
-    What is about files (`files`, `versions`, `query`, `delete`, `maintain`, `purge`) it cannot do.
+    What is about files (`files`, `batches`, `versions`, `query`, `delete`, `maintain`, `purge`) it cannot do.
     """
 
     def __init__(self, base: Lake) -> None:

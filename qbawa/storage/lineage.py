@@ -13,6 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from qbawa.errors import InputError
+from qbawa.storage.frames import schema_of
 from qbawa.storage.lake import Lake
 from qbawa.text import shorten
 
@@ -32,6 +33,8 @@ TABLES = ("qbawa", "matches", "verdicts", "replay_matrix", "calls", "strategies"
 # A dataset version holds up to millions of pairs: their ids say enough.
 _LIGHT = ["pair_id", "step", "request_id", "best_strategy", "worse_strategy", "best_cell", "worse_cell", "p_best", "basis",
           "judges", "split", "match_ids"]  # fmt: skip
+# So does a row of `datasets`, which lists them all.
+_NOTED = [name for name in schema_of("datasets") if name not in ("pair_ids", "request_ids")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +60,28 @@ def trace(lake: Lake, id: str) -> Lineage:
     """The lineage of whatever has this id. Raises InputError where nothing has it."""
     kind = _kind_of(lake, id)
     found = _FINDERS[kind](_Finder(lake), id)
-    tables = {name: found.get(name, lake.read(name).clear()) for name in TABLES}
-    drop = [name for name in ("pair_ids", "request_ids") if name in tables["datasets"].columns]
-    tables["datasets"] = tables["datasets"].drop(drop)
+    tables = {name: found[name] if name in found else _none(name) for name in TABLES}
     return Lineage(id, kind, {name: _sorted(rows) for name, rows in tables.items()})
 
 
 def _kind_of(lake: Lake, id: str) -> Kind:
     for kind, table, column in _HOMES:
-        if lake.read(table, [column], keep=pl.col(column) == id).height:
+        if lake.scan(table).filter(pl.col(column) == id).select(column).head(1).collect().height:
             return kind
     kinds = ", ".join(f"{kind} ({table}.{column})" for kind, table, column in _HOMES)
     raise InputError(f"Nothing in the lake has the id '{shorten(id, 80)}'. Ids that can be traced: {kinds}.")
 
 
+def _none(table: str) -> pl.DataFrame:
+    columns = _NOTED if table == "datasets" else list(schema_of(table))
+    return schema_of(table).to_frame().select(columns)
+
+
 class _Finder:
-    """Rows of the lake by the ids that link them."""
+    """Rows of the lake by the ids that link them.
+
+    Of a table that may have millions of rows no more is held at once than what is looked for, and a batch.
+    """
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
@@ -81,11 +90,30 @@ class _Finder:
         self, table: str, column: str, values: Iterable[str | None], columns: list[str] | None = None
     ) -> pl.DataFrame:
         wanted = sorted({value for value in values if value is not None})
+        if not wanted:
+            return _none(table).select(columns or pl.all())
         return self.lake.read(table, columns, keep=pl.col(column).is_in(wanted))
 
     def datasets(self, column: str, values: Iterable[str]) -> pl.DataFrame:
+        """The versions that hold one of the pairs or requests, without the lists of what they hold."""
         wanted = sorted(set(values))
-        return self.lake.read("datasets", keep=pl.col(column).list.set_intersection(wanted).list.len() > 0)
+        if not wanted:
+            return _none("datasets")
+        # A row lists up to millions of ids: one at a time.
+        parts = self.lake.batches("datasets", ["dataset", "version", column], rows=1)
+        found = [part.drop(column) for part in parts if part[column].explode(empty_as_null=True).is_in(wanted).any()]
+        names = pl.concat([_none("datasets").select("dataset", "version"), *found])
+        rows = self.rows("datasets", "version", names["version"], _NOTED)
+        return rows.join(names, on=["dataset", "version"], how="semi")
+
+    def pairs_of(self, matches: pl.DataFrame) -> pl.DataFrame:
+        """The pairs that name one of these matches."""
+        wanted = matches["match_id"].to_list()
+        if not wanted:
+            return self.none("qbawa")
+        named = pl.col("match_ids").list.eval(pl.element().is_in(wanted)).list.any()
+        parts = self.lake.batches("qbawa", ["pair_id", "match_ids"])
+        return self.rows("qbawa", "pair_id", {pair for part in parts for pair in part.filter(named)["pair_id"]})
 
     def behind(self, pairs: pl.DataFrame, matches: pl.DataFrame, cells: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """Everything that these pairs, matches and cells were made of, and the datasets that hold the pairs."""
@@ -113,7 +141,7 @@ class _Finder:
         }
 
     def none(self, table: str) -> pl.DataFrame:
-        return self.rows(table, "block_id", [])
+        return _none(table)
 
     def of_pair(self, id: str) -> dict[str, pl.DataFrame]:
         return self.behind(self.rows("qbawa", "pair_id", [id]), self.none("matches"), self.none("replay_matrix"))
@@ -123,14 +151,10 @@ class _Finder:
 
     def of_matches(self, ids: Iterable[str]) -> dict[str, pl.DataFrame]:
         matches = self.rows("matches", "match_id", ids)
-        wanted = matches["match_id"].to_list()
-        pairs = self.lake.read("qbawa", keep=pl.col("match_ids").list.set_intersection(wanted).list.len() > 0)
-        return self._only(self.behind(pairs, matches, self.none("replay_matrix")), matches)
-
-    def _only(self, found: dict[str, pl.DataFrame], matches: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """Forward from matches: the other matches that the same pairs lean on are not their history."""
+        pairs = self.pairs_of(matches)
+        # Forward from matches: the other matches that the same pairs lean on are not their history.
         behind = self.behind(self.none("qbawa"), matches, self.none("replay_matrix"))
-        return behind | {"qbawa": found["qbawa"], "datasets": found["datasets"]}
+        return behind | {"qbawa": pairs, "datasets": self.datasets("pair_ids", pairs["pair_id"])}
 
     def of_verdict(self, id: str) -> dict[str, pl.DataFrame]:
         return self.of_matches(self.rows("verdicts", "verdict_id", [id])["match_id"])
@@ -167,9 +191,13 @@ class _Finder:
         }
 
     def of_dataset(self, id: str) -> dict[str, pl.DataFrame]:
-        datasets = self.rows("datasets", "version", [id])
-        held = datasets["pair_ids"].explode(empty_as_null=True).to_list()
-        return {"datasets": datasets, "qbawa": self.rows("qbawa", "pair_id", held, _LIGHT)}
+        held = self.rows("datasets", "version", [id], ["pair_ids"])["pair_ids"].explode(empty_as_null=True).drop_nulls()
+        # Up to millions of them, and as many pairs: never as objects of Python.
+        wanted = held.to_frame("pair_id").lazy()
+        pairs = (
+            self.lake.scan("qbawa").select(_LIGHT).join(wanted, on="pair_id", how="semi").collect(engine="streaming")
+        )
+        return {"datasets": self.rows("datasets", "version", [id], _NOTED), "qbawa": pairs}
 
 
 _FINDERS: dict[Kind, Callable[[_Finder, str], dict[str, pl.DataFrame]]] = {
