@@ -6,7 +6,7 @@ process imports this module.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,51 +22,78 @@ from qbawa.tournaments.stage import rows_in_order
 if TYPE_CHECKING:
     from qbawa.datasets.exports.card import Facts
     from qbawa.datasets.pairs.build import PairsReport
+    from qbawa.datasets.pairs.unchanged import BuiltStep
 
 
 def build_qbawa(project: Project) -> "PairsReport":
-    """Rebuild every step's pairs; splits that were given stay."""
-    from qbawa.datasets.pairs.build import PairsReport, build_pairs
+    """Build the pairs of every step whose matches, verdicts, answers, questions or settings have changed; the others' stay.
+
+    Splits that were given stay. The report is of all steps.
+    """
+    from qbawa.datasets.pairs.build import build_pairs
+    from qbawa.datasets.pairs.unchanged import Built, BuiltStep, hash_of
     from qbawa.tournaments.agreement.calibration import calibrate
 
-    lake = project.lake
+    lake, settings = project.lake, project.config.pairs.model_dump(mode="json")
+    last = Built.read(project.notes.get(_BUILT))
+    inputs = hash_of({"pairs": settings, "tables": {table: lake.state(table) for table in _MADE_OF}})
+    if last.inputs == inputs and last.pairs == list(lake.state("qbawa")):
+        project.publish()
+        return _report(lake.read("qbawa"), last.steps)
     matches, verdicts, cells = (
         rows_in_order(lake, "matches"),
         rows_in_order(lake, "verdicts"),
         rows_in_order(lake, "replay_matrix"),
     )
     asked = questions(project, cells.select("step", "request_id").unique())
-    splits = lake.read("qbawa", ["request_id", "split"])
-    removed: Counter[str] = Counter()
-    frames = [lake.read("qbawa").clear()]
-    effects: dict[str, float] = {}
-    at = now()
+    known = lake.read("qbawa")
+    splits = known.select("request_id", "split")
+    frames, steps, at = [known.clear()], dict[str, BuiltStep](), now()
     for step in cells["step"].unique().sort():
         here = pl.col("step") == step
-        report = build_pairs(
-            matches.filter(here),
-            verdicts.filter(here),
-            cells.filter(here),
-            asked.filter(here),
-            project.config.pairs,
-            calibrate(verdicts.filter(here)),
-            previous=splits,
-            built_at=at,
-        )
+        of_step = matches.filter(here), verdicts.filter(here), cells.filter(here), asked.filter(here)
+        made_of = hash_of({"pairs": settings}, (*of_step[:3], of_step[3].sort("request_id")))
+        before, built = known.filter(here), last.steps.get(step)
+        if built is not None and (made_of, _pairs_hash(before)) == (built.made_of, built.pairs):
+            frames.append(before)
+            steps[step] = built
+            continue
+        report = build_pairs(*of_step, project.config.pairs, calibrate(of_step[1]), previous=splits, built_at=at)
         # A request has one split, whichever of its steps is asked first.
         splits = pl.concat([splits, report.pairs.select("request_id", "split")]).unique(
             "request_id", keep="first", maintain_order=True
         )
-        frames.append(report.pairs.select(frames[0].columns))
-        removed.update(report.removed)
-        effects |= report.effect
-    pairs, known = pl.concat(frames), lake.read("qbawa")
+        pairs = report.pairs.select(known.columns)
+        frames.append(pairs)
+        steps[step] = BuiltStep(made_of, _pairs_hash(pairs), report.removed, report.effect[step])
+    pairs = pl.concat(frames)
     # The same pairs built again are the pairs that were built before, and no new version of the table.
     if pairs.drop("built_at").sort("pair_id").equals(known.drop("built_at").sort("pair_id")):
         pairs = known
     lake.replace("qbawa", sorted({*pairs["block_id"], *known["block_id"]}), pairs)
+    project.notes.put(_BUILT, Built(inputs, lake.state("qbawa"), steps).text())
     project.publish()
-    return PairsReport(pairs, dict(removed), effects)
+    return _report(pairs, steps)
+
+
+_BUILT = "built_pairs.json"
+_MADE_OF = ("matches", "verdicts", "replay_matrix", "recordings", "replay_set")
+
+
+def _pairs_hash(pairs: pl.DataFrame) -> str:
+    """Of a step's pairs, whenever they were built."""
+    from qbawa.datasets.pairs.unchanged import hash_of
+
+    return hash_of({}, [pairs.drop("built_at").sort("pair_id")])
+
+
+def _report(pairs: pl.DataFrame, steps: "Mapping[str, BuiltStep]") -> "PairsReport":
+    from qbawa.datasets.pairs.build import PairsReport
+
+    removed: Counter[str] = Counter()
+    for built in steps.values():
+        removed.update(built.removed)
+    return PairsReport(pairs, dict(removed), {step: built.effect for step, built in steps.items()})
 
 
 def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
@@ -76,7 +103,12 @@ def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
     """
     lake = project.lake
     recorded = (
-        lake.read("recordings", ["step", "request_id", "recorded_at", "messages", "inputs"])
+        lake.read(
+            "recordings",
+            ["step", "request_id", "recorded_at", "messages", "inputs"],
+            # Few of all requests are in the replay set.
+            keep=pl.col("request_id").is_in(asked["request_id"].unique().sort().to_list()),
+        )
         .join(asked, on=["step", "request_id"], how="semi")
         .sort("recorded_at")
         .unique(["step", "request_id"], keep="first", maintain_order=True)

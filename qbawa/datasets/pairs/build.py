@@ -15,7 +15,7 @@ from qbawa.datasets.pairs.evidence import Opinions, weigh
 from qbawa.datasets.pairs.filters import is_empty, is_refusal
 from qbawa.datasets.pairs.pair_ids import codes, pair_ids
 from qbawa.datasets.pairs.policy import Policy, choose
-from qbawa.datasets.pairs.posterior import Evidence, fit_posterior
+from qbawa.datasets.pairs.posterior import TYPICAL_EFFECT, Evidence, fit_posterior
 from qbawa.datasets.pairs.provenance import history
 from qbawa.datasets.splits import assign_splits
 from qbawa.tournaments.agreement.calibration import Calibration
@@ -42,6 +42,10 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "built_at": pl.Datetime("us", "UTC"),
     "block_id": pl.String,
 }
+
+
+UNKNOWN = 0.5
+"""p_best of two answers of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +137,28 @@ class _Step:
     def pairs(self, removed: Counter[str]) -> tuple[pl.DataFrame, float]:
         """The step's pairs, and the size of its request effects."""
         removed["failed answer"] += self.failed
+        nothing = pl.DataFrame(schema={k: v for k, v in SCHEMA.items() if k != "built_at"})
+        if self.matches.is_empty() and (self.config.p_best > UNKNOWN or not self.config.inferred):
+            # Nothing is known of any pair: each is as likely one way round as the other.
+            self._left_out(removed)
+            return nothing, TYPICAL_EFFECT
         evidence = self._evidence()
         posterior = fit_posterior(evidence, len(self.strategies), self.questions.height)
         strategy = self.cells["strategy"].to_numpy()
         members = np.split(strategy, self.start[1:-1]) if self.questions.height else []
         kept = [self._worth_keeping(candidates(answers, posterior), removed) for answers in posterior.answers(members)]
         if not kept:
-            return pl.DataFrame(schema={k: v for k, v in SCHEMA.items() if k != "built_at"}), posterior.effect
+            return nothing, posterior.effect
         return self._finished(pl.concat(kept), removed), posterior.effect
+
+    def _left_out(self, removed: Counter[str]) -> None:
+        """Count why pairs are left out where there is no match, without making them: there may be half a million a request."""
+        whole = self.cells.filter(~pl.col("empty"))
+        every, filled = _pairs_within(self.cells, "request"), _pairs_within(whole, "request")
+        equal = _pairs_within(whole, "request", "text")
+        removed["empty answer"] += every - filled
+        removed["equal answers"] += equal
+        removed["not sure enough" if self.config.inferred else "never judged"] += filled - equal
 
     def _canonical(self, matches: pl.DataFrame) -> pl.DataFrame:
         """Matches on known requests in numbers: request, low, high (strategies, low < high), p_low, weight, and the rest."""
@@ -251,6 +269,12 @@ class _Step:
                 "worse_answer": self.cells["answer"][rows["worse_cell"]],
             }
         )
+
+
+def _pairs_within(rows: pl.DataFrame, *by: str) -> int:
+    """How many pairs of rows are alike in these columns."""
+    n = rows.group_by(by).agg(n=pl.len().cast(pl.Int64))["n"]
+    return int((n * (n - 1) // 2).sum())
 
 
 def _place(column: pl.Expr, names: pl.Series) -> pl.Expr:

@@ -7,7 +7,7 @@ import json
 
 import polars as pl
 
-from qbawa.datasets.near_duplicates import normalised
+from qbawa.datasets.near_duplicates import normalised_texts
 
 
 def distinct(texts: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
@@ -23,7 +23,7 @@ def distinct(texts: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
 def codes(texts: pl.Series) -> pl.Series:
     """A number for each text; texts that are equal after normalisation have the same. Within one process only."""
     key, table = distinct(texts)
-    code = table.select("key", code=normalised(pl.col("text")).hash(0))
+    code = table.select("key", code=normalised_texts(table["text"]).hash(0))
     return key.to_frame().join(code, on="key", how="left", maintain_order="left")["code"]
 
 
