@@ -30,22 +30,21 @@ from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa_assets.datasets import export, pair
-from qbawa_assets.improvement import promote
+from qbawa_assets.datasets import export, pair, qbawa, qbawa_datasets
+from qbawa_assets.improvement import champions, promote
 from qbawa_assets.model_checks import fail_for_silent_models, note_cap, say_what_is_wrong
 from qbawa_assets.partition_events import PartitionEvents
 from qbawa_assets.partition_reports import fail_for_failed_cells, fail_for_judging, report_brackets
 from qbawa_assets.partitions import recording_batches
-from qbawa_assets.recordings import choose, ingest
-from qbawa_assets.replay import declare
+from qbawa_assets.provenance import provenance_tags
+from qbawa_assets.recordings import choose, ingest, recordings, replay_set
+from qbawa_assets.replay import declare, strategies
 from qbawa_assets.staleness import Unchanged, newest_answers, note_judged, note_played_out, nothing_to_play
 from qbawa_assets.sweeps import ReplaySweep, sweep
 from qbawa_assets.sweeps import choose as choose_sweep
-from qbawa_assets.tournaments import rate, rate_jury, take_human
+from qbawa_assets.tournaments import human_verdicts, judge_reliability, rate, rate_jury, ratings, take_human
 from resources import ProjectResource
 
-# What Dagster calls the tag of a result's `data_version`; its own constant is internal.
-DATA_VERSION_TAG = "dagster/data_version"
 AFTER = {"after": In(Nothing)}
 
 
@@ -55,12 +54,22 @@ class TournamentSweep(Config):
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
 
+_MADE_OF = {
+    key: made_of
+    for asset in (
+        *(recordings, replay_set, strategies, human_verdicts, ratings, judge_reliability),
+        *(qbawa, qbawa_datasets, champions),
+    )
+    for key, made_of in asset.asset_deps.items()
+}
+
+
 def _report(context: OpExecutionContext, result: MaterializeResult, partition: str | None = None) -> None:
     """Log what a stage returned as the materialisation and the checks that its asset would have made."""
     key = result.asset_key
     assert key is not None
-    version = {DATA_VERSION_TAG: result.data_version.value} if result.data_version else {}
-    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata, tags=version))
+    tags = provenance_tags(context.instance, _MADE_OF[key], result.data_version, context.run_id)
+    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata, tags=tags))
     for check in result.check_results or ():
         # The signature names three events; checks are taken too.
         context.log_event(
