@@ -6,7 +6,7 @@ it made as materialisations of the assets, so the UI shows the same picture whic
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetCheckEvaluation,
@@ -44,6 +44,9 @@ from qbawa_assets.sweeps import ReplaySweep, sweep
 from qbawa_assets.sweeps import choose as choose_sweep
 from qbawa_assets.tournaments import human_verdicts, judge_reliability, rate, rate_jury, ratings, take_human
 from resources import ProjectResource
+
+if TYPE_CHECKING:
+    from qbawa.tournaments.play import PlayReport
 
 AFTER = {"after": In(Nothing)}
 
@@ -149,25 +152,34 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     if context.job_name != "flywheel":  # which has said it before anything was answered
         steps = config.steps or opened.lake.blocks("replay_set")
         problems = say_what_is_wrong(context, opened, tournaments_stage.judge_uses(opened, steps), usd=config.usd)
+    report = _play(context, opened, config)
+    context.add_output_metadata(report.metadata() | problems)
+    while whole and not report.capped and not report.failure:
+        context.log.info("looking whether any match is open now")
+        # The last verdicts have moved what all others count for, which may open another match.
+        if note_played_out(opened) or not report.verdicts:
+            break
+        report = _play(context, opened, config)
+    if not config.steps:
+        note_judged(opened, answers)
+    note_cap(context, report.capped)
+    return report.failure or ""
+
+
+def _play(context: OpExecutionContext, project: Project, config: TournamentSweep) -> "PlayReport":
+    """Tournaments as far as they go now, and their brackets reported."""
     report = tournaments_stage.play(
-        opened,
+        project,
         steps=config.steps or None,
         verdict_budget=config.verdict_budget,
         run_id=context.run_id,
         log=context.log.info,
         usd=config.usd,
     )
-    opened.publish()
+    project.publish()
     context.log.info(report.summary())
-    report_brackets(context, opened, report.matches_by_request, report.unfinished)
-    if not config.steps:
-        note_judged(opened, answers)
-    if whole and not report.capped and not report.failure:
-        context.log.info("looking whether any match is open now")
-        note_played_out(opened)
-    note_cap(context, report.capped)
-    context.add_output_metadata(report.metadata() | problems)
-    return report.failure or ""
+    report_brackets(context, project, report.matches_by_request, report.unfinished)
+    return report
 
 
 @op(ins=AFTER)
