@@ -2,7 +2,7 @@
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
 # make test   every test but those of the three suites below
 # make test-hostile   what the world does to it: strangers, web pages, kills, full disks, clocks that jump
-# make test-ui   the Dagster UI by clicks in Chromium, its schedules and sensors among them
+# make test-ui   `qbawa up` and the Dagster UI by clicks in Chromium, its schedules and sensors among them
 # make screenshots   the same, which makes the pictures of docs/images anew
 # make test-installed   the wheel, built and run in an environment of its own
 # make test-fast   the inner loop, within a minute: without Dagster, Chromium and whatever is marked slow
@@ -34,7 +34,7 @@ test-hostile: .venv/installed
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m hostile
 
 test-ui: .venv/installed
-	$(PYTEST) -m ui
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m ui
 
 screenshots: .venv/installed
 	QBAWA_SCREENSHOTS=docs/images $(PYTEST) -m ui
@@ -43,7 +43,7 @@ test-installed: .venv/installed
 	$(PYTEST) -m installs
 
 test-fast: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile and not ui" --ignore tests/dagster --ignore tests/cli/test_up.py
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile and not ui" --ignore tests/dagster
 
 check: .venv/installed
 	$(BIN)/ruff check .

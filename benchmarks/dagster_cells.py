@@ -6,6 +6,9 @@
 home: `qbawa run replay_sweep` as a user would type it, from its start to its end (`seconds`). Then `qbawa up`, and the
 query that the page of the matrix's partitions sends, cold and warm; `ui_status_s` is the slowest of them.
 
+`rectangle_500_s` is what somebody waits who adds 25 strategies and has them answer 20 of the requests by the dialog of
+`replay_by_request`: from the mutation that its button sends until the page of the matrix shows 500 more cells.
+
 `load_cpu_s` is the least CPU time of three fresh processes that load the code location. `empty_rerun_s` and
 `empty_rerun_cpu_s` are wall and CPU time of `qbawa run flywheel` in the home of `qbawa demo`, where the flywheel has
 turned once and nothing has changed since, the best of five: what every run costs, whatever it finds to do. The home of
@@ -61,6 +64,13 @@ query PartitionHealthQuery($assetKey: AssetKeyInput!) {
 """
 
 
+LAUNCH = """
+mutation LaunchPartitionBackfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) { __typename ... on PythonError { message } }
+}
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
@@ -76,6 +86,7 @@ def main() -> None:
         cells = count(environment)
         with ui(environment) as url:
             waits, materialized = zip(*(status(url) for _ in range(4)), strict=True)
+            rectangle_s = rectangle(home, environment, url, materialized[-1], options.json)
     empty_rerun_s, empty_rerun_cpu_s = empty_rerun(options.json)
     result = {
         "cells": cells,
@@ -85,6 +96,7 @@ def main() -> None:
         "ui_materialized": materialized[-1],
         "cpu_s": round(cpu_s, 1),
         "take_recordings_s": round(take_s, 1),
+        "rectangle_500_s": round(rectangle_s, 1),
         "load_cpu_s": round(load_cpu(), 2),
         "empty_rerun_s": round(empty_rerun_s, 2),
         "empty_rerun_cpu_s": round(empty_rerun_cpu_s, 2),
@@ -129,6 +141,31 @@ def run(environment: dict[str, str], job: str, quiet: bool) -> tuple[float, floa
         [sys.executable, "-m", "qbawa", "run", job], env=environment, check=True, stdout=output, stderr=output
     )
     return time.monotonic() - began, sum(os.times()[2:4]) - cpu
+
+
+def rectangle(home: Path, environment: dict[str, str], url: str, before: int, quiet: bool) -> float:
+    """Seconds from a backfill of 20 requests × 25 new strategies by the UI's mutation until the UI shows the 500 cells."""
+    content = yaml.safe_load((home / "qbawa.yaml").read_text())
+    prompts = {f"n{n}": f"New way {n}. Answer: {{{{ question }}}}" for n in range(25)}
+    content["strategies"].append({"step": STEP, "name": "new", "prompts": prompts, "model": MODEL})
+    (home / "qbawa.yaml").write_text(yaml.safe_dump(content))
+    run(environment, "take_new_recordings", quiet)
+    config = {"ops": {"replay_by_request": {"config": {"strategies": "new*"}}}}
+    params = {
+        "assetSelection": [{"path": ["replay_by_request"]}],
+        "partitionNames": [f"r{n:03}" for n in range(20)],
+        "fromFailure": False,
+        "runConfigData": yaml.safe_dump(config),
+    }
+    began = time.monotonic()
+    answer = ask(url, LAUNCH, {"params": params})["launchPartitionBackfill"]
+    if answer["__typename"] != "LaunchBackfillSuccess":
+        sys.exit(f"The backfill was not launched: {answer}")
+    while (shown := status(url)[1]) < before + 500:
+        if time.monotonic() - began > 300:
+            sys.exit(f"After 300 s the UI shows {shown - before} of 500 cells.")
+        time.sleep(0.5)
+    return time.monotonic() - began
 
 
 def load_cpu() -> float:
@@ -189,12 +226,8 @@ def ui(environment: dict[str, str]) -> Iterator[str]:
 
 def status(url: str) -> tuple[float, int]:
     """Seconds until the UI has the state of all partitions, and how many are materialized."""
-    variables: dict[str, Any] = {"assetKey": {"path": ["replay_matrix"]}}
-    body = json.dumps({"query": QUERY, "variables": variables}).encode()
     began = time.monotonic()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120) as answer:
-        node = json.load(answer)["data"]["assetNodeOrError"]
+    node = ask(url, QUERY, {"assetKey": {"path": ["replay_matrix"]}})["assetNodeOrError"]
     waited = time.monotonic() - began
     keys = {dimension["name"]: dimension["partitionKeys"] for dimension in node["partitionKeysByDimension"]}
     statuses = node["assetPartitionStatuses"]
@@ -204,6 +237,14 @@ def status(url: str) -> tuple[float, int]:
         * len(part["secondaryDim"]["materializedPartitions"])
         for part in statuses["ranges"]
     )
+
+
+def ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """What the UI's server answers."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120) as answer:
+        return dict(json.load(answer)["data"])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ it made as materialisations of the assets, so the UI shows the same picture whic
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetCheckEvaluation,
@@ -30,22 +30,24 @@ from qbawa.engine.counted import Counted
 from qbawa.ingest import stage as ingest_stage
 from qbawa.project import Project
 from qbawa.tournaments import stage as tournaments_stage
-from qbawa_assets.datasets import export, pair
-from qbawa_assets.improvement import promote
+from qbawa_assets.datasets import export, pair, qbawa, qbawa_datasets
+from qbawa_assets.improvement import champions, promote
 from qbawa_assets.model_checks import fail_for_silent_models, note_cap, say_what_is_wrong
 from qbawa_assets.partition_events import PartitionEvents
 from qbawa_assets.partition_reports import fail_for_failed_cells, fail_for_judging, report_brackets
 from qbawa_assets.partitions import recording_batches
-from qbawa_assets.recordings import choose, ingest
-from qbawa_assets.replay import declare
+from qbawa_assets.provenance import provenance_tags
+from qbawa_assets.recordings import choose, ingest, recordings, replay_set
+from qbawa_assets.replay import declare, strategies
 from qbawa_assets.staleness import Unchanged, newest_answers, note_judged, note_played_out, nothing_to_play
 from qbawa_assets.sweeps import ReplaySweep, sweep
 from qbawa_assets.sweeps import choose as choose_sweep
-from qbawa_assets.tournaments import rate, rate_jury, take_human
+from qbawa_assets.tournaments import human_verdicts, judge_reliability, rate, rate_jury, ratings, take_human
 from resources import ProjectResource
 
-# What Dagster calls the tag of a result's `data_version`; its own constant is internal.
-DATA_VERSION_TAG = "dagster/data_version"
+if TYPE_CHECKING:
+    from qbawa.tournaments.play import PlayReport
+
 AFTER = {"after": In(Nothing)}
 
 
@@ -55,12 +57,22 @@ class TournamentSweep(Config):
     usd: float | None = Field(None, description="Dollar cap of this run, besides those in qbawa.yaml.")
 
 
+_MADE_OF = {
+    key: made_of
+    for asset in (
+        *(recordings, replay_set, strategies, human_verdicts, ratings, judge_reliability),
+        *(qbawa, qbawa_datasets, champions),
+    )
+    for key, made_of in asset.asset_deps.items()
+}
+
+
 def _report(context: OpExecutionContext, result: MaterializeResult, partition: str | None = None) -> None:
     """Log what a stage returned as the materialisation and the checks that its asset would have made."""
     key = result.asset_key
     assert key is not None
-    version = {DATA_VERSION_TAG: result.data_version.value} if result.data_version else {}
-    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata, tags=version))
+    tags = provenance_tags(context.instance, _MADE_OF[key], result.data_version, context.run_id)
+    context.log_event(AssetMaterialization(key, partition=partition, metadata=result.metadata, tags=tags))
     for check in result.check_results or ():
         # The signature names three events; checks are taken too.
         context.log_event(
@@ -140,25 +152,34 @@ def sweep_brackets(context: OpExecutionContext, config: TournamentSweep, project
     if context.job_name != "flywheel":  # which has said it before anything was answered
         steps = config.steps or opened.lake.blocks("replay_set")
         problems = say_what_is_wrong(context, opened, tournaments_stage.judge_uses(opened, steps), usd=config.usd)
+    report = _play(context, opened, config)
+    context.add_output_metadata(report.metadata() | problems)
+    while whole and not report.capped and not report.failure:
+        context.log.info("looking whether any match is open now")
+        # The last verdicts have moved what all others count for, which may open another match.
+        if note_played_out(opened) or not report.verdicts:
+            break
+        report = _play(context, opened, config)
+    if not config.steps:
+        note_judged(opened, answers)
+    note_cap(context, report.capped)
+    return report.failure or ""
+
+
+def _play(context: OpExecutionContext, project: Project, config: TournamentSweep) -> "PlayReport":
+    """Tournaments as far as they go now, and their brackets reported."""
     report = tournaments_stage.play(
-        opened,
+        project,
         steps=config.steps or None,
         verdict_budget=config.verdict_budget,
         run_id=context.run_id,
         log=context.log.info,
         usd=config.usd,
     )
-    opened.publish()
+    project.publish()
     context.log.info(report.summary())
-    report_brackets(context, opened, report.matches_by_request, report.unfinished)
-    if not config.steps:
-        note_judged(opened, answers)
-    if whole and not report.capped and not report.failure:
-        context.log.info("looking whether any match is open now")
-        note_played_out(opened)
-    note_cap(context, report.capped)
-    context.add_output_metadata(report.metadata() | problems)
-    return report.failure or ""
+    report_brackets(context, project, report.matches_by_request, report.unfinished)
+    return report
 
 
 @op(ins=AFTER)

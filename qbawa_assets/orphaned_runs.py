@@ -10,8 +10,8 @@ HOST_TAG = "qbawa/host"
 
 
 def host_tags() -> Mapping[str, str]:
-    """Tags of a run that this process executes itself: where to look for it."""
-    return {HOST_TAG: socket.gethostname()}
+    """Tags of a run that this process executes itself: where to look for it, and that no daemon can start it again."""
+    return {HOST_TAG: socket.gethostname(), "dagster/max_retries": "0"}
 
 
 def end_abandoned_runs(instance: DagsterInstance, *, launched_here: bool) -> list[str]:

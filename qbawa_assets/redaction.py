@@ -120,7 +120,7 @@ def _redacted(table: str, column: str, value: Json, said: set[str], request_id: 
     if table == "runs" and isinstance(value, dict) and isinstance(value.get("tags"), dict):
         tags = {k: v for k, v in value["tags"].items() if not (k.startswith(PARTITION_TAGS) and v in said)}
         value = value | {"tags": tags}
-    new = without(value, said, request_id)
+    new = _with_all_columns(without(value, said, request_id))
     if pictured:
         new = _without_pictures(new)
     text = json.dumps(new)
@@ -129,6 +129,20 @@ def _redacted(table: str, column: str, value: Json, said: set[str], request_id: 
     except Exception:  # whatever Dagster's classes object to: then nobody could read it any more
         return _GONE
     return text
+
+
+def _with_all_columns(value: Json) -> Json:
+    """The value with every column in every row of its tables: Dagster cannot read a row that lacks one."""
+    if isinstance(value, list):
+        return [_with_all_columns(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    rows = value.get("records")
+    if isinstance(rows, list) and isinstance(value.get("schema"), dict):
+        columns = [column["name"] for column in value["schema"]["columns"]]
+        rows = [row | {"data": dict.fromkeys(columns) | row["data"]} for row in rows]
+        return value | {"records": rows}
+    return {name: _with_all_columns(inner) for name, inner in value.items()}
 
 
 def _write(cursor: Any, table: str, row_id: int, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -85,14 +85,16 @@ def nothing_to_play(project: Project) -> bool:
     return Unchanged(project).since(_PLAY, _PLAY_READS, *_PLAY_WRITES)
 
 
-def note_played_out(project: Project) -> None:
-    """Remember it where no match is open, of those that qbawa.yaml's budget allows.
+def note_played_out(project: Project) -> bool:
+    """Whether no match is open, of those that qbawa.yaml's budget allows; where none is, remember it.
 
     Tournaments are looked at once more for that: the last verdicts have moved what all others count for.
     """
     now = Unchanged(project)
-    if tournaments_stage.is_played_out(project):
+    played_out = tournaments_stage.is_played_out(project)
+    if played_out:
         now.note_as_seen(_PLAY, _PLAY_READS, *_PLAY_WRITES)
+    return played_out
 
 
 def unbudgeted_judges(project: Project) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from qbawa.project import Project
 from qbawa.replay import stage as replay_stage
 from qbawa.replay.cells import choose_cells
-from qbawa_assets.metadata import picture
+from qbawa_assets.metadata import columns_of, picture
 from qbawa_assets.model_checks import note_cap, say_what_is_wrong
 from qbawa_assets.partition_keys import name_of
 from qbawa_assets.partition_reports import (
@@ -113,6 +113,7 @@ def sweep(
     kinds={"deltalake"},
     pool="model_calls",
     output_required=False,
+    metadata=columns_of("replay_matrix"),
 )
 def replay_by_request(
     context: AssetExecutionContext, config: SweepOfPartitions, project: ProjectResource
@@ -138,6 +139,7 @@ def replay_by_request(
     kinds={"deltalake"},
     pool="model_calls",
     output_required=False,
+    metadata=columns_of("replay_matrix"),
 )
 def replay_by_strategy(
     context: AssetExecutionContext, config: SweepOfPartitions, project: ProjectResource

@@ -71,6 +71,11 @@ class PlayReport(RunReport):
         )
 
     @property
+    def verdicts(self) -> int:
+        """Asked by this run, of all steps."""
+        return sum(step.verdicts for step in self.steps.values())
+
+    @property
     def capped(self) -> bool:
         """Whether a dollar cap stopped a tournament."""
         return any(step.stopped == "cap" for step in self.steps.values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browser import chromium_page, needs_chromium
 from dagster import AssetKey
 from dagster_home import configure, dagster_on, record
 from running_up import Up, environment, free_port, processes_of, qbawa, running_up, wait_for
@@ -23,8 +24,7 @@ from qbawa_assets.definitions import ASSETS
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
-pytestmark = pytest.mark.slow
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.ui]
 STRATEGIES = {
     "step": "explain",
     "name": "plain",
@@ -80,16 +80,12 @@ def test_a_segment_that_is_dropped_becomes_a_batch_and_joins_the_matrix_by_itsel
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install the package chromium to drive the real UI")
+@needs_chromium
 def test_the_ui_shows_the_flywheel_and_materializes_a_row(up: Up) -> None:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     ui, complaints = f"http://127.0.0.1:{up.port}", []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    with chromium_page(1600, 1000) as page:
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -125,7 +121,6 @@ def test_the_ui_shows_the_flywheel_and_materializes_a_row(up: Up) -> None:
         done = page.get_by_text("Materialized (3)")
         wait_for(lambda: page.reload() and _appears(done), up, "the row in the UI")
         expect(page.get_by_text("Missing (3)")).to_be_visible()
-        browser.close()
     assert complaints == []
     with dagster_on(up.home) as here:
         assert here.statuses()["materialized"] == set(here.row("r1"))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from dagster_home import dagster_home
 from newsdesk import CONFIG, newsdesk, reopened
 
+from qbawa.cli.demo_app.pipeline import record_demo
 from qbawa.project import Home, Project, open_project
 from qbawa.tournaments import stage as tournaments_stage
 from qbawa_assets import staleness
@@ -85,3 +87,14 @@ def test_a_verdict_that_came_while_the_end_was_looked_for_is_not_missed(project:
     project.lake.merge("verdicts", row)  # by another process
     now.note_as_seen("play", (), "verdicts")
     assert not staleness.Unchanged(project).since("play", (), "verdicts")
+
+
+def test_a_run_plays_on_where_its_last_verdicts_have_opened_a_match() -> None:
+    """Three articles of the newsdesk are such a case: what the next run would ask belongs to the one that opened it."""
+    with dagster_home() as here:
+        here.home.root.mkdir(exist_ok=True)
+        here.home.config.write_text(CONFIG)
+        record_demo(here.home.journal, 3)
+        assert here.run("flywheel").success
+        assert tournaments_stage.is_played_out(here.project)
+        assert tournaments_stage.play(here.project, run_id="again").verdicts == 0

@@ -14,7 +14,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster_home import RANGE_END, RANGE_START, DagsterHome, configure, dagster_home, prompts, record
 from scripted_provider import ScriptedProvider
 
-from qbawa_assets.definitions import definitions
+from qbawa_assets.definitions import ASSETS, definitions
 from qbawa_assets.partitions import requests, strategies
 from resources import ProjectResource
 from sensors.schedules import replay_new_requests, replay_new_strategies
@@ -148,16 +148,27 @@ def test_a_cell_that_nobody_wants_says_so_and_costs_nothing(world: DagsterHome, 
     assert explains[0] not in world.statuses()["materialized"]
 
 
+def unsynced(world: DagsterHome) -> dict[str, list[str]]:
+    """Assets that the UI calls unsynced, and what it says has changed."""
+    graph = definitions.get_repository_def().asset_graph
+    resolver = CachingStaleStatusResolver(world.instance, graph, LoadingContextForTest(world.instance))
+    causes = {asset.key: resolver.get_stale_causes(asset.key) for asset in ASSETS if asset.partitions_def is None}
+    return {str(key): [cause.reason for cause in found] for key, found in causes.items() if found}
+
+
 def test_what_is_made_again_from_the_same_rows_makes_nothing_unsynced(world: DagsterHome) -> None:
-    """Each run of the flywheel declares the strategies; what a person has made of them stays in step."""
-    for asset in ("replay_set", "strategies"):
+    """Whoever made it, and whoever makes it again: a run of a job, or a click on an asset."""
+    assert world.run("flywheel").success
+    for asset in ("replay_set", "strategies", "human_verdicts", "ratings", "judge_reliability", "qbawa"):
         assert world.materialize(asset).success
-    with mock.patch.dict(os.environ, world.environment):
-        graph = definitions.get_repository_def().asset_graph
-        world.instance.wipe_assets([AssetKey("ratings")])
-        assert world.materialize("ratings").success
-        assert world.run("take_new_recordings").success
-        assert world.materialize("strategies").success
-        resolver = CachingStaleStatusResolver(world.instance, graph, LoadingContextForTest(world.instance))
-        causes = resolver.get_stale_causes(AssetKey("ratings"))
-    assert [cause.asset_key.to_user_string() for cause in causes] == []
+        assert unsynced(world) == {}, f"after {asset} was materialized again"
+    assert world.run("flywheel").success
+    assert unsynced(world) == {}
+
+
+def test_what_has_changed_makes_what_is_made_of_it_unsynced(world: DagsterHome) -> None:
+    content = yaml.safe_load(world.home.config.read_text())
+    content["strategies"].append({"step": "explain", "name": "one more", "prompt": "{{ topic }}?", "model": "scripted"})
+    world.home.config.write_text(yaml.safe_dump(content))
+    assert world.materialize("strategies").success
+    assert set(unsynced(world)) >= {"AssetKey(['ratings'])"}

@@ -54,6 +54,17 @@ def test_a_failure_within_it_leaves_the_collector_as_it_was() -> None:
     assert gc.get_freeze_count() == 0 and gc.get_threshold() == before
 
 
+def test_two_that_overlap_leave_the_collector_as_the_first_found_it() -> None:
+    before = gc.get_threshold()
+    first, second = gc_tuned(), gc_tuned()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold() != before, "one of them is still under way"
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
+
+
 def test_a_heap_that_an_application_has_frozen_stays_frozen_and_grows_by_nothing() -> None:
     gc.freeze()
     frozen = gc.get_freeze_count()

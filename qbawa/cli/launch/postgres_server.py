@@ -157,7 +157,10 @@ class PrivateServer:
             (self.folder / "server.lock").open("a") as lock,
         ):
             # Inherited by the server and all its processes: it is held exactly as long as they live.
-            _try_lock(lock.fileno())
+            if _try_lock(lock.fileno()):
+                # No server lives: what a killed one left behind names a process that is gone, or dead and not buried yet.
+                for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+                    (self.data / name).unlink(missing_ok=True)
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
