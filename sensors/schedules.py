@@ -13,7 +13,7 @@ from dagster import (
     schedule,
 )
 
-from qbawa.project import Project
+from qbawa.errors import UserError
 from qbawa.replay import stage as replay_stage
 from qbawa_assets.asset_jobs import replay_requests, replay_strategies
 from qbawa_assets.jobs import flywheel_job, maintain_lake
@@ -43,7 +43,7 @@ def nightly_replay(context: ScheduleEvaluationContext, project: ProjectResource)
 )
 def replay_new_requests(context: ScheduleEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
     """Requests that joined the replay set after a strategy are answered by all strategies, within `budget.nightly_usd`."""
-    return _backfill(context, project.open(), "request", requests)
+    return _backfill(context, project, "request", requests)
 
 
 @schedule(
@@ -53,7 +53,7 @@ def replay_new_requests(context: ScheduleEvaluationContext, project: ProjectReso
 )
 def replay_new_strategies(context: ScheduleEvaluationContext, project: ProjectResource) -> RunRequest | SkipReason:
     """Strategies that came after a request answer all requests, within `budget.nightly_usd`."""
-    return _backfill(context, project.open(), "strategy", strategies)
+    return _backfill(context, project, "strategy", strategies)
 
 
 @schedule(
@@ -68,13 +68,17 @@ def lake_maintenance(context: ScheduleEvaluationContext) -> Iterator[RunRequest]
 
 def _backfill(
     context: ScheduleEvaluationContext,
-    project: Project,
+    resource: ProjectResource,
     cause: Literal["request", "strategy"],
     partitions: DynamicPartitionsDefinition,
 ) -> RunRequest | SkipReason:
     """One run over the partitions that have cells to answer, since one run can be held to one cap."""
     job = {"request": replay_requests.name, "strategy": replay_strategies.name}[cause]
-    cells = replay_stage.cells_that_new_ones_cause(project.lake)
+    try:
+        project = resource.open()
+        cells = replay_stage.cells_that_new_ones_cause(project.lake)
+    except UserError as error:
+        return SkipReason(str(error))
     names = set(cells.filter(cells["cause"] == cause)[f"{cause}_id"])
     keys = {partition_key(name) for name in names}
     known = [key for key in context.instance.get_dynamic_partitions(str(partitions.name)) if key in keys]

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import yaml
-from dagster import AssetKey, RunRequest, ScheduleDefinition, SkipReason, build_schedule_context
+from dagster import AssetKey, RunRequest, SkipReason
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster_home import RANGE_END, RANGE_START, DagsterHome, configure, dagster_home, prompts, record
@@ -16,7 +16,6 @@ from scripted_provider import ScriptedProvider
 
 from qbawa_assets.definitions import ASSETS, definitions
 from qbawa_assets.partitions import requests, strategies
-from resources import ProjectResource
 from sensors.schedules import replay_new_requests, replay_new_strategies
 
 REQUESTS = ["r1", "r2", "r3", "r4"]
@@ -49,16 +48,6 @@ def row(world: DagsterHome, first: str, last: str, **config: object) -> bool:
             )
             .success
         )
-
-
-def tick(world: DagsterHome, schedule: ScheduleDefinition) -> RunRequest | SkipReason:
-    with (
-        mock.patch.dict(os.environ, world.environment),
-        build_schedule_context(instance=world.instance, resources={"project": ProjectResource()}) as context,
-    ):
-        asked = schedule(context)
-    assert isinstance(asked, RunRequest | SkipReason)
-    return asked
 
 
 def run(world: DagsterHome, asked: RunRequest, job: str) -> bool:
@@ -110,7 +99,7 @@ def test_what_a_sweep_completes_is_green_too(world: DagsterHome, server: Scripte
 
 def test_no_schedule_has_anything_to_do_in_a_full_matrix(world: DagsterHome) -> None:
     for schedule in (replay_new_requests, replay_new_strategies):
-        assert isinstance(tick(world, schedule), SkipReason)
+        assert isinstance(world.tick(schedule), SkipReason)
 
 
 def test_new_requests_and_new_strategies_are_backfilled_each_by_its_schedule_within_the_cap(
@@ -123,16 +112,16 @@ def test_new_requests_and_new_strategies_are_backfilled_each_by_its_schedule_wit
     record(world.home, ["r5", "r6"], first=10)
     assert world.run("take_new_recordings").success
     before = server.calls
-    for_requests, for_strategies = tick(world, replay_new_requests), tick(world, replay_new_strategies)
+    for_requests, for_strategies = world.tick(replay_new_requests), world.tick(replay_new_strategies)
     assert isinstance(for_requests, RunRequest) and isinstance(for_strategies, RunRequest)
     config = for_requests.run_config["ops"]["replay_by_request"]["config"]
     assert config == {"usd": 0.25, "only": ["r5", "r6"]}
     assert run(world, for_requests, "replay_requests")
     assert server.calls == before + 2 * (WAYS + 1), "new requests × all strategies, and no old request"
-    assert isinstance(tick(world, replay_new_requests), SkipReason)
+    assert isinstance(world.tick(replay_new_requests), SkipReason)
     assert run(world, for_strategies, "replay_strategies")
     assert server.calls == before + 2 * (WAYS + 1) + len(REQUESTS), "a new strategy × all requests"
-    assert isinstance(tick(world, replay_new_strategies), SkipReason)
+    assert isinstance(world.tick(replay_new_strategies), SkipReason)
     assert server.asked_again() == 0
     assert whole(world, "request") == {*REQUESTS, "r5", "r6"}
 

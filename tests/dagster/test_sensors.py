@@ -7,13 +7,21 @@ from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from dagster import AssetKey, RunRequest, SensorDefinition, SensorResult, SkipReason, build_sensor_context
+from dagster import (
+    AssetKey,
+    RunRequest,
+    SensorDefinition,
+    SensorResult,
+    SkipReason,
+    build_schedule_context,
+    build_sensor_context,
+)
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
 from scripted_provider import ScriptedProvider
 
 from resources import ProjectResource
-from sensors.schedules import nightly_replay
-from sensors.sensors import new_human_verdicts, new_recordings
+from sensors.schedules import nightly_replay, replay_new_requests, replay_new_strategies
+from sensors.sensors import missing_cells, new_human_verdicts, new_recordings
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +54,20 @@ def evaluate(world: DagsterHome, sensor: SensorDefinition) -> SensorResult | Run
 
 
 def test_an_empty_home_asks_for_nothing(world: DagsterHome) -> None:
-    assert isinstance(evaluate(world, new_recordings), SkipReason)
-    assert isinstance(evaluate(world, new_human_verdicts), SkipReason)
+    for sensor in (new_recordings, new_human_verdicts, missing_cells):
+        assert isinstance(evaluate(world, sensor), SkipReason)
+    for schedule in (replay_new_requests, replay_new_strategies):
+        assert isinstance(world.tick(schedule), SkipReason)
 
 
 def test_a_broken_configuration_is_said_and_starts_nothing(world: DagsterHome) -> None:
     good = world.home.config.read_text()
     world.home.config.write_text("strategies: [{stp: x}]")
     try:
-        for sensor in (new_recordings, new_human_verdicts):
-            said = evaluate(world, sensor)
+        for said in (
+            *(evaluate(world, sensor) for sensor in (new_recordings, new_human_verdicts, missing_cells)),
+            *(world.tick(schedule) for schedule in (replay_new_requests, replay_new_strategies)),
+        ):
             assert isinstance(said, SkipReason)
             assert "stp" in (said.skip_message or "")
     finally:
@@ -111,7 +123,6 @@ def test_a_table_of_human_verdicts_decides_anew(world: DagsterHome, server: Scri
 
 
 def test_the_nightly_run_spends_within_its_budget(world: DagsterHome) -> None:
-    from dagster import build_schedule_context
 
     resources = {"project": ProjectResource()}
     with (

@@ -18,7 +18,15 @@ from typing import Any
 from unittest import mock
 
 import yaml
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    ExecuteInProcessResult,
+    RunRequest,
+    ScheduleDefinition,
+    SkipReason,
+    build_schedule_context,
+)
 from dagster._core.definitions.partitions.definition import PartitionsDefinition
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_partition_subsets
@@ -30,6 +38,7 @@ from qbawa.project import Home, Project, open_project
 from qbawa_assets.definitions import definitions
 from qbawa_assets.partitions import cells
 from qbawa_assets.run_job import keep_connections
+from resources import ProjectResource
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 TOPICS = ("the tides", "sourdough", "old maps", "violins", "glaciers", "semaphores", "copper roofs", "the moon")
@@ -65,6 +74,16 @@ class DagsterHome:
     def row(self, request: str) -> list[str]:
         """Keys of one request's cells, in the order in which Dagster lists them."""
         return [f"{request}|{strategy}" for strategy in self.instance.get_dynamic_partitions("strategy")]
+
+    def tick(self, schedule: ScheduleDefinition) -> RunRequest | SkipReason:
+        """What a tick of a schedule asks for."""
+        with (
+            mock.patch.dict(os.environ, self.environment),
+            build_schedule_context(instance=self.instance, resources={"project": ProjectResource()}) as context,
+        ):
+            asked = schedule(context)
+        assert isinstance(asked, RunRequest | SkipReason)
+        return asked
 
     def command(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """`qbawa …` started in a session of its own."""
