@@ -98,6 +98,28 @@ def limits(provider: MockProvider, folder: Path, quick: bool, chance: random.Ran
     return result
 
 
+def stray(provider: MockProvider, folder: Path, quick: bool, chance: random.Random) -> dict[str, Any]:
+    """The share of a limit that is used while 1 % of calls meet a lone 429 and 1 % a 5xx or a reset.
+
+    Counted over a fixed time, in which calls are always waiting: what is sent again after the last new call waits for
+    its answer, not for the limit. `stray_seconds` is the whole sweep, beside what the limit alone would take.
+    """
+    rpm, window_s = 10_000, 20 if quick else 60
+    shares = {"429": 0.01, "500": 0.003, "503": 0.004, "reset": 0.003}
+    provider.control(rpm=rpm, latency_s=[0.2, 1], faults=shares, fault_retry_after_s=0.5)
+    cells = int(rpm / 60 * window_s * 1.05)
+    home = make_home(folder, provider, cells, model={"requests_per_minute": rpm})
+    report = work(home)["report"]
+    _expect(report["answered"] == cells, f"{report} for {cells} cells")
+    stats = provider.stats()
+    return {
+        "limit_used_stray": round(sum(at <= window_s for at, _ in stats["admitted"]) / (rpm / 60 * window_s), 4),
+        "stray_seconds": round(stats["admitted"][-1][0], 1),
+        "stray_ideal_seconds": round(cells * (1 + sum(shares.values())) / rpm * 60, 1),
+        "stray_429s": stats["counts"].get("fault_429", 0) + stats["counts"].get("limited", 0),
+    }
+
+
 def cells(provider: MockProvider, folder: Path, quick: bool, chance: random.Random) -> dict[str, Any]:
     """CPU a cell and peak memory, at 30,000 cells with prompts and answers of about 1 KB and no limit.
 
@@ -232,6 +254,7 @@ def budget(provider: MockProvider, folder: Path, quick: bool, chance: random.Ran
 PHASES: dict[str, Callable[[MockProvider, Path, bool, random.Random], dict[str, Any]]] = {
     "cells": cells,
     "limits": limits,
+    "stray": stray,
     "faults": faults,
     "kills": kills,
     "two_runs": two_runs,
@@ -413,13 +436,15 @@ def _in_dagster(home: Any, replay: Callable[..., Any]) -> tuple[Any, int, float]
         os.environ.update(environment)
         from dagster import AssetKey, DagsterInstance, job, op
 
+        from qbawa.project import open_project
         from qbawa_assets.partition_reports import report_cells
 
         reports = []
 
         @op
         def sweep(context) -> None:  # type: ignore[no-untyped-def]  # Dagster reads the annotation
-            reports.append(replay(context.run_id, report_cells(context, plan_failures=True), context.log.info))
+            on_cells = report_cells(context, open_project(home), plan_failures=True)
+            reports.append(replay(context.run_id, on_cells, context.log.info))
 
         @job
         def bench() -> None:
@@ -463,11 +488,11 @@ def _wait_until_paying(home: Path, process: subprocess.Popen[str]) -> None:
 
 def _journalled(home: Path) -> tuple[set[str], set[str]]:
     """Keys and contents of answered calls that are on disk, in journal or lake."""
-    from qbawa.engine.ledger.index import is_answer
+    from qbawa.engine.ledger.index import LOADED, is_answer
     from qbawa.storage.journal import all_segments, read_lines
 
     keys, contents = set(), set()
-    for folder in (home / "calls", home / "calls" / "landed"):
+    for folder in (home / "calls", home / "calls" / LOADED):
         for segment in all_segments(folder):
             for raw in read_lines(segment):
                 line = json.loads(raw)

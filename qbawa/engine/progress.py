@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, Literal, Protocol
@@ -56,6 +56,8 @@ class Snapshot:
     """Until the tightest dollar cap; None without one."""
 
 
+Use = Mapping[RateLimiter, tuple[int, float]]
+"""Requests that have left and tokens that were used, by limiter."""
 Look = Callable[[], Snapshot]
 Outcome = Literal["ok", "failed", "missing"]
 
@@ -95,7 +97,7 @@ class Progress:
         self._log = log
         self._waits_s = chain(LOG_FIRST_S if log and every_s is None else (), repeat(every_s or _every(log)))
         self._began = time.monotonic()
-        self._past: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
+        self._past: deque[tuple[float, int, int, Use]] = deque([(self._began, 0, 0, {})])
 
     def cell(self, outcome: Outcome) -> None:
         """A cell has ended: `ok`, `failed`, or `missing` where a budget or Ctrl-C kept it from being answered."""
@@ -114,10 +116,11 @@ class Progress:
         """The state of the run in one line."""
         now = time.monotonic()
         stats = engine.stats
-        self._past.append((now, self.done, stats.attempts, stats.input_tokens + stats.output_tokens))
+        use: Use = {limiter: (limiter.sent, limiter.used_tokens) for limiter in engine.limiters}
+        self._past.append((now, self.done, stats.attempts, use))
         while len(self._past) > 2 and now - self._past[0][0] > _WINDOW_S:
             self._past.popleft()
-        began, cells, attempts, tokens = self._past[0]
+        began, cells, attempts, used = self._past[0]
         span = max(now - began, 1e-3)
         cell_rate = (self.done - cells) / span
         # A tournament has calls and no cells.
@@ -131,9 +134,7 @@ class Progress:
             parts.append(f"{cell_rate * 60:,.0f} cells/min")
         calls = (stats.attempts - attempts) / span * 60
         parts.append(f"{calls:,.0f} calls/min")
-        share = share_of_limit(
-            engine, span, stats.attempts - attempts, stats.input_tokens + stats.output_tokens - tokens
-        )
+        share = share_of_limit(used, use, span)
         if share is not None:
             parts.append(f"{share:.0%} of limit")
         parts.append(f"{sum(limiter.in_flight for limiter in engine.limiters)} in flight")
@@ -180,11 +181,16 @@ def _every(log: object) -> float:
     return LOG_EVERY_S if log else TERMINAL_EVERY_S
 
 
-def share_of_limit(engine: Snapshot, span_s: float, requests: int, tokens: int) -> float | None:
-    """Share of what the providers sell that was used in `span_s`, by the tighter of requests and tokens."""
-    by_request = sum(limiter.requests_per_second for limiter in engine.limiters)
-    by_token = sum(limiter.tokens_per_second for limiter in engine.limiters)
+def share_of_limit(before: Use, after: Use, span_s: float) -> float | None:
+    """Share of what is sold that was used in `span_s`, of the limit that was used most; None where nothing is limited.
+
+    A limit is what was configured, or what the provider's headers name, not what the pace happens to be after 429s. At
+    most 1: a burst may exceed the limit for a moment.
+    """
     shares = [
-        used / span_s / rate for used, rate in ((requests, by_request), (tokens, by_token)) if 0 < rate < math.inf
+        min(1.0, (now - then) / span_s / limit)
+        for limiter, used in after.items()
+        for now, then, limit in zip(used, before.get(limiter, (0, 0.0)), limiter.limits_per_second, strict=True)
+        if 0 < limit < math.inf
     ]
     return max(shares) if shares else None

@@ -125,7 +125,7 @@ class CallExecutor:
             while True:
                 if reservation is None:
                     reservation = await self._budget.reserve(call.step, set_aside)
-                await self._enter(model, load, again=bill.attempts > 0)
+                number = await self._enter(model, load, again=bill.attempts > 0)
                 if bill.attempts == 0:
                     # As late as possible: while we waited, another process may have begun or even finished.
                     ours = not claimed and self._ledger.claim(call.key)
@@ -139,7 +139,7 @@ class CallExecutor:
                             raise _ElsewhereError
                         self._stats.cached += 1
                         return found
-                answer, problem = await self._attempt(call, model, load, retries, bill)
+                answer, problem = await self._attempt(call, model, load, number, retries, bill)
                 charge_usd = self._charge(call, model, bill, answer or problem, reservation)
                 if charge_usd or answer is not None or not isinstance(problem, TransientError):
                     self._budget.settle(reservation, charge_usd)
@@ -155,7 +155,7 @@ class CallExecutor:
                     else:
                         self._stats.retries[problem.reason] += 1
                         if pause_s:
-                            await asyncio.sleep(pause_s)
+                            await model.limiter.pause(pause_s)
                         continue
                 failed = await self._fail(call, problem, bill)
                 # Whoever still waits for a call that was given up has no answer, and no refusal either.
@@ -215,20 +215,21 @@ class CallExecutor:
         bill.counted = counted
         return cost_usd
 
-    async def _enter(self, model: Model, load: CallLoad, *, again: bool) -> None:
-        """Wait for leave to send; raises where nothing may be sent any more."""
+    async def _enter(self, model: Model, load: CallLoad, *, again: bool) -> int:
+        """Wait for leave to send; the limiter's number for it. Raises where nothing may be sent any more."""
         for error in (self.closed, model.stopped):
             if error is not None:
                 raise copy_exception(error)
-        await model.limiter.acquire(load, front=again)
+        number = await model.limiter.acquire(load, front=again)
         while self._ledger.stuck and self.closed is None:
             await self._ledger.changed()
         if self.closed is not None:
             model.limiter.cancel(load)
             raise copy_exception(self.closed)
+        return number
 
     async def _attempt(
-        self, call: ModelCall, model: Model, load: CallLoad, retries: RetryState, bill: Bill
+        self, call: ModelCall, model: Model, load: CallLoad, number: int, retries: RetryState, bill: Bill
     ) -> tuple[Answer | None, ProviderError]:
         """Send the call once: the answer or the problem."""
         self._stats.attempts += 1
@@ -243,7 +244,9 @@ class CallExecutor:
             if isinstance(error, TransientError) and error.reason == "rate_limited":
                 self._stats.limited += 1
                 try:
-                    model.limiter.backoff(retries.backoff_s(error))
+                    seconds = retries.backoff_s(error)
+                    # What one call has come to after many 429s is not what all should wait.
+                    model.limiter.refused(number, seconds if error.retry_after_s is not None else min(seconds, 1.0))
                 except ModelStoppedError as stopped:
                     problem = stopped
             if isinstance(problem, ModelStoppedError):

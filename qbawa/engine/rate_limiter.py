@@ -13,17 +13,12 @@ import math
 from collections import deque
 from typing import Protocol
 
+from qbawa.engine.learned_pace import LearnedPace
 from qbawa.engine.retry import copy_exception
 from qbawa.errors import QbawaError
 
 PACE = 0.995
 BURST_S = 0.3
-CUT_EVERY_S = 5.0
-"""The pace is lowered at most this often, and grows back only after as long without a 429."""
-RECOVERY_PER_S = (0.05, 0.002)
-"""How fast the pace grows back, as a share: at first fast, and half as fast after each cut that soon followed."""
-REMEMBER_S = 120.0
-LEAST_SHARE = 0.05
 _TICK_S = 0.02  # calls that are due this close to each other leave together: waking up costs more than sending
 
 
@@ -42,7 +37,7 @@ class Load(Protocol):
 
 
 class RateLimiter:
-    """Lets calls through at the pace that a provider sells, and learns where it grants less.
+    """Lets calls through at the pace that a provider sells, and learns where it grants less (`learned_pace`).
 
     `requests_per_minute` and `tokens_per_minute` are the configured limits, None for none.
     """
@@ -57,17 +52,16 @@ class RateLimiter:
         self.in_flight = 0
         self.limited = 0
         """How many 429s the provider has answered with."""
+        self.sent = 0
+        """Requests that have left."""
+        self.used_tokens = 0.0
+        """Of requests that were answered."""
         self._sold = _per_second(requests_per_minute)
-        self._learned = math.inf
+        self._learned = LearnedPace()
         self._requests = Bucket(self._sold)
         self._tokens = Bucket(_per_second(tokens_per_minute))
-        self._held_until = -math.inf
-        self._cut_at = -math.inf
-        self._growing_from = math.inf
-        self._growth = RECOVERY_PER_S[0]
-        self._granted = 0  # since _granted_from, without those that were answered 429
-        self._granted_from = math.inf
-        self._queue: deque[tuple[asyncio.Future[None], Load]] = deque()
+        self._pausing: set[asyncio.Future[None]] = set()
+        self._queue: deque[tuple[asyncio.Future[int], Load]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed: QbawaError | None = None
 
@@ -84,18 +78,23 @@ class RateLimiter:
     def tokens_per_second(self) -> float:
         return self._tokens.rate
 
-    async def acquire(self, load: Load, *, front: bool = False) -> None:
-        """Wait for leave to send a request. `front`: before all who wait (retries).
+    @property
+    def limits_per_second(self) -> tuple[float, float]:
+        """Requests and tokens that are sold: as configured or as the provider's headers say; infinite without limit."""
+        return self._sold, self._tokens.rate
+
+    async def acquire(self, load: Load, *, front: bool = False) -> int:
+        """Wait for leave to send a request; its number. `front`: before all who wait (retries).
 
         Every `acquire` that returned needs one `release`. Raises what `close` was given once the limiter is closed.
         """
         if self._closed:
             raise copy_exception(self._closed)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         (self._queue.appendleft if front else self._queue.append)((waiter, load))
         self._dispatch()
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and not waiter.exception():
                 self.release(load, None)
@@ -104,31 +103,40 @@ class RateLimiter:
     def release(self, load: Load, used: tuple[float, float] | None) -> None:
         """A request has ended and used so many input and output tokens; None where it failed."""
         self.in_flight -= 1
+        if used is not None:
+            self._learned.answered()
+            self.used_tokens += sum(used)
         self._tokens.take(load.finish(used))
         self._dispatch()
 
     def cancel(self, load: Load) -> None:
         """Give a permit back unused: nothing was sent."""
+        self.sent -= 1
         self._requests.take(-1)
         self.release(load, None)
 
-    def backoff(self, seconds: float) -> None:
-        """The provider said 429: send nothing for `seconds`, and afterwards no faster than it has really granted."""
-        now = self._now()
+    def refused(self, number: int, seconds: float) -> None:
+        """The request of this number was answered 429, to come again in `seconds`.
+
+        Only its own call waits, which is for the caller to see to. Where 429s are many everybody is held, and the pace
+        yields. Call before `release`.
+        """
         self.limited += 1
-        self._granted -= 1
-        self._held_until = max(self._held_until, now + seconds)
-        if now - self._cut_at >= CUT_EVERY_S and self._granted_from < now:
-            pace = self._requests.rate
-            granted = max(self._granted, 1) / (self._held_until - self._granted_from)
-            self._learned = granted if pace == math.inf else min(pace * 0.98, max(granted, pace / 2, self._least))
-            # A provider that says no again and again means it: then it is asked for more ever more slowly.
-            soon = now - self._cut_at < REMEMBER_S
-            self._growth = max(self._growth / 2, RECOVERY_PER_S[1]) if soon else RECOVERY_PER_S[0]
-            self._cut_at = self._granted_from = now
-            self._granted = 0
-        self._growing_from = self._held_until + CUT_EVERY_S
+        self._learned.refused(number, self._now(), seconds, self._sold)
         self._dispatch()
+
+    async def pause(self, seconds: float) -> None:
+        """Let one call wait before it comes again. Raises what `close` was given once the limiter is closed."""
+        if self._closed:
+            raise copy_exception(self._closed)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pausing.add(over)
+        timer = asyncio.get_running_loop().call_later(seconds, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            self._pausing.discard(over)
 
     def apply_limits(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """The provider's headers name its limits: where they are lower than configured, they count."""
@@ -138,8 +146,11 @@ class RateLimiter:
             self._tokens.rate = min(self._tokens.rate, _per_second(tokens_per_minute))
 
     def close(self, error: QbawaError) -> None:
-        """Turn away all who wait, and all who come later, with `error`. Requests under way are not touched."""
+        """Turn away all who wait or pause, and all who come later, with `error`. Requests under way are not touched."""
         self._closed = error
+        for over in self._pausing:
+            if not over.done():
+                over.set_exception(copy_exception(error))
         while self._queue:
             waiter, _ = self._queue.popleft()
             if not waiter.done():
@@ -153,7 +164,7 @@ class RateLimiter:
         if not self._queue:
             return
         now = self._now()
-        self._recover(now)
+        self._requests.rate = self._learned.recover(now, self._sold)
         self._requests.fill(now)
         self._tokens.fill(now)
         while self._queue:
@@ -164,7 +175,7 @@ class RateLimiter:
             if self.in_flight >= self.max_in_flight:
                 return  # `release` dispatches again
             tokens = load.tokens
-            wait_s = max(self._held_until - now, self._requests.wait_s(1), self._tokens.wait_s(tokens))
+            wait_s = max(self._learned.held_until - now, self._requests.wait_s(1), self._tokens.wait_s(tokens))
             if wait_s > 0:
                 self._timer = asyncio.get_running_loop().call_later(max(wait_s, _TICK_S), self._dispatch)
                 return
@@ -173,22 +184,8 @@ class RateLimiter:
             self._tokens.take(tokens)
             load.start()
             self.in_flight += 1
-            self._granted += 1
-            self._granted_from = min(self._granted_from, now)
-            waiter.set_result(None)
-
-    def _recover(self, now: float) -> None:
-        """Set the pace; what was learned grows back slowly, so that a passing shortage is forgotten."""
-        if now > self._growing_from:
-            self._learned *= 1 + self._growth * (now - self._growing_from)
-            self._growing_from = now
-        if self._learned >= self._sold:
-            self._learned = self._growing_from = math.inf
-        self._requests.rate = min(self._sold, self._learned)
-
-    @property
-    def _least(self) -> float:
-        return LEAST_SHARE * self._sold if self._sold != math.inf else 1 / 60
+            self.sent += 1
+            waiter.set_result(self._learned.sent(now))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -224,6 +221,11 @@ class Bucket:
     def take(self, amount: float) -> None:
         if self.rate != math.inf:
             self.level -= amount
+
+
+def _end(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 def _per_second(per_minute: float | None) -> float:

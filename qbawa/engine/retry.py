@@ -26,10 +26,11 @@ class RetryState:
     def pause_s(self, error: TransientError) -> float:
         """Seconds to wait before the next attempt. Raises FinalError, with the last reason, where there is none."""
         if error.reason == "rate_limited":
+            seconds = self.backoff_s(error)
             self.limited += 1
             if self.limited > self.max_attempts * _LIMITED_FACTOR:
                 raise FinalError(error.reason, f"still rate limited after {self.limited} attempts: {error}")
-            return 0.0  # the limiter holds everybody; it needs no pause on top
+            return seconds
         self.failures += 1
         if self.failures >= self.max_attempts:
             raise FinalError(error.reason, f"gave up after {self.failures} attempts: {error}")
@@ -39,9 +40,9 @@ class RetryState:
         return random.uniform(0.1, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (self.failures - 1))
 
     def backoff_s(self, error: TransientError) -> float:
-        """Seconds to hold the whole limiter after a 429, as asked for or growing. Call before `pause_s`."""
+        """Seconds that a call should wait after a 429, as asked for or growing. Call before `pause_s`."""
         if error.retry_after_s is None:
-            return random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self.limited)
+            return random.uniform(0.5, 1.0) * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.limited, 10))
         if error.retry_after_s > LONGEST_HOLD_S:
             raise ModelStoppedError(
                 "rate_limited", f"The provider asks to wait {error.retry_after_s:.0f} s, longer than a run can: {error}"

@@ -2,52 +2,17 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_provider import FixedLoad, simulate
 
 from qbawa.engine.calls import ModelCall
 from qbawa.engine.rate_limiter import BURST_S, PACE, RateLimiter
 from qbawa.engine.token_usage import TokenUsage
 from qbawa.errors import NotMadeError
-
-
-class FastLoop(asyncio.SelectorEventLoop):
-    """An event loop that does not wait: where it would sleep, its clock jumps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def jump(timeout: float | None = None) -> Any:
-            events = select(0)
-            if not events and timeout:
-                self._now += timeout
-            return events
-
-        self._selector.select = jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self._now
-
-
-def simulate(work: Callable[[], Awaitable[Any]]) -> Any:
-    with asyncio.Runner(loop_factory=FastLoop) as runner:
-        return runner.run(work())  # type: ignore[arg-type]
-
-
-class FixedLoad:
-    def __init__(self, tokens: float) -> None:
-        self.tokens = tokens
-
-    def start(self) -> None: ...
-
-    def finish(self, used: tuple[float, float] | None) -> float:
-        return (sum(used) if used is not None else 0.0) - self.tokens
 
 
 def departures(
@@ -141,84 +106,6 @@ def test_never_more_in_flight_than_allowed() -> None:
         return most
 
     assert simulate(run) == 7
-
-
-def test_a_hold_stops_everybody_until_it_is_over() -> None:
-    async def run() -> list[float]:
-        limiter, times = RateLimiter(requests_per_minute=6_000), []
-
-        async def one(number: int) -> None:
-            load = FixedLoad(1)
-            await limiter.acquire(load)
-            times.append(asyncio.get_running_loop().time())
-            if number == 5:
-                limiter.backoff(3.0)
-            limiter.release(load, (1, 0))
-
-        await asyncio.gather(*(one(n) for n in range(100)))
-        return times
-
-    times = simulate(run)
-    held_at = times[5]
-    # Those whom the same moment let go are on their way already.
-    assert all(at == held_at or at >= held_at + 3.0 for at in times[5:])
-
-
-@pytest.mark.parametrize("configured", [10_000, None])
-def test_the_pace_finds_a_limit_lower_than_configured(configured: float | None) -> None:
-    """A server that grants 50 requests a second, in bursts of one second, and says so only by 429."""
-
-    async def run() -> tuple[float, float]:
-        loop = asyncio.get_running_loop()
-        limiter = RateLimiter(configured, max_in_flight=200)
-        level, filled_at, granted, refused = 50.0, 0.0, 0, 0
-        end = 120.0
-
-        async def worker() -> None:
-            nonlocal level, filled_at, granted, refused
-            while loop.time() < end:
-                load = FixedLoad(1)
-                await limiter.acquire(load)
-                level, filled_at = min(50.0, level + (loop.time() - filled_at) * 50), loop.time()
-                if level >= 1:
-                    level -= 1
-                    granted += 1
-                    await asyncio.sleep(0.5)
-                else:
-                    refused += loop.time() > 1.0  # with no limit configured the first moment sends all it may
-                    limiter.backoff(1.0)
-                limiter.release(load, None)
-
-        await asyncio.gather(*(worker() for _ in range(200)))
-        return granted / end / 50, refused / (granted + refused)
-
-    used, refused = simulate(run)
-    assert used > 0.9
-    assert refused < 0.02
-
-
-def test_a_passing_shortage_is_forgotten() -> None:
-    async def run() -> tuple[float, float, float]:
-        limiter = RateLimiter(requests_per_minute=6_000)
-        before = limiter.requests_per_second
-
-        async def calls(count: int) -> None:
-            for _ in range(count):
-                load = FixedLoad(1)
-                await limiter.acquire(load)
-                limiter.release(load, (1, 0))
-
-        await calls(200)
-        limiter.backoff(1.0)
-        await calls(10)
-        cut = limiter.requests_per_second
-        await asyncio.sleep(120)
-        await calls(10)
-        return before, cut, limiter.requests_per_second
-
-    before, cut, after = simulate(run)
-    assert cut < before
-    assert after == before
 
 
 def test_limits_named_by_headers_count_where_they_are_lower() -> None:

@@ -10,7 +10,8 @@ LIMITED = TransientError("rate_limited", "slow down")
 
 def test_a_429_is_borne_five_times_as_often_as_other_errors() -> None:
     retries = RetryState(max_attempts=2)
-    assert [retries.pause_s(LIMITED) for _ in range(10)] == [0.0] * 10
+    pauses = [retries.pause_s(LIMITED) for _ in range(10)]
+    assert 0.25 <= pauses[0] <= 0.5 and 15 <= pauses[-1] <= LONGEST_PAUSE_S
     with pytest.raises(FinalError, match="after 11 attempts"):
         retries.pause_s(LIMITED)
 
@@ -26,6 +27,7 @@ def test_a_429_does_not_count_as_a_failure_of_the_call() -> None:
 @pytest.mark.parametrize("asked_s", [0.0, 7.5, LONGEST_HOLD_S])
 def test_a_provider_that_names_a_pause_gets_that_pause(asked_s: float) -> None:
     assert RetryState(max_attempts=5).pause_s(TransientError("http_503", "busy", asked_s)) == asked_s
+    assert RetryState(max_attempts=5).pause_s(TransientError("rate_limited", "slow down", asked_s)) == asked_s
     assert RetryState(max_attempts=5).backoff_s(TransientError("rate_limited", "slow down", asked_s)) == asked_s
 
 
