@@ -42,7 +42,8 @@ def _shown_and_kept(stream: TextIO, path: str) -> Iterator[None]:
     ensure_file(path)
     stream.flush()
     terminal, ended = os.dup(stream.fileno()), threading.Event()
-    passing = threading.Thread(target=_pass_on, args=(Path(path), terminal, ended), daemon=True)
+    here = os.path.getsize(path)  # now, not when the thread comes to look
+    passing = threading.Thread(target=_pass_on, args=(Path(path), here, terminal, ended), daemon=True)
     passing.start()
     try:
         with redirect_to_file(stream, path):
@@ -53,10 +54,10 @@ def _shown_and_kept(stream: TextIO, path: str) -> Iterator[None]:
         os.close(terminal)
 
 
-def _pass_on(path: Path, terminal: int, ended: threading.Event) -> None:
-    """Write what comes into the file to the terminal too, until `ended` and nothing is left."""
+def _pass_on(path: Path, start: int, terminal: int, ended: threading.Event) -> None:
+    """Write what comes into the file, from `start` on, to the terminal too, until `ended` and nothing is left."""
     with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
+        file.seek(start)
         last = False
         while not last:
             last = ended.wait(LOOK_EVERY_S)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from qbawa.engine import gc_tuning
 from qbawa.engine.gc_tuning import gc_tuned
 
 
@@ -19,10 +20,15 @@ class Node:
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_fresh_process() -> Iterator[None]:
-    """Nothing is frozen, which this test run itself has seen to."""
+def as_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is frozen, which this test run itself has seen to; no engine that another test has left open counts."""
+    monkeypatch.setattr(gc_tuning, "_under_way", 0)
+    monkeypatch.setattr(gc_tuning, "_before", None)
+    before = gc.get_threshold()
     gc.unfreeze()
+    gc.set_threshold(700, 10, 10)
     yield
+    gc.set_threshold(*before)
     gc.freeze()
 
 
