@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from unittest import mock
 
 import pytest
 from dagster import (
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
-    RunRequest,
-    SkipReason,
-    build_sensor_context,
     evaluate_automation_conditions,
 )
-from dagster_home import DagsterHome, configure, dagster_home, prompts, record
-from scripted_provider import ScriptedProvider
 
 from qbawa_assets.definitions import definitions
 from qbawa_assets.settings import cron, settings_at_load
-from resources import ProjectResource
-from sensors.sensors import missing_cells
 
 AFTER_JUDGING = {"ratings", "judge_reliability", "qbawa", "qbawa_datasets", "champions"}
 
@@ -52,37 +43,6 @@ def test_what_a_run_has_already_made_is_not_made_again() -> None:
     for asset in ("human_verdicts", "ratings", "judge_reliability", "qbawa", "qbawa_datasets", "champions"):
         report(instance, asset)
     assert evaluate_automation_conditions(definitions, instance, cursor=first.cursor).total_requested == 0
-
-
-@pytest.fixture(scope="module")
-def world(server: ScriptedProvider) -> Iterator[DagsterHome]:
-    with dagster_home() as here:
-        configure(here.home, server, strategies=[prompts(2)], budget={"nightly_usd": 0.5})
-        record(here.home, ["r1"])
-        assert here.run("take_new_recordings").success
-        yield here
-
-
-def test_missing_cells_are_swept_within_the_cap_once_somebody_switches_that_on(
-    world: DagsterHome, server: ScriptedProvider
-) -> None:
-    def tick() -> RunRequest | SkipReason:
-        with (
-            mock.patch.dict(os.environ, world.environment),
-            build_sensor_context(instance=world.instance, resources={"project": ProjectResource()}) as context,
-        ):
-            asked = missing_cells(context)
-        assert isinstance(asked, RunRequest | SkipReason)
-        return asked
-
-    assert missing_cells.default_status.value == "STOPPED"
-    asked = tick()
-    assert isinstance(asked, RunRequest) and asked.job_name == "replay_sweep"
-    assert asked.run_config["ops"]["sweep_matrix"]["config"]["usd"] == 0.5
-    again = tick()
-    assert isinstance(again, RunRequest) and again.run_key == asked.run_key, "the daemon starts a run for a key once"
-    assert world.run("replay_sweep", asked.run_config).success and server.calls == 2
-    assert isinstance(tick(), SkipReason)
 
 
 def test_settings_that_cannot_be_read_leave_the_location_loadable(

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import yaml
-from dagster import AssetKey, RunRequest, SkipReason
+from dagster import AssetKey, RunRequest, SkipReason, build_sensor_context
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster_home import RANGE_END, RANGE_START, DagsterHome, configure, dagster_home, prompts, record
@@ -16,7 +16,9 @@ from scripted_provider import ScriptedProvider
 
 from qbawa_assets.definitions import ASSETS, definitions
 from qbawa_assets.partitions import requests, strategies
+from resources import ProjectResource
 from sensors.schedules import replay_new_requests, replay_new_strategies
+from sensors.sensors import missing_cells
 
 REQUESTS = ["r1", "r2", "r3", "r4"]
 WAYS = 3
@@ -61,6 +63,25 @@ def run(world: DagsterHome, asked: RunRequest, job: str) -> bool:
         )
 
 
+def missing(world: DagsterHome) -> RunRequest | SkipReason:
+    """What a tick of the sensor on missing cells asks for."""
+    with (
+        mock.patch.dict(os.environ, world.environment),
+        build_sensor_context(instance=world.instance, resources={"project": ProjectResource()}) as context,
+    ):
+        asked = missing_cells(context)
+    assert isinstance(asked, RunRequest | SkipReason)
+    return asked
+
+
+def test_missing_cells_are_swept_within_the_cap_once_somebody_switches_that_on(world: DagsterHome) -> None:
+    assert missing_cells.default_status.value == "STOPPED"
+    asked, again = missing(world), missing(world)
+    assert isinstance(asked, RunRequest) and asked.job_name == "replay_sweep"
+    assert asked.run_config["ops"]["sweep_matrix"]["config"]["usd"] == 0.25
+    assert isinstance(again, RunRequest) and again.run_key == asked.run_key, "the daemon starts a run for a key once"
+
+
 def test_a_glob_narrows_a_run_of_rows_and_no_row_is_green_before_it_is_whole(
     world: DagsterHome, server: ScriptedProvider
 ) -> None:
@@ -91,6 +112,8 @@ def test_a_failed_cell_keeps_its_row_red_and_leaves_the_others_green(
 
 def test_what_a_sweep_completes_is_green_too(world: DagsterHome, server: ScriptedProvider) -> None:
     before = server.calls
+    asked = missing(world)
+    assert isinstance(asked, SkipReason), "a cell that failed is not missing"
     assert world.run("replay_sweep").success
     assert server.calls == before + 1
     assert whole(world, "request") == set(REQUESTS)
