@@ -12,6 +12,8 @@ from newsdesk import newsdesk
 
 from qbawa.project import Home
 
+pytestmark = pytest.mark.slow
+
 DAGSTER = {"dagster", "dagster_postgres", "sqlalchemy", "psycopg2"}
 MODELS = {"litellm", "aiohttp", "httpx", "openai", "jinja2", "dspy", "torch"}
 STATISTICS = {"scipy", "sklearn", "matplotlib", "numpy", "pyarrow", "pandas", "rensa"}

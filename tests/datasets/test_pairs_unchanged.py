@@ -25,6 +25,8 @@ from qbawa.project import Home, Project, open_project
 from qbawa.storage.frames import frame
 from qbawa.storage.lake import Lake
 
+pytestmark = pytest.mark.slow
+
 NOTE = "built_pairs.json"
 IDS = ("recording_id", "cell_id", "match_id", "verdict_id", "cell_a", "cell_b")
 

@@ -13,6 +13,8 @@ from simulated_provider import FixedLoad, SimulatedProvider, simulate, sweep
 from qbawa.engine.rate_limiter import PACE, RateLimiter
 from qbawa.errors import NotMadeError
 
+pytestmark = pytest.mark.slow
+
 SOLD = 10_000 / 60
 SEEDS = pytest.mark.parametrize("seed", range(3))
 

@@ -14,6 +14,8 @@ from qbawa.ingest.stage import held_batches, held_version
 from qbawa.project import Home, Project, open_project
 from qbawa.storage.frames import frame
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:

@@ -19,6 +19,8 @@ from qbawa.storage.frames import frame
 from qbawa.storage.lake import BATCH_ROWS, Lake
 from qbawa.storage.lineage import trace
 
+pytestmark = pytest.mark.slow
+
 OTHERS = 25_000
 BATCH = 5_000
 

@@ -13,6 +13,8 @@ from qbawa.storage.catalog import pinned_versions, publish
 from qbawa.storage.frames import frame
 from qbawa.storage.lake import Lake
 
+pytestmark = pytest.mark.slow
+
 
 def match(name: str, winner: str = "a") -> dict[str, str]:
     return {"match_id": name, "winner": winner, "block_id": "r1"}
