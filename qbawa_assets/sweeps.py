@@ -105,16 +105,18 @@ def sweep(
     context.add_output_metadata(report.metadata() | problems | drawn)
 
 
-@asset(
-    deps=[replay_set, strategies_asset],
-    partitions_def=requests,
-    backfill_policy=BackfillPolicy.single_run(),
-    group_name="stage_2_replay",
-    kinds={"deltalake"},
-    pool="model_calls",
-    output_required=False,
-    metadata=columns_of("replay_matrix"),
-)
+_ROWS_OR_COLUMNS: dict[str, Any] = {
+    "deps": [replay_set, strategies_asset],
+    "backfill_policy": BackfillPolicy.single_run(),
+    "group_name": "stage_2_replay",
+    "kinds": {"deltalake"},
+    "pool": "model_calls",
+    "output_required": False,
+    "metadata": columns_of("replay_matrix"),
+}
+
+
+@asset(partitions_def=requests, **_ROWS_OR_COLUMNS)
 def replay_by_request(
     context: AssetExecutionContext, config: SweepOfPartitions, project: ProjectResource
 ) -> Iterator[MaterializeResult]:
@@ -131,16 +133,7 @@ def replay_by_request(
     yield from ()
 
 
-@asset(
-    deps=[replay_set, strategies_asset],
-    partitions_def=strategies,
-    backfill_policy=BackfillPolicy.single_run(),
-    group_name="stage_2_replay",
-    kinds={"deltalake"},
-    pool="model_calls",
-    output_required=False,
-    metadata=columns_of("replay_matrix"),
-)
+@asset(partitions_def=strategies, **_ROWS_OR_COLUMNS)
 def replay_by_strategy(
     context: AssetExecutionContext, config: SweepOfPartitions, project: ProjectResource
 ) -> Iterator[MaterializeResult]:
@@ -157,4 +150,5 @@ def replay_by_strategy(
 
 def _asked(context: AssetExecutionContext, config: SweepOfPartitions) -> list[str]:
     names = [name_of(key) for key in context.partition_keys]
-    return names if config.only is None else [name for name in names if name in set(config.only)]
+    only = set(names if config.only is None else config.only)
+    return [name for name in names if name in only]
