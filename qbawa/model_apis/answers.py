@@ -36,6 +36,8 @@ def bare_call(call: Any) -> Any:
         return call
     if isinstance(call.get("function"), dict):
         return _function(call["function"])
+    if isinstance(call.get("function"), str):  # inspect_ai
+        return tool_call(call["function"], call.get("arguments") or {})
     return {key: value for key, value in call.items() if key not in ("id", "index") and value is not None}
 
 
