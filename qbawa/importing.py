@@ -24,7 +24,7 @@ from qbawa.ingest.formats import (
     otlp,
     phoenix,
 )
-from qbawa.ingest.formats.records import Record, file_digest, records
+from qbawa.ingest.formats.records import Record, file_digest, is_parquet, records
 from qbawa.ingest.formats.step_names import Node, step_names
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Step, plain, read_line, text, when
@@ -380,7 +380,7 @@ def table_kind(path: Path, columns: Mapping[str, str]) -> str:
 
     Raises InputError that says what either would need where it is none of these.
     """
-    if not _is_table(path) and not columns and detect_or_none(path):
+    if (not _is_table(path) or is_parquet(path)) and not columns and detect_or_none(path):
         return "auto"
     present = set(load_table(path).columns)
     for kind, fields in (("verdicts", VERDICT_FIELDS), ("answers", ANSWER_FIELDS)):

@@ -63,11 +63,11 @@ def reasoning_of(message: Mapping[str, Any]) -> str | None:
 
 
 def _thoughts(content: Any) -> list[dict[str, Any]]:
-    """Thinking among the parts of a message; Mistral puts a list of texts in it."""
+    """Thinking among the parts of a message; Mistral puts a list of texts in it, others call it reasoning."""
     found = []
     for part in content if isinstance(content, list) else []:
-        if isinstance(part, dict) and kind_of(part) == "thinking":
-            inner = part.get("thinking")
+        if isinstance(part, dict) and kind_of(part) in ("thinking", "reasoning"):
+            inner = part.get("thinking") or part.get("reasoning") or part.get("text")
             found.append({"thinking": text_of(inner) if isinstance(inner, list) else inner})
     return found
 

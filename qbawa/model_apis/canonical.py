@@ -71,8 +71,11 @@ def detect_response_api(value: Any) -> Api | None:
         value.get("object") == "response" or all(isinstance(i, dict) and kind_of(i) for i in value["output"])
     ):
         return "openai.responses"
-    if isinstance(value.get("content"), list) and (kind_of(value) == "message" or "stop_reason" in value):
-        return "anthropic.messages"
+    content = value.get("content")
+    if isinstance(content, list) and (kind_of(value) == "message" or "stop_reason" in value):
+        kinds = {kind_of(part) for part in content if isinstance(part, dict)}
+        # A message of the Responses API is one item of an answer.
+        return None if kinds & {"output_text", "input_text", "refusal"} else "anthropic.messages"
     return None
 
 

@@ -16,6 +16,11 @@ ROLES = {
     "ToolMessage": "tool", "HumanMessageChunk": "user", "SystemMessageChunk": "system", "ToolMessageChunk": "tool",
     "FunctionMessage": "tool", "ChatMessage": "user", "function_response": "tool", "observation": "tool",
 }  # fmt: skip
+_OF_FRAMEWORKS = frozenset(
+    {"additional_kwargs", "response_metadata", "usage_metadata", "toolInvocations", "toolCallId", "type", "source", "function",
+     "id", "reasoning", "thinking"}
+)  # fmt: skip
+_NOTES = ("gen_ai.", "event.", "message.")
 KNOWN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -29,23 +34,27 @@ def role_of(word: Any) -> str | None:
 
 def is_chat(message: Mapping[str, Any]) -> bool:
     """Whether a message is one of a chat completion as it stands, with all that such a message may have besides."""
-    content, calls = message.get("content"), message.get("tool_calls")
-    return (
-        message.get("role") in KNOWN_ROLES
-        and message.keys().isdisjoint({"additional_kwargs", "toolInvocations", "toolCallId", "type"})
-        and (content is None or isinstance(content, str) or (
-            isinstance(content, list) and all(isinstance(p, Mapping) and kind_of(p) in PARTS for p in content)
-        ))
-        and all(isinstance(call, Mapping) and isinstance(call.get("function", {}), Mapping) and "args" not in call
-                for call in (calls if isinstance(calls, list) else ()))
-        and not any(key.startswith(("gen_ai.", "event.", "message.")) for key in message)
-    )  # fmt: skip
+    content, calls, role = message.get("content"), message.get("tool_calls") or [], message.get("role")
+    if not isinstance(role, str) or role not in KNOWN_ROLES or not message.keys().isdisjoint(_OF_FRAMEWORKS):
+        return False
+    if isinstance(content, list):
+        if not all(isinstance(part, Mapping) and kind_of(part) in PARTS for part in content):
+            return False
+    elif content is not None and not isinstance(content, str):
+        return False
+    if not isinstance(calls, list) or not all(
+        isinstance(c, Mapping) and kind_of(c) in ("function", "custom") for c in calls
+    ):
+        return False
+    bodies = [call.get("function", call.get("custom")) for call in calls]
+    return all(isinstance(body, Mapping) and not isinstance(body.get("arguments"), Mapping) for body in bodies)
 
 
 def plain(message: Mapping[str, Any], place: str, unknown: Untranslated) -> dict[str, Any]:
     """A chat message, with the calls and parts of any framework in it as chat completions write them."""
     if is_chat(message):
-        return {key: value for key, value in message.items() if value is not None or key == "content"}
+        kept = {key: value for key, value in message.items() if value is not None and not key.startswith(_NOTES)}
+        return {"content": None, **kept}
     role = role_of(message.get("role")) or "user"
     content, thoughts, calls = _content(message.get("content"), f"{place}.content", unknown)
     extra = message.get("additional_kwargs")

@@ -179,8 +179,10 @@ def _observation(
         input_tokens = output_tokens = None  # zeros of what counted nothing
     model = _first(record, "model", "provided_model_name", "model_id") if is_call else None
     price = cost["total"] if "total" in cost else _first(record, "total_cost", "calculated_total_cost")
-    if not is_call and (has_calls or not float(price or 0)):
-        # What an agent counts its calls below it have counted; the 0 of a span that calls nothing is no price.
+    if not cost and not float(price or 0):
+        price = None  # what had no price stands there as 0
+    if not is_call and has_calls:
+        # What an agent counts, its calls below it have counted.
         input_tokens = output_tokens = price = None
     yield step_row(
         origin,

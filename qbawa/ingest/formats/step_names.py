@@ -18,7 +18,7 @@ _GENERIC_CALL = re.compile(
 _GENERIC_ENTITY = re.compile(
     r"Runnable\w*|LangGraph|\w*PromptTemplate|\w*OutputParser|ChannelWrite.*|_write|__start__|Crew\.\w+|Crew Created"
     r"|Task Created|Task\._\w+|Flow\.\w+|Agent|Agent\.\w+|AgentExecutor|[Aa]gent run|Agent workflow|StateGraph|\w+Chain"
-    r"|Chat[A-Z]\w*|trace|span|init|solvers?|scorers?"
+    r"|Chat[A-Z]\w*|invoke_agent|create_agent|invoke_workflow|execute_tool|trace|span|init|solvers?|scorers?"
 )
 _ID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}|[0-9a-f]{16,}", re.IGNORECASE)
 _AROUND = re.compile(r"(?:invoke_agent|create_agent|invoke_workflow|execute_tool|running tool:?) +(.+)|(.+) run")
