@@ -5,7 +5,7 @@ from typing import Any
 
 from qbawa.model_apis.shapes import decoded, kind_of
 
-_TEXT = ("text", "output_text", "input_text")
+_TEXT = ("text", "output_text", "input_text", "")  # some servers say no type
 
 
 def answer_of(message: Mapping[str, Any]) -> Any:
