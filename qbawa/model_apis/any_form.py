@@ -6,10 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from qbawa.errors import InputError
-from qbawa.model_apis import anthropic, chat, frameworks, genai, google, responses
+from qbawa.model_apis import anthropic, chat, frameworks, genai, google, other_parts, responses
 from qbawa.model_apis.answers import answer_of, one_or_all, reasoning_of, tool_call
 from qbawa.model_apis.canonical import detect_request_api, detect_response_api, read_request, read_response
-from qbawa.model_apis.shapes import Answered, Asked, Untranslated, decoded, kind_of, string_or_none
+from qbawa.model_apis.shapes import Answered, Asked, Untranslated, count_of, decoded, kind_of, string_or_none
 
 _ITEMS = frozenset(
     {"function_call", "function_call_output", "reasoning", "custom_tool_call", "custom_tool_call_output", "item_reference",
@@ -20,6 +20,13 @@ _ITEMS = frozenset(
 )  # fmt: skip
 _ITEM_PARTS = frozenset({"input_text", "output_text", "input_image", "input_file"})
 _BLOCKS = frozenset({"tool_use", "tool_result", "thinking", "redacted_thinking", "document", "server_tool_use"})
+_CONVERSE = frozenset({"text", "toolUse", "toolResult", "image", "reasoningContent", "document", "video", "cachePoint"})
+_USAGES = ("usage", "usage_metadata", "usageMetadata")
+_COUNTS = (
+    ("inputTokens", "outputTokens"),
+    ("prompt_token_count", "candidates_token_count"),
+    ("promptTokenCount", "candidatesTokenCount"),
+)
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "json_schema", "args_schema")
 
 
@@ -63,11 +70,16 @@ def question_in(value: Any) -> Question | None:
     if talk is None:
         return None
     parameters = {name: value[name] for name in chat.FIELDS if value.get(name) is not None and name != "tools"}
-    tools = value.get("tools") or value.get("functions")
+    config = value.get("toolConfig")
+    tools = value.get("tools") or value.get("functions") or (config.get("tools") if isinstance(config, dict) else None)
     offered = [tool_of(tool) for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else talk.tools
     messages = talk.messages
     system = value.get("system") or value.get("instructions")
-    if isinstance(system, str) and not any(message.get("role") == "system" for message in messages):
+    if isinstance(system, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in system
+    ):
+        system = "\n".join(part["text"] for part in system)
+    if isinstance(system, str) and system and not any(message.get("role") == "system" for message in messages):
         messages = [{"role": "system", "content": system}, *messages]
     return Question(Asked(messages, {**parameters, **_tools(offered)}, talk.untranslated))
 
@@ -119,10 +131,14 @@ def _style(item: Any) -> str | None:
         return None
     content, parts, kind = item.get("content"), item.get("parts"), kind_of(item)
     if isinstance(parts, list) and ("role" in item or "content" not in item):
+        if any(isinstance(part, dict) and "part_kind" in part for part in parts):
+            return "pydantic_ai"
         typed = any(isinstance(part, dict) and kind_of(part) for part in parts)
         return "genai" if typed else "google"
     if "lc" in item and isinstance(item.get("kwargs"), dict):
         return "langchain"
+    if kind == "FunctionExecutionResultMessage" and isinstance(content, list):
+        return "autogen_results"
     if isinstance(item.get("data"), dict) and "content" in item["data"] and frameworks.role_of(kind):
         return "langchain"
     if kind in _ITEMS and "role" not in item:
@@ -144,6 +160,8 @@ def _style(item: Any) -> str | None:
     if role == "tool" and isinstance(content, dict) and kind_of(content) == "function" and "function" in content:
         return "tool definition"
     kinds = {kind_of(part) for part in content if isinstance(part, dict)} if isinstance(content, list) else set()
+    if kinds == {""} and all(isinstance(part, dict) and part.keys() & _CONVERSE for part in content or ()):
+        return "bedrock"
     if kinds & _ITEM_PARTS:
         return "responses"
     if kinds & _BLOCKS or any(
@@ -184,6 +202,9 @@ _READ: dict[str, Callable[[list[Any], str, Untranslated], list[dict[str, Any]]]]
     "anthropic": _named(anthropic.messages_of),
     "langchain": _each(frameworks.langchain),
     "openinference": _each(frameworks.openinference),
+    "autogen_results": _each(other_parts.autogen_results),
+    "bedrock": _each(other_parts.bedrock),
+    "pydantic_ai": _each(other_parts.pydantic_ai),
     "llama_index": _each(frameworks.llama_index),
     "sharegpt": _each(frameworks.sharegpt),
     "vercel": _each(frameworks.vercel),
@@ -195,6 +216,10 @@ def tool_of(tool: dict[str, Any]) -> dict[str, Any]:
     """A tool's definition as chat completions write it, of whichever API; what is no function stays as it is."""
     if isinstance(tool.get("function"), dict):
         return {"type": "function", **tool}
+    if isinstance(tool.get("toolSpec"), dict):  # Bedrock
+        schema = tool["toolSpec"].get("inputSchema")
+        inner = schema.get("json", schema) if isinstance(schema, dict) else schema
+        return tool_of({**tool["toolSpec"], "inputSchema": inner})
     if not isinstance(tool.get("name"), str) or kind_of(tool) not in ("", "function", "custom", "tool"):
         return tool
     schema = next((decoded(tool[name]) for name in _SCHEMAS if tool.get(name)), None)
@@ -223,16 +248,46 @@ def answer_in(value: Any) -> Answered | None:
         return None
     if isinstance(value.get("generations"), list):
         return _langchain_result(value)
-    for name in ("message", "response", "body", "raw"):  # a choice, or a response in a wrapping
+    for name in ("message", "response", "body", "raw", "output"):  # a choice, or a response in a wrapping
         inner = value.get(name)
-        if isinstance(inner, dict) and (_style(inner) or detect_response_api(inner)):
-            return answer_in(inner)
+        if isinstance(inner, dict) and (
+            _style(inner) or detect_response_api(inner) or isinstance(inner.get("message"), dict)
+        ):
+            found = answer_in(inner)
+            return None if found is None else _counted(found, value)
+    candidate = value.get("content")
+    if isinstance(candidate, dict) and isinstance(
+        candidate.get("parts"), list
+    ):  # one candidate of Google's, as its ADK logs it
+        try:
+            output, reasoning = google.answer_of_parts(candidate["parts"])
+        except InputError:
+            return None
+        return _counted(Answered(output, reasoning), value)
+    if (
+        "role" not in value
+        and "content" in value
+        and value.keys() & {"finish_reason", "thought", "stop_reason", "finishReason"}
+    ):
+        value = {**value, "role": "assistant"}
     if isinstance(value.get("toolCalls"), list) or isinstance(value.get("tool_calls"), list) and "role" not in value:
         value = {**value, "role": "assistant", "content": value.get("content", value.get("text"))}
         value["tool_calls"] = value.get("tool_calls") or value.get("toolCalls")
     elif isinstance(value.get("text"), str) and value.keys() <= {"text", "finishReason", "usage", "toolCalls", "files"}:
         return Answered(value["text"])
     return _of_messages([value])
+
+
+def _counted(answer: Answered, around: dict[str, Any]) -> Answered:
+    """The answer with the tokens that its wrapping counts, where it counts none itself."""
+    if answer.input_tokens is not None or answer.output_tokens is not None:
+        return answer
+    usage: dict[str, Any] = next((around[name] for name in _USAGES if isinstance(around.get(name), dict)), {})
+    input_tokens, output_tokens, cached = chat.tokens_of(usage)
+    for asked, said in _COUNTS:
+        if input_tokens is None and asked in usage:
+            input_tokens, output_tokens = count_of(usage[asked]), count_of(usage.get(said))
+    return replace(answer, input_tokens=input_tokens, output_tokens=output_tokens, cached_tokens=cached)
 
 
 def _listed(items: list[Any]) -> Answered | None:

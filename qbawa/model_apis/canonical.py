@@ -80,18 +80,21 @@ def detect_response_api(value: Any) -> Api | None:
 
 
 def _is_anthropic(body: dict[str, Any]) -> bool:
+    kinds = {
+        kind_of(part)
+        for message in body["messages"]
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for part in message["content"]
+        if isinstance(part, dict)
+    }
+    if kinds & {"", "tool-call", "tool-result", "image_url"}:
+        return False  # of Bedrock's Converse, of the AI SDK, of a chat completion with a `system` beside it
     if body.keys() & {"system", "stop_sequences", "anthropic_version", "thinking"}:
         return True
     tools = body.get("tools")
     if any("input_schema" in tool for tool in (tools if isinstance(tools, list) else []) if isinstance(tool, dict)):
         return True
-    return any(
-        kind_of(part) in _BLOCKS
-        for message in body["messages"]
-        if isinstance(message, dict) and isinstance(message.get("content"), list)
-        for part in message["content"]
-        if isinstance(part, dict)
-    )
+    return bool(kinds & _BLOCKS)
 
 
 def _readers(api: str) -> _Readers:

@@ -14,12 +14,14 @@ ROLES = {
     "human": "user", "ai": "assistant", "model": "assistant", "bot": "assistant", "gpt": "assistant", "chatgpt": "assistant",
     "AIMessageChunk": "assistant", "HumanMessage": "user", "AIMessage": "assistant", "SystemMessage": "system",
     "ToolMessage": "tool", "HumanMessageChunk": "user", "SystemMessageChunk": "system", "ToolMessageChunk": "tool",
+    "UserMessage": "user", "AssistantMessage": "assistant", "tool-call": "assistant", "tool-response": "tool",
     "FunctionMessage": "tool", "ChatMessage": "user", "function_response": "tool", "observation": "tool",
 }  # fmt: skip
 _OF_FRAMEWORKS = frozenset(
     {"additional_kwargs", "response_metadata", "usage_metadata", "toolInvocations", "toolCallId", "type", "source", "function",
      "id", "reasoning", "thinking"}
 )  # fmt: skip
+_CALLS = frozenset({"tool-call", "tool_call", "function_call", "tool_use", "tool"})
 _NOTES = ("gen_ai.", "event.", "message.")
 KNOWN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
@@ -69,7 +71,7 @@ def plain(message: Mapping[str, Any], place: str, unknown: Untranslated) -> dict
             said[name] = message[name]
     if role == "tool" and message.get("toolCallId"):
         said["tool_call_id"] = message["toolCallId"]
-    thought = joined([message.get("reasoning_content"), message.get("reasoning"), *thoughts])
+    thought = joined([*(message.get(name) for name in ("reasoning_content", "reasoning", "thought")), *thoughts])
     return {**said, "reasoning_content": thought} if thought else said
 
 
@@ -166,7 +168,9 @@ def _content(content: Any, where: str, unknown: Untranslated) -> tuple[Any, list
             parts.append({"type": "text", "text": json_text(part)})
         elif kind_of(part) in ("reasoning", "thinking", "reasoningText"):
             thoughts.append(part.get("text") or part.get("reasoning") or part.get("thinking"))
-        elif kind_of(part) in ("tool-call", "tool_call", "function_call", "tool_use", "tool"):
+        elif kind_of(part) in _CALLS or (
+            not kind_of(part) and {"name", "arguments"} <= part.keys()
+        ):  # AutoGen types none
             calls.append(chat_call(part))
         else:
             parts.append(_part(part, f"{where}[{number}]", unknown))

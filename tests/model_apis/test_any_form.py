@@ -60,6 +60,23 @@ TALKS = {
         {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "function": "look", "arguments": {"city": "Rome"}}]},
         {"role": "tool", "content": "sunny", "tool_call_id": "c1", "function": "look"},
     ],
+    "bedrock": [
+        {"role": "user", "content": [{"text": "Weather?"}]},
+        {"role": "assistant", "content": [{"toolUse": {"toolUseId": "c1", "name": "look", "input": {"city": "Rome"}}}]},
+        {"role": "user", "content": [{"toolResult": {"toolUseId": "c1", "content": [{"text": "sunny"}]}}]},
+    ],
+    "pydantic-ai": [
+        {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "Weather?"}]},
+        {"kind": "response", "parts": [
+            {"part_kind": "tool-call", "tool_name": "look", "args": '{"city": "Rome"}', "tool_call_id": "c1"}]},
+        {"kind": "request", "parts": [
+            {"part_kind": "tool-return", "tool_name": "look", "content": "sunny", "tool_call_id": "c1"}]},
+    ],
+    "autogen": [
+        {"type": "UserMessage", "content": "Weather?", "source": "user"},
+        {"type": "AssistantMessage", "content": [{"id": "c1", "name": "look", "arguments": '{"city": "Rome"}'}], "thought": None},
+        {"type": "FunctionExecutionResultMessage", "content": [{"content": "sunny", "call_id": "c1", "is_error": False}]},
+    ],
     "openinference": [
         {"message": {"role": "user", "content": "Weather?"}},
         {"message.role": "assistant", "message.tool_calls": [{
@@ -74,7 +91,10 @@ def test_a_conversation_is_the_same_in_every_style(style: str) -> None:
     found = conversation(TALKS[style])
     assert found is not None and found.untranslated == ()
     user, called, result = found.messages
-    assert user == {"role": "user", "content": "Weather?"}
+    assert user in (
+        {"role": "user", "content": "Weather?"},
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
+    )
     assert called["role"] == "assistant" and not called["content"]
     assert [json.loads(call["function"]["arguments"]) for call in called["tool_calls"]] == [{"city": "Rome"}]
     assert called["tool_calls"][0]["id"] == "c1" == result["tool_call_id"]
@@ -186,3 +206,29 @@ def test_nothing_makes_it_raise(value: Any, items: list[Any]) -> None:
     for anything in (value, items, {"messages": items}, {"role": "user", "content": items}):
         question_in(anything)
         answer_in(anything)
+
+
+def test_answers_in_wrappings_bring_the_tokens_that_these_count() -> None:
+    converse = {
+        "output": {"message": {"role": "assistant", "content": [{"text": "Ho"}]}}, "stopReason": "end_turn",
+        "usage": {"inputTokens": 3, "outputTokens": 1},
+    }  # fmt: skip
+    adk = {
+        "content": {"role": "model", "parts": [{"text": "Ho"}]},
+        "usage_metadata": {"prompt_token_count": 3, "candidates_token_count": 1},
+    }
+    autogen = {
+        "finish_reason": "stop",
+        "content": "Ho",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+        "thought": None,
+    }
+    for value in (converse, adk, autogen):
+        answer = answer_in(value)
+        assert answer is not None and (answer.output, answer.input_tokens, answer.output_tokens) == ("Ho", 3, 1), value
+    asked = question_in({
+        "messages": [{"role": "user", "content": [{"text": "Hi"}]}], "system": [{"text": "Be brief."}],
+        "toolConfig": {"tools": [{"toolSpec": {"name": "look", "inputSchema": {"json": {"type": "object"}}}}]},
+    })  # fmt: skip
+    assert asked is not None and [m["role"] for m in asked.asked.messages] == ["system", "user"]
+    assert asked.asked.parameters["tools"][0]["function"] == {"name": "look", "parameters": {"type": "object"}}

@@ -66,8 +66,13 @@ def answered(value: Any, unread: Unread, also: Answered | None = None) -> tuple[
     """output and reasoning of what a call answered, and all else that the answer says."""
     value = json_value(value)
     found = answer_in(value) if value not in (None, {}, []) else None
-    if found is None or (found.output is None and also is not None):
-        found = also or found
+    # A text may be what an instrumentation prints of an answer; messages among its attributes are the answer itself.
+    if (
+        also is not None
+        and also.output is not None
+        and (found is None or found.output is None or isinstance(value, str))
+    ):
+        found = also
     if found is None:
         if value not in (None, "", {}, []):
             unread.add("output", value)
