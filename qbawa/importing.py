@@ -20,6 +20,7 @@ from qbawa.ingest.formats.records import Record, file_digest, records
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import BadLine, Feedback, Row, Span, Step, plain, read_line, text, when
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.ingest.span_store import SpanSpool
 from qbawa.ingest.tables import load_table
@@ -201,8 +202,9 @@ def _items(record: Record, format: str, path: Path, step: str | None, spool: Spa
         item = read_line(record.raw)
         if isinstance(item, Span):
             spool.add(item.request_id, path.name, record.number, record.raw)
-        else:
-            yield _renamed(item, step) if isinstance(item, Step) and step else item
+            return
+        for row in understood(item):
+            yield _renamed(row, step) if isinstance(row, Step) and step else row
         return
     if not FORMATS[format].recognises(record.value):
         yield BadLine("unknown_kind", f"not of the format {format}; keys: {', '.join(record.value)[:120]}")

@@ -28,6 +28,7 @@ from qbawa.ingest.block_writer import BlockWriter, complete_among
 from qbawa.ingest.journal_lines import Span, read_line
 from qbawa.ingest.journal_retention import Retired, retire_segments
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.ingest.span_store import SpanSpool, SpanStore
 from qbawa.ingest.traces import take_spans
@@ -41,7 +42,8 @@ from qbawa.storage.lake import DraftLake, Lake
 class IngestReport:
     """What became of a batch's lines: lines = rows + feedback + requests + quarantined + left_out.
 
-    Spans of earlier batches of which this one has shown that they belong to a step of AI are among the rows as well.
+    A line whose call could not be read counts twice: its row is kept, and it stands in quarantine. Spans of earlier
+    batches of which this one has shown that they belong to a step of AI are among the rows as well.
     """
 
     batch: str
@@ -234,8 +236,9 @@ def _take(
             if isinstance(item, Span):
                 spool = spool or SpanSpool()
                 spool.add(item.request_id, file, number, line)
-            else:
-                writer.add(file, number, line, item)
+                continue
+            for row in understood(item):
+                writer.add(file, number, line, row)
         size += segment.bytes
         if progress:
             progress(size)

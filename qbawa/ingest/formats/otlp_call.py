@@ -1,13 +1,16 @@
 """What spans of model calls say besides their messages, in whichever attribute: tools on offer, parameters, cost."""
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from qbawa.errors import InputError
 from qbawa.ingest.formats.otlp_spans import Span, json_of
 from qbawa.ingest.journal_lines import NULL, Step
+from qbawa.model_apis.canonical import detect_request_api, detect_response_api, read_request, read_response
 
 _COSTS = ("llm.cost.total", "gen_ai.usage.cost", "gen_ai.cost.total_cost", "gen_ai.usage.total_cost", "operation.cost")
 # As chat completions call them; the others have the same names.
@@ -16,6 +19,8 @@ _RENAMED = {"stop_sequences": "stop", "choice.count": "n"}
 _LEFT_OUT = frozenset(
     {"model", "stream", "stream_options", "messages", "input", "instructions", "prompt", "extra_headers", "timeout"}
 )
+_BODIES = (("input.value", "output.value"), ("request_data", "response_data"))
+"""Where instrumentations (OpenInference, Logfire) put the request as it was sent and the response as it came."""
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "json_schema")
 
 
@@ -23,13 +28,14 @@ def completed(step: Step, span: Span, *, is_call: bool) -> Step:
     """The step with the tools that were on offer among its parameters, and its cost; no model where it is no call."""
     if not is_call:
         return msgspec.structs.replace(step, model=None, input_tokens=None, output_tokens=None, cost_usd=None)
+    step = _by_bodies(step, span)
     parameters = msgspec.json.decode(step.parameters) if step.parameters != NULL else {}
     if not isinstance(parameters, dict):
         parameters = {}
     asked_of = parameters.get("model")
     parameters = {_RENAMED.get(k, k): v for k, v in parameters.items() if k not in _LEFT_OUT and v is not None}
     tools = tools_of(span)
-    if tools:
+    if tools and not parameters.get("tools"):
         parameters["tools"] = tools
     schema = json_of(span.attributes.get("gen_ai.request.structured_output_schema"))
     if isinstance(schema, dict):
@@ -42,6 +48,58 @@ def completed(step: Step, span: Span, *, is_call: bool) -> Step:
         parameters=Raw(msgspec.json.encode(parameters)) if parameters else NULL,
         cost_usd=step.cost_usd if step.cost_usd is not None else _cost(span),
     )
+
+
+def _by_bodies(step: Step, span: Span) -> Step:
+    """The step as the call's own request and response say it, where the span has them: flattened attributes lose parts."""
+    known: dict[str, Any] = {}
+    for asked_in, answered_in in _BODIES:
+        body, response = json_of(span.attributes.get(asked_in)), json_of(span.attributes.get(answered_in))
+        api = detect_request_api(body)
+        if api is not None and _has_roles(body):
+            with suppress(InputError):
+                asked = read_request(api, body)
+                known |= {"messages": _raw(asked.messages), "api": api}
+                known |= {"parameters": _raw({**_invocation(step), **asked.parameters})}
+                known |= {"request": _raw(body)} if api != "openai.chat" else {}
+                if isinstance(body.get("model"), str) and step.model is None:
+                    known["model"] = body["model"]
+        if (
+            isinstance(response, dict)
+            and set(response) <= {"message", "usage"}
+            and isinstance(response.get("message"), dict)
+        ):
+            response = {
+                "choices": [{"message": response["message"]}],
+                "usage": response.get("usage"),
+            }  # Logfire's short form
+        answering = detect_response_api(response)
+        if answering is not None:
+            with suppress(InputError):
+                answered = read_response(answering, response)
+                if answered.output is not None:
+                    known["output"] = _raw(answered.output)
+                known["reasoning"] = step.reasoning or answered.reasoning
+                known["input_tokens"] = step.input_tokens if step.input_tokens is not None else answered.input_tokens
+                known["output_tokens"] = (
+                    step.output_tokens if step.output_tokens is not None else answered.output_tokens
+                )
+    return msgspec.structs.replace(step, **known) if known else step
+
+
+def _has_roles(body: dict[str, Any]) -> bool:
+    """Whether a request's messages are a model API's own; frameworks put theirs in the same attribute."""
+    messages = body.get("messages", [])
+    return isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
+
+
+def _invocation(step: Step) -> dict[str, Any]:
+    found = msgspec.json.decode(step.parameters) if step.parameters != NULL else None
+    return found if isinstance(found, dict) else {}
+
+
+def _raw(value: Any) -> Raw:
+    return NULL if value is None else Raw(msgspec.json.encode(value))
 
 
 def tools_of(span: Span) -> list[dict[str, Any]]:
