@@ -107,7 +107,8 @@ class SpanStore:
         found: dict[str, list[Received]] = {}
         if not self.path.exists():
             return found
-        sql = "SELECT trace, file, line, packed, batch FROM span WHERE trace = ? AND batch <> ? ORDER BY seen_s, batch, span"
+        # In an order that does not depend on when a batch was taken in: the same blocks are to come out each time.
+        sql = "SELECT trace, file, line, packed, batch FROM span WHERE trace = ? AND batch <> ? ORDER BY span, batch"
         with closing(sqlite3.connect(self.path, timeout=60)) as db:
             db.executescript(_TABLES)  # whoever began the file may have been killed
             for trace in traces:

@@ -94,6 +94,9 @@ def _take_trace(
             source = mine[kept.span.span_id]
             kept = _named_like(kept, source.span)
         made += kept.span.span_id in mine
+        if source.batch is not None:
+            # A span of an earlier batch that turns out to be an ancestor: this batch brings its row.
+            source = source._replace(file=own[0].file, line=own[0].line)
         writer.add(source.file, source.line, source.raw, _item(kept))
     return made
 
