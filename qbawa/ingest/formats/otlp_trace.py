@@ -32,6 +32,8 @@ _GENERIC_ENTITY = re.compile(
     r"Runnable\w*|LangGraph|\w*PromptTemplate|\w*OutputParser|ChannelWrite.*|_write|__start__|Crew\.kickoff|Flow\.kickoff"
     r"|Agent|AgentExecutor|agent run|Agent run|Agent workflow|StateGraph|\w+Chain|Chat[A-Z]\w*"
 )
+_ANSWERING = ("chat", "text_completion", "generate_content", "completion", "responses", "message", "messages")
+"""Operations that answer in words, by the conventions' names and older ones."""
 _INSTRUMENTATION = re.compile(r"instrument|traceloop|openlit|litellm|\bsdk\b|logfire\.", re.IGNORECASE)
 
 
@@ -138,8 +140,14 @@ def _ancestors(node: _Node) -> Iterator[_Node]:
 def _call_name(node: _Node) -> str:
     """After the nearest task, agent or other entity; else after the nearest span of the application's own."""
     own = clean_name(node.span.name)
-    if not _is_generic(node):
-        return own
+    operation = str(node.span.attributes.get("gen_ai.operation.name") or "")
+    model = node.span.first("gen_ai.request.model", "gen_ai.response.model")
+    plain = (
+        operation if operation and model and own in (f"{operation} {model}", operation) else own or operation or "llm"
+    )
+    # An embedding beside an answer, under one name, would be replayed as the same question.
+    if not _is_generic(node) or (operation and operation not in _ANSWERING):
+        return plain
     said = otlp.own_entity(node.span)
     for above in _ancestors(node):
         if above.role != "entity":
@@ -155,11 +163,7 @@ def _call_name(node: _Node) -> str:
         if above.role == "plain" and not above.span.is_edge and name and name != "span":
             above.called_after = True
             return name
-    operation = str(node.span.attributes.get("gen_ai.operation.name") or "")
-    model = node.span.first("gen_ai.request.model", "gen_ai.response.model")
-    if operation and model and own in (f"{operation} {model}", operation):
-        return operation
-    return own or operation or "llm"
+    return plain
 
 
 def _is_generic(node: _Node) -> bool:
