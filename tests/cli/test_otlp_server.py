@@ -128,6 +128,8 @@ def test_spans_that_are_none_are_refused_and_the_others_kept(receiver: Receiver)
         (JSON, b'{"resourceSpans":' * 5_000, {}, 400),
         (JSON, b"[" * 1_000_000, {}, 400),
         (JSON, b'{"resourceSpans": [' + b"1" * 5_000 + b"]}", {}, 400),
+        (JSON, packed(b'{"resourceSpans": [' + b"{}," * 8_000_000 + b"{}]}"), {"Content_Encoding": "gzip"}, 400),
+        (PROTOBUF, packed(b"\x0a\x00" * 4_000_000), {"Content_Encoding": "gzip"}, 400),
         (PROTOBUF, b"no protobuf", {}, 400),
         (PROTOBUF, b"\x0a\xff\xff\xff\xff\x0f", {}, 400),
         (PROTOBUF, b"\x0a\x80" * 1_000, {}, 400),

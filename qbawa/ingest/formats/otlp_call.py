@@ -56,7 +56,7 @@ def _by_bodies(step: Step, span: Span) -> Step:
     for asked_in, answered_in in _BODIES:
         body, response = json_of(span.attributes.get(asked_in)), json_of(span.attributes.get(answered_in))
         api = detect_request_api(body)
-        if api is not None and _has_roles(body):
+        if api is not None and step.api is None and _has_roles(body):
             with suppress(InputError):
                 asked = read_request(api, body)
                 known |= {"messages": _raw(asked.messages), "api": api}

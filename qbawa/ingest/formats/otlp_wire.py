@@ -20,6 +20,11 @@ ENCODINGS: dict[str, Encoding] = {"application/x-protobuf": "protobuf", "applica
 CONTENT_TYPES: dict[Encoding, bytes] = {encoding: name.encode() for name, encoding in ENCODINGS.items()}
 MAX_SPAN_BYTES = 32 << 20
 """Of a journal line; a longer span is refused, since no line beyond 64 MiB is read again."""
+MAX_PARTS = 100_000
+"""Of one kind in one request: spans, their resources and scopes, attributes of a span. Exporters send hundreds; of empty
+ones a body could hold millions, and nobody else be served for a minute."""
+MAX_BRACKETS = 2_000_000
+"""In a body of JSON, for the same reason; 32 MiB of real spans have a million."""
 _lone_surrogate = re.compile(rb"(\\u[dD][89abAB]..)(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..")
 _redactor = Redactor()
 
@@ -106,7 +111,12 @@ def _of_protobuf(body: bytes, received: Received) -> Iterator[dict[str, Any]]:
     except NoMessageError as error:
         raise BadBodyError(f"the body is no ExportTraceServiceRequest: {error}") from None
     now = time.time_ns()
-    for resource in request.resource_spans:
+    resources = request.resource_spans
+    scopes = 0 if len(resources) > MAX_PARTS else sum(len(resource.scope_spans) for resource in resources)
+    count = 0 if scopes > MAX_PARTS else sum(len(s.spans) for resource in resources for s in resource.scope_spans)
+    if max(len(resources), scopes, count) > MAX_PARTS:
+        raise BadBodyError(f"the body has more than {MAX_PARTS:,} spans, or resources and scopes without any")
+    for resource in resources:
         service = None
         if resource.HasField("resource"):
             described = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
@@ -150,6 +160,8 @@ def _time(ns: int) -> int:
 def _plain(pairs: Any, depth: int) -> dict[str, Any]:
     """Plain values of key-value pairs. Raises BadRecordError for what is nested too deep."""
     found: dict[str, Any] = {}
+    if len(pairs) > MAX_PARTS:
+        raise BadRecordError("too_large", f"{len(pairs):,} attributes")
     for pair in pairs:
         value = pair.value
         kind = value.WhichOneof("value")
@@ -165,6 +177,8 @@ def _other(value: Any, kind: str, depth: int) -> Any:
         raise BadRecordError("too_deep", f"an attribute of more than {MAX_DEPTH} levels")
     if kind == "array_value":
         items = value.array_value.values
+        if len(items) > MAX_PARTS:
+            raise BadRecordError("too_large", f"an attribute of {len(items):,} values")
         return [
             _other(item, item.WhichOneof("value"), depth + 1) if item.WhichOneof("value") else None for item in items
         ]
@@ -176,6 +190,8 @@ def _other(value: Any, kind: str, depth: int) -> Any:
 
 
 def _of_json(body: bytes, received: Received) -> Iterator[dict[str, Any]]:
+    if body.count(b"{") + body.count(b"[") > MAX_BRACKETS:
+        raise BadBodyError(f"the body has more than {MAX_BRACKETS:,} objects and lists")
     try:
         record = orjson.loads(body)
     except orjson.JSONDecodeError as error:
