@@ -202,6 +202,23 @@ def test_a_request_as_it_was_sent_says_more_than_its_flattened_attributes(tmp_pa
     assert json.loads(row["parameters"]) == {"tool_choice": "auto", "response_format": {"type": "json_object"}}
 
 
+def test_logfire_s_short_form_of_request_and_response_is_read(tmp_path: Path) -> None:
+    request = {"model": "gpt-x", "messages": [{"role": "user", "content": "Why?"}], "seed": 3}
+    answer = {"message": {"role": "assistant", "content": "So."}, "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    attributes = {
+        "logfire.span_type": "span", "gen_ai.request.model": "gpt-x", "request_data": json.dumps(request),
+        "response_data": json.dumps(answer), "operation.cost": 0.5,
+    }  # fmt: skip
+    name = "Chat Completion with {request_data[model]!r}"
+    call = span(2, 1, name, attributes)
+    pending = span(3, 2, name, attributes | {"logfire.span_type": "pending_span"})
+    rows = imported(tmp_path, [span(1, None, "answer the customer", {}), call, pending])
+    assert set(rows) == {"1", "2"} and rows["2"]["step"] == "answer the customer"
+    assert json.loads(rows["2"]["messages"]) == request["messages"] and rows["2"]["output"] == "So."
+    assert (rows["2"]["input_tokens"], rows["2"]["output_tokens"], rows["2"]["cost_usd"]) == (5, 2, 0.5)
+    assert json.loads(rows["2"]["parameters"]) == {"seed": 3}
+
+
 def test_protobuf_and_json_say_the_same() -> None:
     spans = one_trace()
     by_json, by_protobuf = read_request(json_body(spans), "json"), read_request(protobuf_body(spans), "protobuf")

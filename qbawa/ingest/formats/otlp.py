@@ -36,6 +36,8 @@ def role(span: Span) -> Role:
     if span.digest:
         return span.digest.role  # type: ignore[return-value]
     attributes = span.attributes
+    if attributes.get("logfire.span_type") == "pending_span":
+        return "plain"  # says only that another span has begun
     kind = attributes.get("openinference.span.kind")
     if kind is not None:
         return "call" if str(kind).upper() == "LLM" else "entity"
