@@ -15,7 +15,6 @@ import msgspec
 from qbawa.errors import InputError
 from qbawa.ingest.block_writer import BlockWriter, is_complete
 from qbawa.ingest.formats import chat, langfuse, llmonpy, otlp
-from qbawa.ingest.formats.otlp_spans import raw_spans, to_line
 from qbawa.ingest.formats.records import Record, file_digest, records
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import BadLine, Feedback, Row, Span, Step, plain, read_line, text, when
@@ -24,7 +23,7 @@ from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.ingest.span_store import SpanSpool
 from qbawa.ingest.tables import load_table
-from qbawa.ingest.traces import take_file
+from qbawa.ingest.traces import put_spans, take_file
 from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
 from qbawa.replay.import_answers import import_answers
 from qbawa.storage.lake import Lake
@@ -177,18 +176,6 @@ def _read(
             yield Record(number, line, {}), [item]
 
 
-def _spans(record: Record, value: dict[str, Any], path: Path, spool: SpanSpool) -> Iterator[BadLine]:
-    """Put a record's spans to those of the whole file; why one is none."""
-    for raw, service, scope in raw_spans(value):
-        try:
-            line = to_line(raw, service, scope)
-            spool.add(line["request_id"], path.name, record.number, msgspec.json.encode(line))
-        except BadRecordError as error:
-            yield BadLine(error.reason, str(error))
-        except (RecursionError, ValueError, TypeError) as error:
-            yield BadLine("wrong_type", f"{type(error).__name__}: {error}")
-
-
 def _origin(path: Path, raw: bytes, step: str | None) -> Origin:
     return Origin(hashlib.sha256(raw).hexdigest(), step, datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
@@ -210,7 +197,7 @@ def _items(record: Record, format: str, path: Path, step: str | None, spool: Spa
         yield BadLine("unknown_kind", f"not of the format {format}; keys: {', '.join(record.value)[:120]}")
         return
     if format == "otlp":
-        yield from _spans(record, record.value, path, spool)
+        yield from put_spans(record.value, path.name, record.number, spool)
         return
     origin = _origin(path, record.raw, step)
     read = FORMATS[format].read

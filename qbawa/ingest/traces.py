@@ -15,7 +15,7 @@ import polars as pl
 from qbawa.ids import recorded_id
 from qbawa.ingest.block_writer import BlockStore, BlockWriter, blocks_of
 from qbawa.ingest.formats import otlp
-from qbawa.ingest.formats.otlp_spans import Span, from_line
+from qbawa.ingest.formats.otlp_spans import Span, from_line, raw_spans, to_line
 from qbawa.ingest.formats.otlp_trace import Kept, rank, steps_of
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import BadLine, Step
@@ -30,6 +30,18 @@ class _Changes:
     """Rows that other batches brought and that are different now, by block and recording."""
 
     rows: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+def put_spans(export: dict[str, Any], file: str, line: int, spool: SpanSpool) -> Iterator[BadLine]:
+    """Put the spans of an OTLP JSON export to those of the whole file; why one is none."""
+    for raw, service, scope in raw_spans(export):
+        try:
+            span = to_line(raw, service, scope)
+            spool.add(span["request_id"], file, line, msgspec.json.encode(span))
+        except BadRecordError as error:
+            yield BadLine(error.reason, str(error))
+        except (RecursionError, ValueError, TypeError) as error:
+            yield BadLine("wrong_type", f"{type(error).__name__}: {error}")
 
 
 def take_file(spool: SpanSpool) -> Iterator[tuple[str, int, bytes, Step | BadLine]]:
