@@ -3,12 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from qbawa.errors import InputError
 from qbawa.ingest.block_writer import BlockWriter, is_complete
@@ -27,11 +29,13 @@ from qbawa.ingest.formats import (
 from qbawa.ingest.formats.records import Record, file_digest, is_parquet, records
 from qbawa.ingest.formats.step_names import Node, step_names
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
-from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Step, plain, read_line, text, when
+from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Row, Span, Step, plain, read_line, text, when
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
+from qbawa.ingest.span_store import SpanSpool
 from qbawa.ingest.tables import load_table
+from qbawa.ingest.traces import put_spans, take_file
 from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
 from qbawa.replay.import_answers import import_answers
 from qbawa.storage.lake import Lake
@@ -58,7 +62,8 @@ class Format:
     what: str
     recognises: Callable[[dict[str, Any]], bool]
     read: Reader | None
-    """None: the records are not steps (LLMonPy), or are read as they stand (our journal), or in order (`session`)."""
+    """None: the records are not steps (LLMonPy), are read as they stand (our journal), in order (`session`), or make steps
+    together (OTLP)."""
     nodes: Callable[[dict[str, Any]], Iterable[Node]] | None = None
     """The tree that a record is part of, by which steps are named. Then a file is read twice."""
     session: Callable[[], Session] | None = None
@@ -95,7 +100,7 @@ FORMATS: dict[str, Format] = {
     ),
     "openai": Format("pairs of an OpenAI request and its response", chat.is_openai, chat.read_openai),
     "chat": Format("chat logs: messages and response", chat.is_chat, chat.read_chat),
-    "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, otlp.read_otlp),
+    "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, None),
     "langfuse": Format(
         "Langfuse: observations, traces, scores; downloads",
         langfuse.is_langfuse,
@@ -161,8 +166,7 @@ def import_file(
     reasons: Counter[str] = Counter()
     names = _names(path, FORMATS[format])
     answers = _Answers()
-    for record, items in _read(path, format, step, names, progress):
-        report.records += 1
+    for record, items in _read(path, format, step, names, progress, report):
         for item in items:
             answers.count(item, record)
             if isinstance(item, BadLine):
@@ -193,18 +197,27 @@ def import_file(
 
 
 def _read(
-    path: Path, format: str, step: str | None, names: Mapping[str, str], progress: Callable[[int], None] | None
-) -> Iterator[tuple[Record, list[Line | BadLine]]]:
-    """Every record with what it says; in a session's last record stands also what was waiting for its end."""
+    path: Path,
+    format: str,
+    step: str | None,
+    names: Mapping[str, str],
+    progress: Callable[[int], None] | None,
+    report: ImportReport,
+) -> Iterator[tuple[Record, list[Row | BadLine]]]:
+    """What each record says. What needs others comes last: spans, once all of their trace are there, and a session's end."""
     start = FORMATS[format].session
     session = start() if start else None
-    waiting: tuple[Record, list[Line | BadLine]] | None = None
-    for record in _lines(path) if format == "journal" else _records(path, progress):
-        if waiting:
-            yield waiting
-        waiting = record, list(_items(record, format, path, step, names, session))
-    if waiting:
-        yield waiting[0], [*waiting[1], *(_guarded(session.end()) if session else [])]
+    last: Record | None = None
+    with closing(SpanSpool(_origin(path, b"", step))) as spool:
+        for record in _lines(path) if format == "journal" else _records(path, progress):
+            report.records += 1
+            last = record
+            if items := list(_items(record, format, path, step, spool, names, session)):
+                yield record, items
+        if session and last and (items := list(_guarded(session.end()))):
+            yield last, items
+        for _, number, line, item in take_file(spool):
+            yield Record(number, line, {}), [item]
 
 
 def _records(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Record]:
@@ -231,7 +244,7 @@ class _Answers:
         self._seen = {True: [0, 0], False: [0, 0]}
         self._first: dict[bool, tuple[int, list[str]]] = {}
 
-    def count(self, item: Line | BadLine, record: Record) -> None:
+    def count(self, item: Row | BadLine, record: Record) -> None:
         if not isinstance(item, Step) or item.error != NULL:
             return
         is_call = item.messages != NULL or item.model is not None
@@ -287,28 +300,44 @@ def _lines(path: Path) -> Iterator[Record]:
         yield Record(number, line, {})
 
 
+def _origin(path: Path, raw: bytes, step: str | None, names: Mapping[str, str] | None = None) -> Origin:
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Origin(hashlib.sha256(raw).hexdigest(), step, written, {} if step or names is None else names)
+
+
 def _items(
-    record: Record, format: str, path: Path, step: str | None, names: Mapping[str, str], session: Session | None
-) -> Iterator[Line | BadLine]:
-    """What a record says: rows, or why it is none."""
+    record: Record,
+    format: str,
+    path: Path,
+    step: str | None,
+    spool: SpanSpool,
+    names: Mapping[str, str],
+    session: Session | None,
+) -> Iterator[Row | BadLine]:
+    """What a record says: rows, or why it is none. Its spans go to the spool."""
     if isinstance(record.value, BadLine):
         yield record.value
         return
     if format == "journal":
-        for item in understood(read_line(record.raw)):
-            yield _renamed(item, step) if isinstance(item, Step) and step else item
+        item = read_line(record.raw)
+        if isinstance(item, Span):
+            spool.add(item.request_id, path.name, record.number, record.raw)
+            return
+        for row in understood(item):
+            yield _renamed(row, step) if isinstance(row, Step) and step else row
         return
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    origin = Origin(hashlib.sha256(record.raw).hexdigest(), step, written, {} if step else names)
-    read = session.take if session else FORMATS[format].read
-    assert read is not None
     if not FORMATS[format].recognises(record.value):
         yield BadLine("unknown_kind", f"not of the format {format}; keys: {', '.join(record.value)[:120]}")
         return
-    yield from _guarded(read(record.value, origin))
+    if format == "otlp":
+        yield from put_spans(record.value, path.name, record.number, spool)
+        return
+    read = session.take if session else FORMATS[format].read
+    assert read is not None
+    yield from _guarded(read(record.value, _origin(path, record.raw, step, names)))
 
 
-def _guarded(items: Iterator[Step | Feedback | BadRecordError]) -> Iterator[Line | BadLine]:
+def _guarded(items: Iterator[Step | Feedback | BadRecordError]) -> Iterator[Row | BadLine]:
     try:
         for found in items:
             yield BadLine(found.reason, str(found)) if isinstance(found, BadRecordError) else found
@@ -320,8 +349,6 @@ def _guarded(items: Iterator[Step | Feedback | BadRecordError]) -> Iterator[Line
 
 
 def _renamed(item: Step, step: str) -> Step:
-    import msgspec
-
     return msgspec.structs.replace(item, step=step)
 
 
