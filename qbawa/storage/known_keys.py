@@ -23,14 +23,14 @@ _MANIFEST = "known.json"
 _LOCK = ".lock"
 _HASH = "hash"
 _FILES_AT_ONCE = 16
-_UNSAVED_FILES, _UNSAVED_ROWS = 16, 50_000
+_UNSAVED_FILES, _UNSAVED_ROWS = 8, 50_000
 """From which on it is cheaper to write down what was read than to let the next process read it again."""
 
 
 @dataclass(slots=True)
 class _Run:
     hashes: pl.Series
-    """Sorted, each once; no other run has one of them."""
+    """Sorted, each once."""
     file: str | None = None
     """Its name, once it is saved."""
 
@@ -98,14 +98,15 @@ class KnownKeys:
         return held
 
     def _add(self, hashes: pl.Series) -> None:
-        """Few runs, each more than twice as long as the next: a hash is merged as often as the number doubles."""
-        hashes = hashes.filter(~self._holds(hashes))
+        """Few runs, each at least twice as long as the next: a hash is merged as often as the number doubles."""
         if hashes.is_empty():
             return
         self._runs.append(_Run(hashes))
         while len(self._runs) > 1 and len(self._runs[-2].hashes) < 2 * len(self._runs[-1].hashes):
             short, long = (run.hashes.alias(_HASH).to_frame() for run in (self._runs.pop(), self._runs.pop()))
-            self._runs.append(_Run(long.merge_sorted(short, key=_HASH)[_HASH]))
+            both = long.merge_sorted(short, key=_HASH)[_HASH]
+            # Files that were joined bring again what is there.
+            self._runs.append(_Run(both.filter((both != both.shift(1)).fill_null(True))))
 
     def _load(self) -> None:
         self._reset()
@@ -160,7 +161,7 @@ class KnownKeys:
         assert self._folder is not None
         name = f"{uuid.uuid4().hex}.arrow"
         with (self._folder / name).open("wb") as file:
-            hashes.alias(_HASH).to_frame().write_ipc(file)
+            hashes.alias(_HASH).to_frame().write_ipc(file, record_batch_size=len(hashes))
             file.flush()
             os.fsync(file.fileno())
         return name

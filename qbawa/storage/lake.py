@@ -35,8 +35,8 @@ from qbawa.storage.views import view_sql
 MAX_TRIES = 50
 MOST_FILES = 64
 """Commits that a table may have behind it before its small files are joined; each leaves one."""
-SMALL_BYTES = 8 << 20
-"""Files of this size are left alone by commits, so that no row is written again and again: `maintain` joins them by night."""
+SMALL_BYTES = 1 << 20
+"""Files of this size are left to `maintain`: to join them would cost a commit more than it spares those who read them."""
 JOINED_BYTES = 64 << 20
 """Files of this size are not joined any more."""
 MOST_UNJOINED = 512
@@ -229,6 +229,14 @@ class Lake:
     def files(self, table: str) -> list[str]:
         """Addresses of the live Parquet files."""
         return self._files(self._open(table), table)
+
+    def files_alike(self, table: str) -> bool:
+        """Whether each live file surely has all columns of the table, by what the log says of each."""
+        log = _log(self._open(table))
+        # Of lists the log says nothing.
+        return all(
+            (counts := f"null_count.{name}") in log.columns and not log[counts].has_nulls() for name in schema_of(table)
+        )
 
     def versions(self) -> dict[str, int]:
         """Version of every table; grows by one with each commit."""
@@ -424,13 +432,15 @@ class Lake:
         if self._is_remote:
             return DeltaTable(uri, storage_options=self.storage_options or None)
         seen: dict[str, _Seen] = self._seen.__dict__
-        before = seen.get(table)
+        before, log = seen.get(table), Path(uri, "_delta_log")
         if before is not None and before.mark is not None and before.mark == _mark(before.commit):
             delta = before.delta
-            delta.update_incremental()
+            # Looked for by name: delta-rs lists the log, which takes as long as there are commits in it.
+            if (log / _commit_name(delta.version() + 1)).exists():
+                delta.update_incremental()
         else:
             delta = DeltaTable(uri)
-        commit = Path(uri, "_delta_log", f"{delta.version():020}.json")
+        commit = log / _commit_name(delta.version())
         if before is None or before.delta is not delta or before.commit != commit:
             seen[table] = _Seen(delta, commit, _mark(commit))
         return delta
@@ -543,6 +553,10 @@ def _add_new_columns(delta: DeltaTable, table: str) -> None:
             return
         except CommitFailedError:  # another process is at it
             delta.update_incremental()
+
+
+def _commit_name(version: int) -> str:
+    return f"{version:020}.json"
 
 
 def _log(delta: DeltaTable) -> pl.DataFrame:
