@@ -233,21 +233,16 @@ def _unknown_names(folder: Path, index: BatchIndex) -> list[str]:
             look.stamp, look.growing, look.unknown = noted
     if look.growing:
         adopt_orphans(folder, look.growing)
-    listed = 0
+    listed, compared = 0, False
     try:
         stamp = _stamp(folder)
         if stamp != look.stamp:
-            names = os.listdir(folder)
-            listed = len(names)
-            look.growing = [name for name in names if not name.endswith(CLOSED)]
-            closed = set(_closed_names(folder, names))
+            listed, compared = _list(folder, look, index)
             look.stamp = NEVER if _is_fresh(stamp) else stamp
-            look.known &= closed
-            look.unknown = sorted(closed - look.known)
     except FileNotFoundError:
         return []
     if len(look.unknown) > 100:
-        known = index.names_in(folder).intersection(look.unknown)
+        known = set() if compared else index.names_in(folder).intersection(look.unknown)
     else:
         known = {name for name in look.unknown if index.knows(folder, name)}
     look.known |= known
@@ -255,6 +250,20 @@ def _unknown_names(folder: Path, index: BatchIndex) -> list[str]:
     if listed > _MANY > len(look.growing) + len(look.unknown) and look.stamp != NEVER:
         index.note_look(folder, look.stamp, look.growing, look.unknown)
     return look.unknown
+
+
+def _list(folder: Path, look: _Look, index: BatchIndex) -> tuple[int, bool]:
+    """See which names of the folder grow and which are unknown; how many there are, and whether the index was asked."""
+    names = os.listdir(folder)
+    rest = [name for name in names if name not in look.known]
+    if compared := len(rest) > 100:
+        look.known = index.names_in(folder)
+        rest = [name for name in names if name not in look.known]
+    look.growing = [name for name in rest if not name.endswith(CLOSED)]
+    look.unknown = sorted(_closed_names(folder, rest))
+    if len(look.known) > 2 * len(names) + _MANY:  # put aside since
+        look.known.intersection_update(names)
+    return len(names), compared
 
 
 def _stamp(folder: Path) -> Stamp:
@@ -270,11 +279,10 @@ def _is_fresh(stamp: Stamp) -> bool:
 
 
 def _closed_names(folder: Path, listed: Sequence[str]) -> list[str]:
-    """Names of the closed segments of a folder; those of writers that died are closed first."""
+    """Those of a folder's names that are closed segments; those of writers that died are closed first."""
     growing = [name for name in listed if not name.endswith(CLOSED)]
-    if growing and adopt_orphans(folder, growing):
-        listed = os.listdir(folder)
-    return [name for name in listed if name.endswith(CLOSED) and name[0] != "."]
+    adopted = [path.name for path in adopt_orphans(folder, growing)] if growing else []
+    return [name for name in [*listed, *adopted] if name.endswith(CLOSED) and name[0] != "."]
 
 
 def _form(segments: Sequence[Segment], journal: Path, batch_bytes: int) -> Iterator[Batch]:
