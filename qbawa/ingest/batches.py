@@ -209,7 +209,7 @@ class _Look:
     growing: list[str] = field(default_factory=list)
     """Names that are no closed segments: writers at work, or killed."""
     known: set[str] = field(default_factory=set)
-    """Closed segments whose content had been taken; not all of them where an earlier process has looked."""
+    """Closed segments whose content had been taken."""
     unknown: list[str] = field(default_factory=list)
 
 
@@ -231,6 +231,8 @@ def _unknown_names(folder: Path, index: BatchIndex) -> list[str]:
         look = _looks[folder, index.path] = _Look()
         if (noted := index.look(folder)) is not None:
             look.stamp, look.growing, look.unknown = noted
+            # Now, though only a folder that changes needs it: the tick that finds a new segment has to list it as well.
+            look.known = index.names_in(folder)
     if look.growing:
         adopt_orphans(folder, look.growing)
     listed, compared = 0, False
