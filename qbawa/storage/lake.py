@@ -417,7 +417,7 @@ class Lake:
 class DraftLake(Lake):
     """A lake as it would be: shows what another one holds, keeps in memory what is written to it, and touches no file.
 
-    What is about files (`files`, `batches`, `versions`, `query`, `delete`, `maintain`, `purge`) it cannot do.
+    What is about files (`files`, `versions`, `query`, `delete`, `maintain`, `purge`) it cannot do.
     """
 
     def __init__(self, base: Lake) -> None:
@@ -426,15 +426,33 @@ class DraftLake(Lake):
         self._replaced: dict[str, set[str]] = {name: set() for name in TABLES}
 
     def scan(self, table: str) -> pl.LazyFrame:
-        uri, options = f"{self.uri}/{table_named(table).name}", self.storage_options or None
-        if DeltaTable.is_deltatable(uri, options):
-            held = self._scan(DeltaTable(uri, storage_options=options), table)
-        else:
-            held = schema_of(table).to_frame().lazy()
+        delta = self._held(table)
+        held = self._scan(delta, table) if delta is not None else schema_of(table).to_frame().lazy()
         if table not in self._drafts:
             return held
         stays = ~pl.col(BLOCK).is_in(list(self._replaced[table]))
         return pl.concat([held.filter(stays), self._drafts[table].lazy()])
+
+    def batches(self, table: str, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
+        delta = self._held(table)
+        for file in self._files(delta, table) if delta is not None else ():
+            for part in self._batches(table, file, [*columns, BLOCK], rows):
+                yield part.filter(~pl.col(BLOCK).is_in(list(self._replaced[table]))).select(columns)
+        if table in self._drafts:
+            yield from self._drafts[table].select(columns).iter_slices(rows)
+
+    def state(self, table: str) -> tuple[str, int]:
+        """Of the table as it is without what was written here; ("", -1) where there is none."""
+        delta = self._held(table)
+        return (str(delta.metadata().id), delta.version()) if delta is not None else ("", -1)
+
+    def blocks_since(self, table: str, state: tuple[str, int]) -> set[str] | None:
+        found = super().blocks_since(table, state)
+        return None if found is None else found | self._replaced[table]
+
+    def _held(self, table: str) -> DeltaTable | None:
+        uri, options = f"{self.uri}/{table_named(table).name}", self.storage_options or None
+        return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
 
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         old = self.read(table, blocks=blocks)
