@@ -100,6 +100,7 @@ QUESTION_CLUSTERS = Table(
     _columns(
         ("step", "text", "The step."),
         ("request_id", "text", "The request."),
+        ("request_key", "int", "Hash of it, by which it is found without reading names."),
         ("recording_id", "text", "Its first execution of the step."),
         ("recorded_at", "time", "When that started, UTC."),
         ("failed", "bool", "Whether it raised."),
@@ -118,7 +119,7 @@ QUESTION_TEMPLATES = Table(
     ("step",),
     _columns(
         ("step", "text", "The step."),
-        ("template", "text", "Hash of the triples."),
+        ("template", "text", "Hash of step and triples."),
         ("triples", "bytes", "Word triples, as 32-bit hashes, that a fifth of all questions have: they do not count."),
         ("recordings", "int", "How many recordings the step had when that was last looked at."),
     ),

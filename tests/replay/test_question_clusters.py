@@ -24,40 +24,8 @@ from qbawa.storage.frames import frame
 from qbawa.storage.lake import Lake
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-WORDS = [
-    "rain",
-    "wind",
-    "storm",
-    "cloud",
-    "snow",
-    "frost",
-    "sunny",
-    "humid",
-    "breeze",
-    "thunder",
-    "drizzle",
-    "gale",
-    "sleet",
-    "mist",
-    "haze",
-    "squall",
-]
-OTHERS = [
-    "contract",
-    "clause",
-    "court",
-    "judge",
-    "statute",
-    "appeal",
-    "plaintiff",
-    "lease",
-    "liability",
-    "verdict",
-    "tort",
-    "bail",
-    "oath",
-    "writ",
-]
+WORDS = [f"rain{n}" for n in range(16)]
+OTHERS = [f"court{n}" for n in range(14)]
 
 
 def project_in(folder: Path, **replay_set: object) -> Project:

@@ -17,7 +17,7 @@ _A_KEY = 8
 _A_CLUSTER = 3
 _PAIRS = 50_000
 """Pairs that are compared at once."""
-_PROBED = 4_096
+_PROBED = 1 << 15
 """Signatures that are looked through at once: they stay in the processor's cache."""
 
 
@@ -44,10 +44,10 @@ class Newcomers:
         self._keys = [np.sort(_band(self._distinct, band)) for band in range(BANDS)]
         self._order = [np.argsort(_band(self._distinct, band), kind="stable") for band in range(BANDS)]
         # Most of what is known shares no band: told by the beginnings of bands, of which many more exist than are here.
-        self._mask = np.uint32((1 << min(max(16, (32 * len(first)).bit_length()), 22)) - 1)
-        self._flags = np.zeros((BANDS, int(self._mask) + 1), bool)
+        self._bits = 16 if len(first) < 5_000 else 22
+        self._flags = np.zeros((BANDS, 1 << self._bits), bool)
         for band in range(BANDS):
-            self._flags[band][_beginning(self._distinct, band) & self._mask] = True
+            self._flags[band][_beginning(self._distinct, band, self._bits)] = True
         self._links: set[tuple[int, int]] = set()
 
     def meet(self, signatures: np.ndarray, clusters: np.ndarray) -> None:
@@ -55,9 +55,9 @@ class Newcomers:
         for start in range(0, len(signatures), _PROBED):
             part = signatures[start : start + _PROBED]
             for band in range(BANDS):
-                near = np.flatnonzero(np.take(self._flags[band], _beginning(part, band) & self._mask))
+                near = np.flatnonzero(np.take(self._flags[band], _beginning(part, band, self._bits)))
                 if len(near):
-                    self._compare(band, part[near], clusters[start + near])
+                    self._compare(band, part, near, clusters[start : start + _PROBED])
 
     def groups(self, together: Mapping[int, int]) -> Groups:
         """The clusters of all newcomers, once everything known has been met; `together`: clusters that are one, by number."""
@@ -81,19 +81,21 @@ class Newcomers:
             clusters[place] = named[group]
         return Groups(clusters, joins)
 
-    def _compare(self, band: int, signatures: np.ndarray, clusters: np.ndarray) -> None:
-        keys = _band(signatures, band)
-        low, high = (np.searchsorted(self._keys[band], keys, side) for side in ("left", "right"))
-        hit = np.flatnonzero(high > low)
-        if not len(hit):
+    def _compare(self, band: int, signatures: np.ndarray, near: np.ndarray, clusters: np.ndarray) -> None:
+        keys = _band(signatures, band, near)
+        low = np.searchsorted(self._keys[band], keys)
+        met = np.flatnonzero(self._keys[band][np.minimum(low, len(self._distinct) - 1)] == keys)
+        if not len(met):
             return
-        hit = hit[np.lexsort((clusters[hit], keys[hit]))]
-        hit = hit[_rank(keys[hit], clusters[hit]) < _A_CLUSTER]
-        hit = hit[_rank(keys[hit]) < _A_KEY]
-        counts = high[hit] - low[hit]
-        old = np.repeat(hit, counts)
+        keys, low, near = keys[met], low[met], near[met]
+        high = np.searchsorted(self._keys[band], keys, "right")
+        order = np.lexsort((clusters[near], keys))
+        order = order[_rank(keys[order], clusters[near[order]]) < _A_CLUSTER]
+        order = order[_rank(keys[order]) < _A_KEY]
+        counts = (high - low)[order]
+        old = np.repeat(near[order], counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        new = self._order[band][np.repeat(low[hit], counts) + within]
+        new = self._order[band][np.repeat(low[order], counts) + within]
         for begin in range(0, len(new), _PAIRS):
             a, b = new[begin : begin + _PAIRS], old[begin : begin + _PAIRS]
             same = alike(self._distinct[a], signatures[b])
@@ -151,20 +153,21 @@ def _near_pairs(signatures: np.ndarray) -> Iterator[tuple[int, int]]:
                 yield from zip(a[near].tolist(), b[near].tolist(), strict=True)
 
 
-def _band(signatures: np.ndarray, band: int) -> np.ndarray:
-    """The five bytes of one band as one number, uint64."""
-    found = np.zeros(len(signatures), np.uint64)
-    for place in range(band * ROWS, (band + 1) * ROWS):
-        found = (found << np.uint64(8)) | signatures[:, place]
+def _band(signatures: np.ndarray, band: int, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """The five bytes of one band of these rows as one number, uint64."""
+    found = signatures[rows, band * ROWS].astype(np.uint64)
+    for place in range(band * ROWS + 1, (band + 1) * ROWS):
+        found = (found << np.uint64(8)) | signatures[rows, place]
     return found
 
 
-def _beginning(signatures: np.ndarray, band: int) -> np.ndarray:
-    """The first four of them as one number, uint32, without a copy."""
+def _beginning(signatures: np.ndarray, band: int, bits: int) -> np.ndarray:
+    """So many bits of each of them, 16 or up to 32; of 16 no copy is made."""
     rows = np.ascontiguousarray(signatures)
     if not len(rows):
-        return np.zeros(0, np.uint32)
-    return np.ndarray(len(rows), "<u4", rows, offset=band * ROWS, strides=(BYTES,))
+        return np.zeros(0, np.uint16)
+    found = np.ndarray(len(rows), "<u2" if bits == 16 else "<u4", rows, offset=band * ROWS, strides=(BYTES,))
+    return found if bits == 16 else found & np.uint32((1 << bits) - 1)
 
 
 def _rank(*keys: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import polars as pl
 from qbawa.replay.replay_set.near_duplicates import Newcomers, Union
 from qbawa.replay.replay_set.question_text import question_texts
 from qbawa.replay.replay_set.signatures import BYTES, sign, template_of, would_differ
-from qbawa.replay.replay_set.words import mixed, whole, words_of
+from qbawa.replay.replay_set.words import exact, whole, words_of
 from qbawa.storage.frames import BLOCK, frame, schema_of
 from qbawa.storage.lake import Lake
 
@@ -32,7 +32,7 @@ _PORTION = 200_000
 """Recordings that are signed and compared with all others at once; some hundred bytes of each are held."""
 _TEXTS = 20_000
 """Recordings whose texts are held at once, unless one block has more."""
-_ROWS = 50_000
+_ROWS = 100_000
 """Signatures that are read at once."""
 
 Log = Callable[[str], Any]
@@ -78,10 +78,32 @@ def read_templates(lake: Lake) -> dict[str, Template]:
 
 
 def rows_of(lake: Lake, request_ids: Collection[str]) -> pl.DataFrame:
-    """What the table holds of these requests, each once a step: step, request_id, recording_id, recorded_at, cluster."""
-    columns = ["step", "request_id", "recording_id", "recorded_at", "cluster"]
-    rows = lake.read(CLUSTERS, columns, keep=pl.col("request_id").is_in(list(request_ids)))
-    return rows.sort("recorded_at", "recording_id").unique(["step", "request_id"], keep="first", maintain_order=True)
+    """What the table holds of these requests, each once a step: step, request_id, recorded_at, cluster."""
+    columns = ["step", "request_id", "recorded_at", "cluster"]
+    if not request_ids:
+        return schema_of(CLUSTERS).to_frame().select(columns)
+    wanted = pl.DataFrame({"request_id": sorted(request_ids)}).with_columns(request_key=keys_of("request_id"))
+    read = ["step", "request_key", "recorded_at", "cluster"]
+    rows = lake.read(CLUSTERS, read, keep=pl.col("request_key").is_in(wanted["request_key"].implode()))
+    found = rows.join(wanted, on="request_key").select(columns).sort("recorded_at", "request_id")
+    return found.unique(["step", "request_id"], keep="first", maintain_order=True)
+
+
+def recordings_of(lake: Lake, step: str, request_ids: Collection[str]) -> pl.DataFrame:
+    """The executions by which a step's requests are known: request_id, recording_id."""
+    columns = ["request_id", "recording_id"]
+    if not request_ids:
+        return schema_of(CLUSTERS).to_frame().select(columns)
+    wanted = pl.DataFrame({"request_id": sorted(request_ids)}).select(keys_of("request_id")).to_series()
+    here = (pl.col("step") == step) & pl.col("request_key").is_in(wanted.implode())
+    return lake.read(CLUSTERS, columns, keep=here).unique("request_id", keep="first", maintain_order=True)
+
+
+def keys_of(column: str) -> pl.Expr:
+    """The numbers by which requests of these ids are found."""
+    return pl.col(column).map_batches(
+        lambda ids: pl.Series(exact(ids.to_list()).view(np.int64)), return_dtype=pl.Int64
+    )
 
 
 def traffic_of(lake: Lake, step: str) -> pl.DataFrame:
@@ -106,10 +128,11 @@ def tag_counts(lake: Lake, step: str) -> list[tuple[str, int]]:
     return rows.group_by("tags").len().collect(engine="streaming").rows()
 
 
-def sizes(lake: Lake, step: str, clusters: Collection[int]) -> dict[int, int]:
-    """How many requests each of these clusters of the table holds."""
-    here = (pl.col("step") == step) & pl.col("cluster").is_in(list(clusters))
-    return dict(lake.scan(CLUSTERS).filter(here).group_by("cluster").len().collect().iter_rows())
+def sizes(lake: Lake, clusters: Collection[int]) -> dict[tuple[str, int], int]:
+    """How many requests each of these clusters of the table holds, by step and number."""
+    rows = lake.scan(CLUSTERS).filter(pl.col("cluster").is_in(list(clusters)))
+    counted = rows.group_by("step", "cluster").len().collect(engine="streaming")
+    return {(step, cluster): count for step, cluster, count in counted.iter_rows()}
 
 
 def joined(lake: Lake, templates: Collection[str]) -> dict[str, dict[int, int]]:
@@ -136,8 +159,7 @@ def joined(lake: Lake, templates: Collection[str]) -> dict[str, dict[int, int]]:
 
 def texts_of(lake: Lake, step: str, request_ids: Collection[str]) -> dict[str, str]:
     """The questions of these requests; one whose recording is gone has none."""
-    here = (pl.col("step") == step) & pl.col("request_id").is_in(list(request_ids))
-    rows = lake.read(CLUSTERS, ["request_id", "recording_id"], keep=here)
+    rows = recordings_of(lake, step, request_ids)
     keep = pl.col("recording_id").is_in(rows["recording_id"].implode())
     held = lake.read("recordings", ["recording_id", "inputs", "messages"], keep=keep)
     texts = dict(zip(held["recording_id"], question_texts(held), strict=True))
@@ -219,7 +241,7 @@ def _look_at_templates(lake: Lake, known: Mapping[str, Template], new: Collectio
         if before is not None and would_differ(texts, before.triples, triples) <= MATERIAL:
             triples = before.triples
         content = triples.astype("<u4").tobytes()
-        found[step] = Template(hashlib.sha256(content).hexdigest()[:16], triples, counted[step])
+        found[step] = Template(hashlib.sha256(step.encode() + b"\0" + content).hexdigest()[:16], triples, counted[step])
         row = {"step": step, "template": found[step].name, "triples": content, "recordings": counted[step], BLOCK: step}
         lake.replace(TEMPLATES, [step], frame(TEMPLATES, [row]))
     return found
@@ -229,7 +251,7 @@ def _sample_of(lake: Lake, step: str) -> list[str]:
     """Different questions of a step, at most SAMPLE, drawn by the ids of their recordings."""
     ids = lake.read("recordings", ["recording_id"], keep=pl.col("step") == step)["recording_id"]
     if len(ids) > SAMPLE:
-        drawn = np.concatenate([mixed(whole(words_of(part.to_list()))) for part in _slices(ids)])
+        drawn = np.concatenate([exact(part.to_list()) for part in _slices(ids)])
         ids = ids[np.argpartition(drawn, SAMPLE)[:SAMPLE]]
     keep = pl.col("recording_id").is_in(ids.implode())
     texts = sorted(question_texts(lake.read("recordings", ["inputs", "messages"], keep=keep)))
@@ -258,11 +280,11 @@ def _sign_portion(lake: Lake, blocks: list[str], templates: Mapping[str, Templat
     stale = fits.filter(pl.col("template") != pl.col("now")).select(_ROW)
     others = recorded.join(fits, on=["step", "request_id"], how="anti")
     if not others.is_empty():
-        ids = others["request_id"].unique()
-        elsewhere = pl.col("request_id").is_in(ids.implode()) & ~pl.col(BLOCK).is_in(blocks)
-        others = others.join(
-            lake.read(CLUSTERS, ["step", "request_id"], keep=elsewhere), on=["step", "request_id"], how="anti"
-        )
+        others = others.with_columns(request_key=keys_of("request_id"))
+        keys = others["request_key"].unique()
+        elsewhere = pl.col("request_key").is_in(keys.implode()) & ~pl.col(BLOCK).is_in(blocks)
+        known = lake.read(CLUSTERS, ["step", "request_key"], keep=elsewhere)
+        others = others.join(known, on=["step", "request_key"], how="anti")
     candidates = pl.concat([others.select(_ROW), stale])
     signed = _signed(lake, candidates, templates) if candidates.height else None
     new = signed.height if signed is not None else 0
@@ -299,6 +321,7 @@ def _signed(lake: Lake, candidates: pl.DataFrame, templates: Mapping[str, Templa
             signatures = pl.Series([each.tobytes() for each in found.signatures], dtype=pl.Binary)
             parts.append(
                 some.drop("inputs", "messages").with_columns(
+                    request_key=keys_of("request_id"),
                     cluster=pl.Series(found.names),
                     joins=pl.lit(None, pl.String),
                     template=pl.lit(templates[step].name),
@@ -316,13 +339,14 @@ def _with_clusters(lake: Lake, rows: pl.DataFrame) -> pl.DataFrame:
     parts = {step: part for (step,), part in rows.group_by("step", maintain_order=True)}
     newcomers = {step: Newcomers(_bytes(part["signature"]), part["cluster"].to_numpy()) for step, part in parts.items()}
     templates = {step: part["template"][0] for step, part in parts.items()}
-    own = rows.select("step", "template").unique()
     together = joined(lake, templates.values())
-    for batch in lake.batches(CLUSTERS, ["step", "template", "cluster", "signature"], _ROWS):
-        # One that was signed with another template cannot be compared; nor a step that nothing new is of.
-        for (step, template), part in batch.join(own, on=["step", "template"], how="semi").group_by("step", "template"):
-            if template == templates[step]:
-                newcomers[step].meet(_bytes(part["signature"]), part["cluster"].to_numpy())
+    for batch in lake.batches(CLUSTERS, ["template", "cluster", "signature"], _ROWS):
+        signatures, clusters = _bytes(batch["signature"]), batch["cluster"].to_numpy()
+        for step, those in newcomers.items():
+            # A template is of one step; what was signed with an earlier one cannot be compared.
+            here = (batch["template"] == templates[step]).to_numpy()
+            if here.any():
+                those.meet(signatures[here], clusters[here])
     done = []
     for step, part in parts.items():
         groups = newcomers[step].groups(together.get(str(step), {}))

@@ -1,5 +1,6 @@
 """The replay set of every step, out of the lake and back into it."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,8 @@ def choose_all(project: Project, log: Callable[[str], Any]) -> dict[str, Choice]
     for step in templates:
         here = pl.col("step") == step
         choices[step] = _choose(project, step, previous.filter(here), known.filter(here), together.get(step, {}))
+    excluded = known.filter(pl.col("request_id").is_in(list(settings.exclude)))
+    choices = _with_sizes(lake, choices, together, excluded)
     rows = pl.concat([previous.clear(), *(choice.rows for choice in choices.values())])
     lake.replace("replay_set", sorted({*choices, *previous["step"]}), rows)
     return choices
@@ -41,7 +44,7 @@ def choose_all(project: Project, log: Callable[[str], Any]) -> dict[str, Choice]
 def _choose(
     project: Project, step: str, previous: pl.DataFrame, known: pl.DataFrame, together: Mapping[int, int]
 ) -> Choice:
-    """One step's choice.
+    """One step's choice, its rows as `_rows` returns them.
 
     `previous` are its rows of `replay_set`; `known` is what the lake holds of those, of pinned and excluded requests;
     `together` says by number which clusters are one.
@@ -61,7 +64,7 @@ def _choose(
         bad = lake.read("feedback", ["request_id"], keep=pl.col("score") <= 0)["request_id"].unique()
         traffic = Traffic(requests, bad, tags, lambda ids: questions.texts_of(lake, step, ids))
         choice = choose(before, traffic, settings, at_once)
-    return replace(choice, rows=_rows(lake, step, choice.rows, there, known.filter(excluded)["cluster"], together))
+    return replace(choice, rows=_rows(lake, step, choice.rows, there))
 
 
 def _before(there: pl.DataFrame, pin: Sequence[str]) -> pl.DataFrame:
@@ -76,43 +79,51 @@ def _before(there: pl.DataFrame, pin: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def _rows(
-    lake: Lake, step: str, chosen: pl.DataFrame, there: pl.DataFrame, excluded: pl.Series, together: Mapping[int, int]
-) -> pl.DataFrame:
-    """Rows of the table `replay_set`.
+def _rows(lake: Lake, step: str, chosen: pl.DataFrame, there: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the table `replay_set`, with `number`, that of the cluster, in place of its size.
 
-    `there` holds what was known of the set before, with the names that its clusters have in it; `excluded` the clusters of
-    excluded requests, which do not count.
+    `there` holds what was known of the set before, with the names that its clusters have in it.
     """
-    new = questions.rows_of(lake, set(chosen["request_id"]) - set(there["request_id"])).filter(pl.col("step") == step)
     # The recording whose answers exist stays.
-    recording = pl.coalesce("recorded", "recording_id")
-    recorded = pl.concat(
-        [there.select("request_id", recording_id=recording), new.select("request_id", recording_id="recording_id")]
-    )
-    own = there.select("request_id", "name").drop_nulls()
+    held = there.select("request_id", recording_id="recorded").drop_nulls()
+    both = held, questions.recordings_of(lake, step, set(chosen["request_id"]) - set(held["request_id"]))
+    own = there.select("request_id", own="name").drop_nulls()
     names = there.filter(pl.col("name").is_not_null()).sort("recorded_at", "request_id").unique("cluster", keep="first")
-    parts = {cluster: [cluster] for cluster in chosen["cluster"].unique()}
-    for cluster, one in together.items():
-        if one in parts and cluster != one:
-            parts[one].append(cluster)
-    held = questions.sizes(lake, step, [cluster for some in parts.values() for cluster in some])
-    left_out = dict(excluded.value_counts().iter_rows())
-    size = {one: sum(held.get(each, 0) for each in some) - left_out.get(one, 0) for one, some in parts.items()}
-    number = pl.col("cluster")
     return (
-        chosen.join(recorded, on="request_id", how="left", maintain_order="left")
-        .join(own.rename({"name": "own"}), on="request_id", how="left", maintain_order="left")
+        chosen.join(pl.concat(both), on="request_id", how="left", maintain_order="left")
+        .join(own, on="request_id", how="left", maintain_order="left")
         .join(names.select("cluster", "name"), on="cluster", how="left", maintain_order="left")
         .with_columns(
             step=pl.lit(step),
             block_id=pl.lit(step),
-            cluster_size=number.replace_strict(size, return_dtype=pl.Int64),
-            named=number.map_elements(name_of, return_dtype=pl.String),
+            number="cluster",
+            cluster=pl.coalesce("own", "name", pl.col("cluster").map_elements(name_of, return_dtype=pl.String)),
         )
-        .with_columns(cluster=pl.coalesce("own", "name", "named"))
-        .select(list(schema_of("replay_set")))
+        .drop("own", "name")
     )
+
+
+def _with_sizes(
+    lake: Lake, choices: Mapping[str, Choice], together: Mapping[str, Mapping[int, int]], excluded: pl.DataFrame
+) -> dict[str, Choice]:
+    """The choices with the sizes of their clusters, without excluded requests; counted in one pass for all steps."""
+    wanted = {(step, number) for step, choice in choices.items() for number in choice.rows["number"]}
+    parts = {(step, number): [number] for step, number in wanted}
+    for step, ones in together.items():
+        for cluster, one in ones.items():
+            if (step, one) in parts and cluster != one:
+                parts[step, one].append(cluster)
+    held = questions.sizes(lake, {cluster for some in parts.values() for cluster in some})
+    left_out = Counter(excluded.select("step", "cluster").iter_rows())
+    size = {
+        (step, one): sum(held.get((step, each), 0) - left_out[step, each] for each in some)
+        for (step, one), some in parts.items()
+    }
+    done = {}
+    for step, choice in choices.items():
+        sizes = pl.Series("cluster_size", [size[step, number] for number in choice.rows["number"]], pl.Int64)
+        done[step] = replace(choice, rows=choice.rows.with_columns(sizes).select(list(schema_of("replay_set"))))
+    return done
 
 
 def name_of(cluster: int) -> str:

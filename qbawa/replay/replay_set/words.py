@@ -69,6 +69,18 @@ def whole(words: Numbers) -> np.ndarray:
     return mixed((sums[ends] - sums[starts]) * inverse[starts])
 
 
+def exact(texts: Sequence[str]) -> np.ndarray:
+    """A number for each text, uint64, that is another one where a single character is."""
+    parts = [np.zeros(0, np.uint64)]
+    for portion in _portions(texts):
+        codes = np.frombuffer("".join(portion).encode("utf-32-le", "surrogatepass"), np.uint32)
+        ends = np.cumsum([0, *map(len, portion)])
+        powers, inverse = _powers(len(codes) + 1)
+        sums = np.concatenate([[np.uint64(0)], np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * powers[:-1])])
+        parts.append(mixed((sums[ends[1:]] - sums[ends[:-1]]) * inverse[ends[:-1]]))
+    return np.concatenate(parts)
+
+
 def scatter(numbers: np.ndarray) -> np.ndarray:
     """The numbers, uint32, with every bit depending on all bits."""
     numbers = numbers ^ (numbers >> np.uint32(16))
