@@ -17,7 +17,7 @@ _A_KEY = 8
 _A_CLUSTER = 3
 _PAIRS = 50_000
 """Pairs that are compared at once."""
-_PROBED = 1 << 15
+_PROBED = 1 << 14
 """Signatures that are looked through at once: they stay in the processor's cache."""
 
 
