@@ -40,7 +40,7 @@ OnCells = Callable[[pl.DataFrame], None]
 class Chosen:
     """The replay set after a choice: its rows, why each was chosen, and a picture of the coverage by step.
 
-    Only of steps in which there was something to choose: a set that is full stays as it was drawn before.
+    Of a step with many recordings only where there was something to choose: a full set stays as it was drawn before.
     """
 
     rows: pl.DataFrame

@@ -85,6 +85,7 @@ def test_only_newcomers_are_signed_and_nothing_is_written_where_there_are_none(t
     assert choose(project)[1] == 0 and project.lake.versions() == before
 
 
+@pytest.mark.slow
 def test_questions_that_come_one_batch_after_another_make_the_clusters_of_all_at_once(tmp_path: Path) -> None:
     texts = questions(600, 4)
     whole, parts = (project_in(tmp_path / name, size=5) for name in ("whole", "parts"))
@@ -191,6 +192,28 @@ def test_what_is_planned_counts_newcomers_and_writes_nothing(tmp_path: Path) -> 
     draft = foresee(project).lake
     assert draft.read("replay_set").height == 5 and draft.read("question_clusters").height == 7
     assert (project.lake.versions(), project.notes.get(stage.SEEN)) == before
+
+
+@pytest.mark.slow
+def test_a_full_set_is_the_same_whether_its_coverage_is_measured_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for drawn in (0, 2_000):
+        monkeypatch.setattr(stage, "DRAWN", drawn)
+        project = project_in(tmp_path / str(drawn), size=8)
+        for batch in range(3):
+            record(project, f"b{batch}", questions(40, 30 + batch), 40 * batch)
+            choices = choose_all(project, lambda line: None)
+        assert bool(len(choices["answer"].vectors)) == bool(drawn)
+        gone = project.lake.read("replay_set")["request_id"][2]
+        forget(project.lake, project.home, gone)
+        found += [project.lake.read("replay_set"), choose(project)[0]]
+        pins = project_in(tmp_path / str(drawn), size=8, pin=("r00100",), exclude=(found[-1]["request_id"][0],))
+        found.append(choose(pins)[0])
+    for one, other in zip(found[:3], found[3:], strict=True):
+        assert one.drop("chosen_at").sort("request_id").equals(other.drop("chosen_at").sort("request_id"))
+    assert [rows.height for rows in found[:3]] == [7, 8, 8]
 
 
 # ── turnover ─────────────────────────────────────────────────────────────────────────────────────────────────────────

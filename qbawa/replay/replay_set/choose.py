@@ -60,14 +60,14 @@ def is_settled(before: pl.DataFrame, settings: ReplaySetConfig, now: datetime) -
     return full and not _due(before, settings, now)
 
 
-def choose(before: pl.DataFrame, traffic: Traffic, settings: ReplaySetConfig, now: datetime) -> Choice:
+def choose(before: pl.DataFrame, traffic: Traffic, settings: ReplaySetConfig, now: datetime, draw: bool) -> Choice:
     """The set of one step, after what was chosen before (columns `BEFORE`, oldest first).
 
     Pinned requests come first, then those chosen before. The rest of `settings.size` is filled with one request a cluster
     of near-duplicates: shares for errors, bad feedback and rare tags, then whatever covers the traffic best. A smaller
     size keeps, of those chosen before, the ones that cover it best. Of a full set, as much as is due passes to requests
     that cover the traffic better. The same input always gives the same set, and a second run on its own result changes
-    nothing.
+    nothing. Without `draw` there are vectors only where there was something to choose from.
     """
     # Slow to import, and most of the time there is nothing to choose.
     from qbawa.replay.replay_set.coverage import Cover, embed, exchanges
@@ -82,7 +82,7 @@ def choose(before: pl.DataFrame, traffic: Traffic, settings: ReplaySetConfig, no
     pools = {reason: _sample(rows, settings.seed, CANDIDATES // 3) for reason, (_, rows) in marked.items()}
     pools["coverage"] = _sample(open_.sort("failed", maintain_order=True), settings.seed, CANDIDATES)
     pinned, kept = before.filter("pinned"), before.filter(~pl.col("pinned"))
-    if open_.is_empty() and before.height <= settings.size:
+    if requests.is_empty() or (open_.is_empty() and before.height <= settings.size and not draw):
         return as_chosen(before, now)
     points = _sample(requests, settings.seed, CANDIDATES)
     needed = pl.concat(rows["request_id"] for rows in (points, before, *pools.values())).implode()

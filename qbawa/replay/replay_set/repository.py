@@ -101,9 +101,7 @@ def recordings_of(lake: Lake, step: str, request_ids: Collection[str]) -> pl.Dat
 
 def keys_of(column: str) -> pl.Expr:
     """The numbers by which requests of these ids are found."""
-    return pl.col(column).map_batches(
-        lambda ids: pl.Series(exact(ids.to_list()).view(np.int64)), return_dtype=pl.Int64
-    )
+    return pl.col(column).map_batches(lambda ids: pl.Series(exact(ids.to_list()).view(np.int64)), return_dtype=pl.Int64)
 
 
 def traffic_of(lake: Lake, step: str) -> pl.DataFrame:

@@ -16,6 +16,9 @@ from qbawa.storage.lake import DraftLake, Lake
 SEEN = "questions_seen.json"
 """Note in the home: up to where recordings have been looked at. Without it they are all compared once, by their ids."""
 
+DRAWN = 2_000
+"""Recordings of a step up to which its coverage is measured, for the picture, even where nothing can change."""
+
 
 def choose_all(project: Project, log: Callable[[str], Any]) -> dict[str, Choice]:
     """Each step's choice, the most recorded step first, once its rows are in the lake.
@@ -31,9 +34,16 @@ def choose_all(project: Project, log: Callable[[str], Any]) -> dict[str, Choice]
     known = questions.rows_of(lake, {*previous["request_id"], *settings.pin, *settings.exclude})
     together = questions.joined(lake, {template.name for template in templates.values()})
     choices = {}
-    for step in templates:
+    for step, template in templates.items():
         here = pl.col("step") == step
-        choices[step] = _choose(project, step, previous.filter(here), known.filter(here), together.get(step, {}))
+        choices[step] = _choose(
+            project,
+            step,
+            previous.filter(here),
+            known.filter(here),
+            together.get(step, {}),
+            template.recordings <= DRAWN,
+        )
     excluded = known.filter(pl.col("request_id").is_in(list(settings.exclude)))
     choices = _with_sizes(lake, choices, together, excluded)
     rows = pl.concat([previous.clear(), *(choice.rows for choice in choices.values())])
@@ -42,12 +52,17 @@ def choose_all(project: Project, log: Callable[[str], Any]) -> dict[str, Choice]
 
 
 def _choose(
-    project: Project, step: str, previous: pl.DataFrame, known: pl.DataFrame, together: Mapping[int, int]
+    project: Project,
+    step: str,
+    previous: pl.DataFrame,
+    known: pl.DataFrame,
+    together: Mapping[int, int],
+    draw: bool,
 ) -> Choice:
     """One step's choice, its rows as `_rows` returns them.
 
     `previous` are its rows of `replay_set`; `known` is what the lake holds of those, of pinned and excluded requests;
-    `together` says by number which clusters are one.
+    `together` says by number which clusters are one; `draw` whether a picture is wanted of a set that stays as it is.
     """
     lake, settings, at_once = project.lake, project.config.replay_set, now()
     one = pl.col("cluster").replace(dict(together))
@@ -56,14 +71,14 @@ def _choose(
     was = previous.select("request_id", "reason", "chosen_at", name="cluster", recorded="recording_id")
     there = known.filter(~excluded).join(was, on="request_id", how="left")
     before = _before(there, settings.pin)
-    if is_settled(before, settings, at_once):
+    if is_settled(before, settings, at_once) and not draw:
         choice = as_chosen(before, at_once)
     else:
         requests = questions.traffic_of(lake, step).filter(~excluded).with_columns(one)
         tags = questions.with_tags(lake, step, rare_tags(questions.tag_counts(lake, step), requests.height))
         bad = lake.read("feedback", ["request_id"], keep=pl.col("score") <= 0)["request_id"].unique()
         traffic = Traffic(requests, bad, tags, lambda ids: questions.texts_of(lake, step, ids))
-        choice = choose(before, traffic, settings, at_once)
+        choice = choose(before, traffic, settings, at_once, draw)
     return replace(choice, rows=_rows(lake, step, choice.rows, there))
 
 
