@@ -32,8 +32,8 @@ _PORTION = 200_000
 """Recordings that are signed and compared with all others at once; some hundred bytes of each are held."""
 _TEXTS = 20_000
 """Recordings whose texts are held at once, unless one block has more."""
-_ROWS = 100_000
-"""Signatures that are read at once."""
+_IDS = 50_000
+"""Names of recordings that are held at once."""
 
 Log = Callable[[str], Any]
 
@@ -258,7 +258,7 @@ def _sample_of(lake: Lake, step: str) -> list[str]:
 
 
 def _slices(texts: pl.Series) -> Iterator[pl.Series]:
-    return (texts[start : start + _ROWS] for start in range(0, len(texts), _ROWS))
+    return (texts[start : start + _IDS] for start in range(0, len(texts), _IDS))
 
 
 # ── signing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -338,7 +338,7 @@ def _with_clusters(lake: Lake, rows: pl.DataFrame) -> pl.DataFrame:
     newcomers = {step: Newcomers(_bytes(part["signature"]), part["cluster"].to_numpy()) for step, part in parts.items()}
     templates = {step: part["template"][0] for step, part in parts.items()}
     together = joined(lake, templates.values())
-    for batch in lake.batches(CLUSTERS, ["template", "cluster", "signature"], _ROWS):
+    for batch in lake.by_file(CLUSTERS, ["template", "cluster", "signature"]):
         signatures, clusters = _bytes(batch["signature"]), batch["cluster"].to_numpy()
         for step, those in newcomers.items():
             # A template is of one step; what was signed with an earlier one cannot be compared.
