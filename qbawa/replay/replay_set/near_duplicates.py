@@ -44,7 +44,7 @@ class Newcomers:
         self._keys = [np.sort(_band(self._distinct, band)) for band in range(BANDS)]
         self._order = [np.argsort(_band(self._distinct, band), kind="stable") for band in range(BANDS)]
         # Most of what is known shares no band: told by the beginnings of bands, of which many more exist than are here.
-        self._bits = 16 if len(first) < 5_000 else 22
+        self._bits = 16 if len(first) < 5_000 else 20
         self._flags = np.zeros((BANDS, 1 << self._bits), bool)
         for band in range(BANDS):
             self._flags[band][_beginning(self._distinct, band, self._bits)] = True
