@@ -17,8 +17,14 @@ highest memory is measured. The last line is a JSON object:
     ingest_slowdown  CPU seconds of taking in the last tenth of 3,000,000 recordings over those of the first, in runs of
                      50,000; `_growing_ingest.py` says how
     ingest_cpu_us_first, ingest_cpu_us_last  microseconds of CPU a row there
+    choose_incremental_cpu_s
+                     CPU seconds, start of the process and all it starts included, of choosing the replay sets of three steps
+                     when a thousand requests have come to a million; the middle one of three times
+    choose_first_cpu_s
+                     the same the first time, when every question is signed
+    choose_peak_mb   memory at its peak, the most of all four
 
-    python benchmarks/growth.py [--json] [--quick] [--only trace,forget,pairs,versions,ingest]
+    python benchmarks/growth.py [--json] [--quick] [--only trace,forget,pairs,versions,choose,ingest]
 
 --quick takes a tenth of the requests; memory is then given as it was measured, not extrapolated.
 """
@@ -41,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import polars as pl
+from _choosing import choosing
 from _growing_ingest import ingest_growth
 
 from qbawa.datasets.stage import build_qbawa, export_datasets
@@ -380,10 +387,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
     parser.add_argument("--quick", action="store_true", help="a tenth of the requests")
-    parser.add_argument("--only", help="comma-separated: pairs, versions, trace, forget, ingest")
+    parser.add_argument("--only", help="comma-separated: pairs, versions, trace, forget, choose, ingest")
     options = parser.parse_args()
     began, report = time.monotonic(), Report(options.json)
-    asked = options.only.split(",") if options.only else ["pairs", "versions", "trace", "forget", "ingest"]
+    asked = options.only.split(",") if options.only else ["pairs", "versions", "trace", "forget", "choose", "ingest"]
     requests = 100_000 if options.quick else 1_000_000
     folder = Path(tempfile.mkdtemp(prefix="qbawa-growth-"))
     try:
@@ -401,6 +408,9 @@ def main() -> None:
             for name, measure in (("trace", trace), ("forget", forget)):
                 if name in asked:
                     measure(report, home, requests)
+            shutil.rmtree(home.root, ignore_errors=True)
+        if "choose" in asked:
+            report.found |= choosing(report.say, PEAK, folder / "choosing", requests)
         if "ingest" in asked:
             report.found |= ingest_growth(folder / "ingest", 3 * requests, report.say)
     finally:

@@ -37,6 +37,7 @@ _DUCKDB: dict[ColumnType, str] = {
     "bool": "BOOLEAN",
     "time": "TIMESTAMPTZ",
     "texts": "VARCHAR[]",
+    "bytes": "BLOB",
 }
 
 
