@@ -74,12 +74,10 @@ def as_messages(messages: Any) -> Any:
 
 
 def answer_of(message: Any) -> Any:
-    """What an OpenAI-style assistant message says: its text, or the whole message where it says more than text can."""
-    if not isinstance(message, Mapping):
-        return message
-    if not any(message.get(part) for part in ("tool_calls", "function_call", "refusal", "audio", "images")):
-        return message.get("content")
-    return {"role": "assistant", **{key: value for key, value in message.items() if value is not None}}
+    """What an OpenAI-style assistant message says, in canonical form: its text, or a message where it says more."""
+    from qbawa.model_apis import answers  # not while the application starts
+
+    return answers.answer_of(message) if isinstance(message, Mapping) else message
 
 
 def answers_of(choices: Sequence[Any]) -> Any:
