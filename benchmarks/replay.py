@@ -293,7 +293,7 @@ def peers(provider: MockProvider, folder: Path, quick: bool, chance: random.Rand
     `cpu_ms_per_call` is what each call more takes and `cpu_s_fixed` the rest, as above; of qbawa in Dagster, PostgreSQL's
     too. `seconds_at_limit` is the time for calls at 6,000 a minute. Each has as many connections as the load needs.
     """
-    few, many, limited, rpm = (300, 1_800, 500, 6_000) if quick else (500, 4_500, 1_500, 6_000)
+    few, many, limited, rpm = (200, 1_200, 500, 6_000) if quick else (500, 4_500, 1_500, 6_000)
     result: dict[str, Any] = {}
     for name in (*OURS, *PEERS):
         done: dict[tuple[str, int], dict[str, Any]] = {}

@@ -154,7 +154,7 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes) -> _Reply:
         if self._transport is None:
-            raise ConnectionResetError("closed before anything was sent")
+            raise CannotConnectError("closed before anything was sent")
         self._reply = reply = _Reply(self._transport)
         self._raw_bytes = 0
         self._transport.write(request)

@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers over our own HTTP: the public wire format at a tenth of a client library's CPU."""
+"""OpenAI-compatible servers over our own HTTP (`connections`): the public wire format, without a client library."""
 
 from __future__ import annotations
 
