@@ -111,21 +111,24 @@ async def test_a_connection_is_kept_for_the_next_question() -> None:
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "a moment later"])
 async def test_a_reply_that_nobody_asked_for_is_not_the_next_ones_answer(later: bool) -> None:
+    written = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _, body = await read_request(reader)
         said = json.loads(body)["messages"][0]["content"]
+        writer.write(whole(said) if later else whole(said) + whole("smuggled"))
         if later:
-            writer.write(whole(said))
             await asyncio.sleep(0.05)
             writer.write(whole("smuggled"))
-        else:
-            writer.write(whole(said) + whole("smuggled"))
+        written.set()
         await reader.read()
 
     async with serving(serve) as port, asking(f"http://127.0.0.1:{port}/v1") as ask:
         for number in range(3):
             assert await ask(f"q{number}") == f"q{number}"
-            await asyncio.sleep(0.1)
+            await written.wait()
+            written.clear()
+            await asyncio.sleep(0.02)  # whatever else is there has been read by then
 
 
 async def test_what_comes_too_late_is_not_the_next_ones_answer() -> None:
