@@ -137,7 +137,12 @@ class BatchIndex:
         if not self.path.exists():
             return []
         with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
-            return index.execute(sql, values).fetchall()
+            try:
+                return index.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):  # whoever began the file was killed: it says nothing yet
+                    return []
+                raise
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

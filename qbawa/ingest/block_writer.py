@@ -16,7 +16,7 @@ import polars as pl
 from msgspec import Raw
 
 from qbawa.ids import recorded_id
-from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
+from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Request, Row, Step, listed, plain, shown, text, when
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.storage.frames import BLOCK, now, schema_of
 
@@ -96,7 +96,7 @@ class BlockWriter:
         self._written: dict[str, list[str]] = {table: [] for table in TABLES}
         self._clear()
 
-    def add(self, file: str, line: int, raw: bytes, item: Line | BadLine, size: int | None = None) -> None:
+    def add(self, file: str, line: int, raw: bytes, item: Row | BadLine, size: int | None = None) -> None:
         """Take what line number `line` of `file` says; `raw` is kept for the quarantine.
 
         `size` in bytes: its part of a line that says several things.
@@ -178,7 +178,12 @@ class BlockWriter:
 
     def _recordings(self) -> pl.DataFrame:
         """Rows of the waiting steps, duplicates put in quarantine."""
-        steps = self._first_of_each("recordings", self._steps, ["recording_id"], lambda step: (step.recording_id,))
+        return self.rows_of(
+            self._first_of_each("recordings", self._steps, ["recording_id"], lambda step: (step.recording_id,))
+        )
+
+    def rows_of(self, steps: Sequence[tuple[Step, str, int, bytes]]) -> pl.DataFrame:
+        """Rows of `recordings`, as yet in no block: step, file, line number and line of each."""
         recorded = {name: recorded_id(name) for name in {step.step for step, *_ in steps}}
         columns: dict[str, list[Any]] = {
             "request_id": [s.request_id for s, *_ in steps],

@@ -36,6 +36,7 @@ _DUCKDB: dict[ColumnType, str] = {
     "bool": "BOOLEAN",
     "time": "TIMESTAMPTZ",
     "texts": "VARCHAR[]",
+    "bytes": "BLOB",
 }
 
 
