@@ -34,7 +34,9 @@ class BlockStore(Protocol):
 
     def scan(self, table: str) -> pl.LazyFrame: ...
 
-    def blocks(self, table: str) -> set[str]: ...
+    def blocks(self, table: str, of: str | None = None) -> set[str]: ...
+
+    def may_hold(self, table: str, keys: pl.DataFrame) -> pl.DataFrame: ...
 
     def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool: ...
 
@@ -61,15 +63,15 @@ def complete_among(store: BlockStore, names: Sequence[str]) -> set[str]:
     """Those of many sources that are in the lake completely."""
     if not names:
         return set()
-    # A few are looked for in the files that may hold them; for many it is cheaper to read all names.
-    if len(names) > 100:
+    # A few are looked for in the files that may hold them; for many it is cheaper to ask for all names, which are kept.
+    if len(names) > 10:
         return set(names) & set().union(*(store.blocks(table) for table in TABLES))
     return set().union(*(store.read(table, [BLOCK], blocks=names)[BLOCK].unique() for table in TABLES))
 
 
 def blocks_of(store: BlockStore, name: str, table: str) -> list[str]:
     """The blocks of a source in one of `TABLES`, sorted."""
-    return sorted(block for block in store.blocks(table) if block == name or block.startswith(f"{name}/"))
+    return sorted(store.blocks(table, name))
 
 
 class BlockWriter:
@@ -281,6 +283,9 @@ class BlockWriter:
         """Those of `keys` that the lake holds from this source's earlier blocks, and from other sources."""
         schema = schema_of(table)
         wanted = pl.DataFrame(keys, schema={name: schema[name] for name in key}, orient="row").unique()
+        wanted = self._store.may_hold(table, wanted)
+        if wanted.is_empty():
+            return set(), set()
         own = pl.col(BLOCK).eq(self._name) | pl.col(BLOCK).str.starts_with(f"{self._name}/")
         found = (
             self._store.scan(table)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import polars as pl
+
 from qbawa.errors import InputError
 from qbawa.ingest.batches import (
     BATCH_BYTES,
@@ -33,7 +35,6 @@ from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.ingest.span_store import SpanSpool, SpanStore
 from qbawa.ingest.traces import take_spans
 from qbawa.project import Project
-from qbawa.storage.frames import BLOCK
 from qbawa.storage.journal import OPEN
 from qbawa.storage.lake import DraftLake, Lake
 
@@ -115,7 +116,7 @@ def held_batches(project: Project, since: str | None = None) -> set[str]:
     names = _came_since(project.lake, since) if since else None
     if names is not None:
         return complete_among(project.lake, sorted(names))
-    blocks = (project.lake.read(table, [BLOCK])[BLOCK].unique() for table in SOURCES)
+    blocks = (pl.Series(list(project.lake.blocks(table)), dtype=pl.String) for table in SOURCES)
     return set().union(*(names.filter(~names.str.contains(_PART)) for names in blocks))
 
 
@@ -154,16 +155,24 @@ def retire_journals(project: Project) -> Retired:
 
 
 def ingest(
-    project: Project, batches: Sequence[str], progress: Callable[[int, int], object] = lambda done, total: None
+    project: Project,
+    batches: Sequence[str],
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    *,
+    publish: bool = True,
 ) -> IngestReport:
-    """Take batches in, one after the other; the report is their sum. `progress` is given bytes read, and bytes in all."""
+    """Take batches in, one after the other; the report is their sum. `progress` is given bytes read, and bytes in all.
+
+    Who calls it for many batches one by one publishes the catalog once, at the end.
+    """
     prices = RecordedPrices(project.config.models)
     loaded = [load_batch(name, project.journals) for name in batches]
     total, before, reports = sum(_bytes(batch) for batch in loaded), 0, []
     for batch in loaded:
         reports.append(ingest_batch(project.lake, batch, partial(_shifted, progress, before, total), prices=prices))
         before += _bytes(batch)
-    project.publish()
+    if publish:
+        project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.by_reason)
