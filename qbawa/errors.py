@@ -27,6 +27,10 @@ class InputError(UserError):
     """A file, table or identifier that was handed in cannot be used."""
 
 
+class UnknownFileError(InputError):
+    """A file that is neither of a known format nor a table of known columns; a mapping may say what it holds."""
+
+
 class TemplateError(UserError):
     """A prompt template cannot be rendered for this request."""
 

@@ -6,26 +6,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from qbawa.errors import InputError
+from qbawa.errors import InputError, UnknownFileError
 from qbawa.ingest.block_writer import BlockWriter, is_complete
 from qbawa.ingest.formats import (
     agent_sessions,
     batch,
     chat,
+    evaluations,
     inspect_logs,
     langfuse,
     langsmith,
     litellm,
     llmonpy,
+    mapping,
     otlp,
     phoenix,
+    preferences,
 )
+from qbawa.ingest.formats.contests import Contest
+from qbawa.ingest.formats.csv_records import csv_records
+from qbawa.ingest.formats.mapping import FileMapping
+from qbawa.ingest.formats.proposal import Proposal, propose
 from qbawa.ingest.formats.records import Record, file_digest, is_parquet, records
 from qbawa.ingest.formats.step_names import Node, step_names
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
@@ -39,6 +47,7 @@ from qbawa.ingest.traces import put_spans, take_file
 from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
 from qbawa.replay.import_answers import import_answers
 from qbawa.storage.lake import Lake
+from qbawa.tournaments.import_contests import ContestWriter
 from qbawa.tournaments.import_verdicts import FIELDS as VERDICT_FIELDS
 from qbawa.tournaments.import_verdicts import import_verdicts
 
@@ -68,6 +77,8 @@ class Format:
     """The tree that a record is part of, by which steps are named. Then a file is read twice."""
     session: Callable[[], Session] | None = None
     """For records that say nothing without those before them."""
+    contests: Callable[[dict[str, Any], Origin], Iterator[Contest | BadRecordError]] | None = None
+    """For records that are no steps but answers to questions, and what was said of them."""
 
 
 FORMATS: dict[str, Format] = {
@@ -98,6 +109,19 @@ FORMATS: dict[str, Format] = {
     "phoenix": Format(
         "Phoenix: spans by its API, its data frames", phoenix.is_phoenix, phoenix.read_phoenix, phoenix.nodes_of
     ),
+    "preferences": Format(
+        "preference pairs: chosen and rejected in all their forms, question, best_answer and worse_answer",
+        preferences.is_preference,
+        None,
+        contests=preferences.read_preference,
+    ),
+    "alpaca_eval": Format(
+        "AlpacaEval's annotations", preferences.is_alpaca_eval, None, contests=preferences.read_alpaca_eval
+    ),
+    "promptfoo": Format("promptfoo's results", evaluations.is_promptfoo, None, contests=evaluations.read_promptfoo),
+    "mt_bench": Format("MT-Bench's answers", evaluations.is_mt_bench, None, contests=evaluations.read_mt_bench),
+    "oasst": Format("OpenAssistant's message trees", evaluations.is_oasst, None, contests=evaluations.read_oasst),
+    "sharegpt": Format("ShareGPT's conversations", mapping.is_sharegpt, mapping.read_sharegpt),
     "openai": Format("pairs of an OpenAI request and its response", chat.is_openai, chat.read_openai),
     "chat": Format("chat logs: messages and response", chat.is_chat, chat.read_chat),
     "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, None),
@@ -126,7 +150,9 @@ class ImportReport:
     by_reason: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
-    """Cells, matches, verdicts and strategies, of tournaments."""
+    """Questions, cells, matches, verdicts and strategies, of tournaments and contests."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """What was read and says nothing more, by reason."""
     changed: bool = False
     examples: list[dict[str, Any]] = field(default_factory=list)
 
@@ -141,21 +167,26 @@ def import_file(
     progress: Callable[[int], None] | None = None,
     prices: RecordedPrices | None = None,
     questions_only: bool = False,
+    mapped: FileMapping | None = None,
 ) -> ImportReport:
     """Write a file's recordings, feedback and bad lines; importing the same file again changes nothing.
 
-    `step` replaces the step that the records name. `progress` is told the bytes read so far. Raises InputError where
+    `step` replaces the step that the records name; `mapped` says what is what in a file of no known format. `progress` is told the bytes read so far. Raises InputError where
     the file is absent or of no known format, and, unless it holds `questions_only`, where more than half of its answers
     would be null. Memory stays bounded but for single JSON objects, conversations of agents and tournaments.
     """
     path = Path(path)
     digest = file_digest(path)
-    format = format or detect(path)
-    if format not in FORMATS:
+    format = "map" if mapped else format or detect(path)
+    if format not in FORMATS and not mapped:
         raise InputError(f"There is no format '{format}'. Formats: {', '.join(FORMATS)}.")
     if format == "llmonpy":
         return _import_tournaments(lake, path, digest, step, dry_run)
-    name = f"import/file-{hashlib.sha256(f'{digest} {format} {step}'.encode()).hexdigest()[:16]}"
+    form = _mapped_format(mapped) if mapped else FORMATS[format]
+    source = f"{digest} {format} {step}" + (f" {mapped.text}" if mapped else "")
+    name = f"import/file-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    if form.contests:
+        return _import_contests(lake, path, name, format, form, step, dry_run, progress)
     report = ImportReport(str(path), format)
     if not dry_run and is_complete(lake, name):
         return report
@@ -164,9 +195,9 @@ def import_file(
     )
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    names = _names(path, FORMATS[format])
+    names = _names(path, form)
     answers = _Answers()
-    for record, items in _read(path, format, step, names, progress, report):
+    for record, items in _read(path, format, form, step, names, progress, report):
         for item in items:
             answers.count(item, record)
             if isinstance(item, BadLine):
@@ -199,20 +230,20 @@ def import_file(
 def _read(
     path: Path,
     format: str,
+    form: Format,
     step: str | None,
     names: Mapping[str, str],
     progress: Callable[[int], None] | None,
     report: ImportReport,
 ) -> Iterator[tuple[Record, list[Row | BadLine]]]:
     """What each record says. What needs others comes last: spans, once all of their trace are there, and a session's end."""
-    start = FORMATS[format].session
-    session = start() if start else None
+    session = form.session() if form.session else None
     last: Record | None = None
     with closing(SpanSpool(_origin(path, b"", step))) as spool:
         for record in _lines(path) if format == "journal" else _records(path, progress):
             report.records += 1
             last = record
-            if items := list(_items(record, format, path, step, spool, names, session)):
+            if items := list(_items(record, format, form, path, step, spool, names, session)):
                 yield record, items
         if session and last and (items := list(_guarded(session.end()))):
             yield last, items
@@ -221,7 +252,16 @@ def _read(
 
 
 def _records(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Record]:
-    return inspect_logs.zipped_records(path) if inspect_logs.is_zip(path) else records(path, progress)
+    if inspect_logs.is_zip(path):
+        return inspect_logs.zipped_records(path)
+    return csv_records(path) if _is_table(path) and not is_parquet(path) else records(path, progress)
+
+
+def _mapped_format(mapped: FileMapping) -> Format:
+    """The format that a mapping makes."""
+    if mapped.kind == "recordings":
+        return Format("mapped", lambda record: True, partial(mapping.read_recordings, mapped))
+    return Format("mapped", lambda record: True, None, contests=partial(mapping.read_contests, mapped))
 
 
 def _names(path: Path, format: Format) -> dict[str, str]:
@@ -274,7 +314,7 @@ def detect(path: Path) -> str:
     if found is None:
         seen = _sample(path)
         keys = f"Its first record has the keys {', '.join(seen[0])[:200]}." if seen else "It holds no JSON object."
-        raise InputError(
+        raise UnknownFileError(
             f"{path} is of no known format. {keys} Formats: {', '.join(FORMATS)}; name one with --format. A table of "
             "answers or verdicts needs --step."
         )
@@ -308,6 +348,7 @@ def _origin(path: Path, raw: bytes, step: str | None, names: Mapping[str, str] |
 def _items(
     record: Record,
     format: str,
+    form: Format,
     path: Path,
     step: str | None,
     spool: SpanSpool,
@@ -326,13 +367,13 @@ def _items(
         for row in understood(item):
             yield _renamed(row, step) if isinstance(row, Step) and step else row
         return
-    if not FORMATS[format].recognises(record.value):
+    if not form.recognises(record.value):
         yield BadLine("unknown_kind", f"not of the format {format}; keys: {', '.join(record.value)[:120]}")
         return
     if format == "otlp":
         yield from put_spans(record.value, path.name, record.number, spool)
         return
-    read = session.take if session else FORMATS[format].read
+    read = session.take if session else form.read
     assert read is not None
     yield from _guarded(read(record.value, _origin(path, record.raw, step, names)))
 
@@ -402,26 +443,125 @@ def _import_tournaments(lake: Lake, path: Path, digest: str, step: str | None, d
     return report
 
 
+def _import_contests(
+    lake: Lake,
+    path: Path,
+    name: str,
+    format: str,
+    form: Format,
+    step: str | None,
+    dry_run: bool,
+    progress: Callable[[int], None] | None,
+) -> ImportReport:
+    """Write a file's questions with their answers and what was said of them. Raises InputError where most say nothing."""
+    report = ImportReport(str(path), format)
+    empty, first = 0, ""
+    for record, contests, bad in _contests(path, form, step):
+        report.records += 1
+        if contests or isinstance(record.value, BadLine):
+            continue
+        empty += 1
+        first = first or f"record {record.number}: {bad[0] if bad else 'nothing was found in it'}"
+    if 2 * empty > report.records:
+        raise InputError(
+            f"{path}, read as {format}, says nothing in {empty:,} of its {report.records:,} records. The first of them, "
+            f"{first}. Nothing was imported."
+        )
+    writer = ContestWriter(lake, path.name, dry_run=dry_run)
+    refused = BlockWriter(lake, name, format, skip_known=True)
+    steps: Counter[str] = Counter()
+    for record, contests, bad in _contests(path, form, step, progress):
+        for contest in contests:
+            called = step or contest.step or "chat"
+            steps[called] += 1
+            writer.add(called, contest)
+            if dry_run and len(report.examples) < SAMPLE:
+                report.examples.append(_contest_example(called, contest))
+        for number, item in enumerate(bad):
+            # One large record may hold much that is wrong, and is kept once.
+            refused.add(path.name, record.number, b"" if number else record.raw, item)
+    writer.close()
+    report.steps, report.written, report.skipped = dict(steps.most_common()), dict(writer.written), dict(writer.skipped)
+    report.by_reason, report.quarantined = dict(refused.counts.by_reason), refused.counts.quarantined
+    report.changed = writer.changed
+    if not dry_run and report.quarantined:
+        report.changed |= refused.close().changed
+    return report
+
+
+def _contests(
+    path: Path, form: Format, step: str | None, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[Record, list[Contest], list[BadLine]]]:
+    for record in _records(path, progress):
+        contests, bad = list[Contest](), list[BadLine]()
+        if isinstance(record.value, BadLine):
+            bad.append(record.value)
+        elif not form.recognises(record.value):
+            bad.append(BadLine("unknown_kind", f"keys: {', '.join(map(str, record.value))[:120]}"))
+        elif form.contests:
+            try:
+                for item in form.contests(record.value, _origin(path, record.raw, step)):
+                    if isinstance(item, Contest):
+                        contests.append(item)
+                    else:
+                        bad.append(BadLine(item.reason, str(item)))
+            except BadRecordError as error:
+                bad.append(BadLine(error.reason, str(error)))
+            except (RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
+                bad.append(BadLine("wrong_type", f"{type(error).__name__}: {error}"))
+        yield record, contests, bad
+
+
+def _contest_example(step: str, contest: Contest) -> dict[str, Any]:
+    shown = {f"answer {number} ({given.strategy})": given.answer for number, given in enumerate(contest.answers[:4], 1)}
+    return {
+        "step": step,
+        "request_id": contest.request,
+        "messages": contest.messages,
+        **shown,
+        "said": "; ".join(
+            f"{one.judge}: {one.preference if one.preference is not None else '?'} towards {one.a + 1} of {one.a + 1} and {one.b + 1}"
+            for one in contest.opinions[:3]
+        )
+        or None,
+    }
+
+
+def proposed(path: Path) -> Proposal | None:
+    """A mapping for a file of no known format, by the names and shapes of what it holds; None where it says nothing."""
+    return propose(_sample(path))
+
+
 def table_kind(path: Path, columns: Mapping[str, str]) -> str:
     """`answers` or `verdicts` by the columns; `auto` for a log of a known format.
 
     Raises InputError that says what either would need where it is none of these.
     """
-    if (not _is_table(path) or is_parquet(path)) and not columns and detect_or_none(path):
+    table = _is_table(path)
+    if (not table or is_parquet(path)) and not columns and detect_or_none(path):
         return "auto"
-    present = set(load_table(path).columns)
+    present = set(_column_names(path, table))
     for kind, fields in (("verdicts", VERDICT_FIELDS), ("answers", ANSWER_FIELDS)):
         if all(present & {columns.get(f.name, f.name), *f.names} for f in fields if f.required):
             return kind
+    if table and not columns and detect_or_none(path):
+        return "auto"
     needed = "; ".join(
         f"{kind}: {', '.join(field.name for field in fields if field.required)}"
         for kind, fields in (("answers", ANSWER_FIELDS), ("verdicts", VERDICT_FIELDS))
     )
-    raise InputError(
+    raise UnknownFileError(
         f"{path} is neither a log of a known format nor a table of answers or verdicts. "
         f"Present: {', '.join(sorted(present)) or 'none'}. Required for {needed}. "
         "Where one is called otherwise, say --map strategy=COLUMN; name the format of a log with --format."
     )
+
+
+def _column_names(path: Path, table: bool) -> list[str]:
+    """The names of a table's columns, or of the fields of a JSON file's records."""
+    if table:
+        return load_table(path).columns
+    return list(dict.fromkeys(name for value in _sample(path) for name in value))
 
 
 def _is_table(path: Path) -> bool:

@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qbawa.ingest.formats.mapping import FileMapping
     from qbawa.project import Project
 
 _READABLE = (".jsonl", ".json", ".eval", ".csv", ".tsv", ".parquet")
@@ -22,12 +23,17 @@ _READABLE = (".jsonl", ".json", ".eval", ".csv", ".tsv", ".parquet")
 @click.option(
     "--as",
     "kind",
-    type=click.Choice(["auto", "answers", "verdicts", "votes"]),
+    type=click.Choice(["auto", "answers", "verdicts", "votes", "recordings", "matches"]),
     default="auto",
-    help="What a table holds: answers, verdicts of models, or votes of people. Default: by its columns.",
+    help="What a table holds: answers, verdicts of models, or votes of people; of a mapped file also recordings, matches. "
+    "Default: by its columns.",
 )
 @click.option(
-    "--map", "columns", multiple=True, metavar="OURS=THEIRS", help="A table's column that is called otherwise."
+    "--map",
+    "columns",
+    multiple=True,
+    metavar="OURS=PATH",
+    help="Where a field stands in the file (such as answer=output.text), or a YAML file that says so.",
 )
 @click.option("--questions-only", is_flag=True, help="Take a log that holds questions without answers.")
 @click.option("--dry-run", is_flag=True, help="Show what was understood; write nothing.")
@@ -45,15 +51,18 @@ def command(
     """Bring recordings, answers or verdicts from PATHs; without PATH, ingest new journal segments.
 
     What was imported before changes nothing. Lines that cannot be read go to the view `quarantine`, with the reason.
-    Formats: journal, chat, openai, batch, nvidia, litellm, otlp, phoenix, langfuse, langsmith, inspect, agent, llmonpy
-    (JSON, one object a line or a list; also .gz; .eval), and tables of answers or verdicts (CSV, TSV, Parquet, JSON lines).
-    docs/importing.md describes them all.
+    Formats: journal, chat, openai, batch, nvidia, litellm, otlp, phoenix, langfuse, langsmith, inspect, agent, llmonpy,
+    preferences, alpaca_eval, promptfoo, mt_bench, oasst, sharegpt (JSON, one object a line or a list; also .gz; .eval), and
+    tables of answers or verdicts (CSV, TSV, Parquet, JSON lines). Any other file of these kinds comes in by a mapping, which
+    is proposed for it. docs/importing.md describes them all.
 
     \b
     Examples:
       qbawa import
       qbawa import langfuse-export.jsonl --dry-run
       qbawa import answers.csv --step summarise --map strategy=model
+      qbawa import other.jsonl --map question=ask --map answer=out.text
+      qbawa import other.jsonl --map map.yaml
     """
     import json
     from dataclasses import asdict
@@ -61,7 +70,8 @@ def command(
     from qbawa.project import open_project
     from qbawa.storage.occupancy import in_use
 
-    mapping = dict(_pair(text) for text in columns)
+    mapping, files = dict(_pair(text) for text in columns if "=" in text), [text for text in columns if "=" not in text]
+    mapped = _mapping(files, mapping, kind)
     project = open_project()
     click.get_current_context().with_resource(in_use(project.home.root))
     journals = [folder.resolve() for folder in project.journals]
@@ -69,7 +79,9 @@ def command(
     own = [path for path in paths if {path.resolve(), path.resolve().parent} & set(journals)]
     reports = [_ingest(project, dry_run)] if own or not paths else []
     for path in _files([path for path in paths if path not in own]):
-        reports.append(_import(project, path, format_, step, kind, mapping, questions_only, dry_run, quiet=as_json))
+        reports.append(
+            _import(project, path, format_, step, kind, mapping, mapped, questions_only, dry_run, quiet=as_json)
+        )
     number = 0
     for report in (report for group in reports for report in group):
         number += 1
@@ -98,25 +110,35 @@ def _import(
     step: str | None,
     kind: str,
     columns: dict[str, str],
+    mapped: "FileMapping | None",
     questions_only: bool,
     dry_run: bool,
     quiet: bool,
 ) -> Iterator[Any]:
-    from qbawa.errors import InputError
+    from qbawa.errors import InputError, UnknownFileError
     from qbawa.importing import import_file, table_kind
+    from qbawa.ingest.formats.mapping import parse_mapping
     from qbawa.ingest.recorded_prices import RecordedPrices
     from qbawa.replay.import_answers import import_answers
     from qbawa.tournaments.import_verdicts import import_verdicts
 
     lake = project.lake
-    if kind == "auto" and format_ is None:
-        kind = table_kind(path, columns)
-    if kind == "auto":
+    if mapped is None and kind in ("recordings", "matches"):
+        mapped = parse_mapping({"kind": kind, "fields": columns}, "--map")
+    if mapped is None and kind == "auto" and format_ is None:
+        try:
+            kind = table_kind(path, columns)
+        except UnknownFileError as error:
+            # What does not say the columns of a table may be a mapping all the same.
+            mapped = _by_paths(columns, error)
+            if mapped is None:
+                raise InputError(f"{error}{_proposal(path)}") from None
+    if mapped is not None or kind == "auto":
         with _progress(path, quiet) as progress:
             prices = RecordedPrices(project.config.models)
             yield import_file(
                 lake, path, format_, step=step, dry_run=dry_run, progress=progress, prices=prices,
-                questions_only=questions_only,
+                questions_only=questions_only, mapped=mapped,
             )  # fmt: skip
             return
     if step is None:
@@ -126,6 +148,59 @@ def _import(
         return
     yield import_verdicts(
         lake, path, step, kind="human" if kind == "votes" else "imported", columns=columns, dry_run=dry_run
+    )
+
+
+def _mapping(files: list[str], fields: dict[str, str], kind: str) -> "FileMapping | None":
+    """The mapping of a file given as --map, with the fields given beside it; None where there is no such file."""
+    from qbawa.config_file import read_yaml
+    from qbawa.errors import InputError
+    from qbawa.ingest.formats.mapping import parse_mapping
+
+    if not files:
+        return None
+    if len(files) > 1:
+        raise InputError(f"--map names {len(files)} files: {', '.join(files)}. One says the whole mapping.")
+    try:
+        said = read_yaml(Path(files[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        hint = "Write OURS=PATH, as in --map answer=output.text, or name a YAML file."
+        raise InputError(f"--map {files[0]} cannot be read: {error} {hint}") from None
+    if not isinstance(said, dict):
+        raise InputError(f"--map {files[0]} must hold an object with the key fields, not {str(said)[:60]!r}.")
+    if kind in ("recordings", "answers", "matches"):
+        said = {**said, "kind": kind}
+    if fields:
+        said = {**said, "fields": {**(said.get("fields") or {}), **fields}}
+    return parse_mapping(said, files[0])
+
+
+def _by_paths(fields: dict[str, str], unknown: Exception) -> "FileMapping | None":
+    """The mapping that `--map OURS=PATH` says; None without any."""
+    from qbawa.errors import InputError
+    from qbawa.ingest.formats.mapping import parse_mapping
+
+    if not fields:
+        return None
+    own = {name: value for name, value in fields.items() if name in ("kind", "each")}
+    try:
+        return parse_mapping({**own, "fields": {k: v for k, v in fields.items() if k not in own}}, "--map")
+    except InputError as error:
+        raise InputError(f"{unknown} As a mapping: {error}") from None
+
+
+def _proposal(path: Path) -> str:
+    """What to say of a file that nobody knows: a mapping by which it can be imported."""
+    from qbawa.importing import proposed
+    from qbawa.text import shorten
+
+    found = proposed(path)
+    if found is None:
+        return "\nNo mapping can be proposed: it shows no question with an answer. docs/importing.md says how to write one."
+    rest = f"# Left out: {shorten(', '.join(found.unused), 200)}\n" if found.unused else ""
+    return (
+        f"\nA mapping is proposed. Save it as map.yaml, change what is wrong, then: qbawa import {path} --map map.yaml\n\n"
+        f"{found.lines}{rest}"
     )
 
 

@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from qbawa import __version__
 from qbawa.errors import InputError
 from qbawa.ids import cell_id, content_id, recorded_id
+from qbawa.ingest.formats.step_rows import last_question
 from qbawa.ingest.tables import FLOAT, INT, TEXT, TIME, Field, TableReport, read_table, refuse_where
 from qbawa.replay.strategies.repository import add_strategies, resolve
 from qbawa.storage.frames import BLOCK, now
@@ -21,6 +23,8 @@ FIELDS = (
     Field("answer", TEXT, True, ("output", "response")),
     Field("question", TEXT, False, ("instruction", "prompt")),
     Field("inputs", TEXT),
+    Field("messages", TEXT),
+    Field("parameters", TEXT),
     Field("model", TEXT),
     Field("input_tokens", INT),
     Field("output_tokens", INT),
@@ -127,26 +131,30 @@ def _models(rows: pl.DataFrame) -> dict[str, str | None]:
 
 def _questions(table: str | Path | pl.DataFrame, rows: pl.DataFrame, step: str) -> pl.DataFrame:
     """One recording per request whose question the table tells; it has no output, for production never answered."""
-    given = [name for name in ("question", "inputs") if name in rows.columns]
+    given = [name for name in ("question", "inputs", "messages", "parameters") if name in rows.columns]
     if not given:
         return pl.DataFrame(schema={"request_id": TEXT, BLOCK: TEXT})
     asked = rows.filter(pl.any_horizontal(pl.col(given).is_not_null()))
     several = pl.struct(given).n_unique().over("request") > 1
     refuse_where(table, asked, several, "request", "has more than one question")
     asked = asked.unique("request", keep="first", maintain_order=True)
-    inputs, messages = [], []
+    inputs, messages, parameters = [], [], []
     for row in asked.iter_rows(named=True):
-        question = row.get("question")
-        inputs.append(_object(table, row) or json.dumps({"question": question}, ensure_ascii=False))
-        messages.append(
-            None if question is None else json.dumps([{"role": "user", "content": question}], ensure_ascii=False)
-        )
+        question, talk = row.get("question"), _json(table, row, "messages", list)
+        if question is None and talk is not None:
+            question = last_question([message for message in json.loads(talk) if isinstance(message, dict)])
+        elif question is not None and talk is None:
+            talk = json.dumps([{"role": "user", "content": question}], ensure_ascii=False)
+        inputs.append(_json(table, row, "inputs", dict) or json.dumps({"question": question}, ensure_ascii=False))
+        messages.append(talk)
+        parameters.append(_json(table, row, "parameters", dict))
     return asked.select(
         pl.col("request").alias("request_id"),
         pl.Series("recording_id", [content_id("recording", step, r) for r in asked["request"]], TEXT),
         pl.lit(step).alias("step"),
         pl.Series("inputs", inputs, TEXT),
         pl.Series("messages", messages, TEXT),
+        pl.Series("parameters", parameters, TEXT),
         pl.lit(recorded_id(step)).alias("strategy_id"),
         pl.lit("table (answers)" if isinstance(table, pl.DataFrame) else f"{Path(table).name} (answers)").alias(
             "source"
@@ -155,17 +163,24 @@ def _questions(table: str | Path | pl.DataFrame, rows: pl.DataFrame, step: str) 
     )
 
 
-def _object(table: str | Path | pl.DataFrame, row: dict[str, str | int | None]) -> str | None:
-    text = row.get("inputs")
+def _json(
+    table: str | Path | pl.DataFrame,
+    row: dict[str, str | int | None],
+    column: str,
+    kind: type[dict[str, Any]] | type[list[Any]],
+) -> str | None:
+    """The cell's JSON text, which must be an object or a list."""
+    text = row.get(column)
     if text is None:
         return None
     try:
-        if isinstance(json.loads(str(text)), dict):
+        if isinstance(json.loads(str(text)), kind):
             return str(text)
     except (ValueError, RecursionError):
         pass
     name = "the table" if isinstance(table, pl.DataFrame) else str(table)
-    raise InputError(f"{name}, row {row['row']}: `inputs` must be a JSON object: {text!r:.80}.")
+    what = "object" if kind is dict else "list"
+    raise InputError(f"{name}, row {row['row']}: `{column}` must be a JSON {what}: {text!r:.80}.")
 
 
 def _without_known(lake: Lake, questions: pl.DataFrame, step: str) -> pl.DataFrame:
