@@ -171,9 +171,10 @@ def import_file(
 ) -> ImportReport:
     """Write a file's recordings, feedback and bad lines; importing the same file again changes nothing.
 
-    `step` replaces the step that the records name; `mapped` says what is what in a file of no known format. `progress` is told the bytes read so far. Raises InputError where
-    the file is absent or of no known format, and, unless it holds `questions_only`, where more than half of its answers
-    would be null. Memory stays bounded but for single JSON objects, conversations of agents and tournaments.
+    `step` replaces the step that the records name; `mapped` says what is what in a file of no known format.
+    `progress` is told the bytes read so far. Raises InputError where the file is absent or of no known format, and,
+    unless it holds `questions_only`, where more than half of its answers would be null. Memory stays bounded but for
+    single JSON objects, conversations of agents, tournaments and what was said of the answers of contests.
     """
     path = Path(path)
     digest = file_digest(path)
@@ -520,7 +521,7 @@ def _contest_example(step: str, contest: Contest) -> dict[str, Any]:
         "messages": contest.messages,
         **shown,
         "said": "; ".join(
-            f"{one.judge}: {one.preference if one.preference is not None else '?'} towards {one.a + 1} of {one.a + 1} and {one.b + 1}"
+            f"{one.judge}: {one.preference} towards answer {one.a + 1} of {one.a + 1} and {one.b + 1}"
             for one in contest.opinions[:3]
         )
         or None,

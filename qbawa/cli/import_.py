@@ -153,6 +153,8 @@ def _import(
 
 def _mapping(files: list[str], fields: dict[str, str], kind: str) -> "FileMapping | None":
     """The mapping of a file given as --map, with the fields given beside it; None where there is no such file."""
+    import yaml
+
     from qbawa.config_file import read_yaml
     from qbawa.errors import InputError
     from qbawa.ingest.formats.mapping import parse_mapping
@@ -163,7 +165,7 @@ def _mapping(files: list[str], fields: dict[str, str], kind: str) -> "FileMappin
         raise InputError(f"--map names {len(files)} files: {', '.join(files)}. One says the whole mapping.")
     try:
         said = read_yaml(Path(files[0]).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         hint = "Write OURS=PATH, as in --map answer=output.text, or name a YAML file."
         raise InputError(f"--map {files[0]} cannot be read: {error} {hint}") from None
     if not isinstance(said, dict):

@@ -9,9 +9,16 @@ from typing import Any, NamedTuple
 from qbawa.ingest.formats.step_rows import BadRecordError
 from qbawa.model_apis.answers import answer_of
 from qbawa.model_apis.any_form import answer_in, conversation, question_in
+from qbawa.model_apis.frameworks import role_of
 from qbawa.model_apis.shapes import shown
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|User|Assistant|System): ?")
+_WHO = ("role", "sender", "speaker", "author", "from", "who", "participant", "type")
+_SAID = ("content", "text", "value", "message", "body", "utterance", "msg")
+_SPEAKERS = {
+    "customer": "user", "client": "user", "visitor": "user", "prompter": "user", "q": "user", "question": "user",
+    "agent": "assistant", "chatbot": "assistant", "support": "assistant", "answer": "assistant", "a": "assistant",
+}  # fmt: skip
 _ROLES = {"Human": "user", "User": "user", "Assistant": "assistant", "System": "system"}
 
 
@@ -119,8 +126,25 @@ def talk_of(value: Any) -> list[dict[str, Any]] | None:
         return transcript(value)
     if isinstance(value, dict):
         value = [value]
-    found = conversation(value) if isinstance(value, list) else None
-    return found.messages if found else None
+    if not isinstance(value, list) or not value:
+        return None
+    found = conversation(value)
+    return found.messages if found else _loose(value)
+
+
+def _loose(items: list[Any]) -> list[dict[str, Any]] | None:
+    """Messages whose speaker and text are called otherwise than any API calls them."""
+    found = []
+    for item in items:
+        if not isinstance(item, dict):
+            return None
+        who = next((item[name] for name in _WHO if isinstance(item.get(name), str)), None)
+        said = next((item[name] for name in _SAID if isinstance(item.get(name), str)), None)
+        role = _SPEAKERS.get(who.lower()) or role_of(who) if who else None
+        if role is None or said is None:
+            return None
+        found.append({"role": role, "content": said})
+    return found
 
 
 def transcript(text: str) -> list[dict[str, Any]] | None:

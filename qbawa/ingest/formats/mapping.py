@@ -67,7 +67,13 @@ class Place:
 
     def named(self, scopes: tuple[Any, ...]) -> dict[str, Any]:
         """The values by the last names of their paths."""
-        return {str(path.steps[-1]) if path.steps else path.text: path.of(scopes) for path in self.paths}
+        names = [
+            next((step for step in reversed(path.steps) if isinstance(step, str)), path.text) for path in self.paths
+        ]
+        return {
+            path.text if names.count(name) > 1 else name: path.of(scopes)
+            for name, path in zip(names, self.paths, strict=True)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,14 @@ def _recording(
         output = value if found is None or found.output is None else found.output
         if output is None and not common["error"]:
             yield BadRecordError("no_answer", f"{mapping.fields['answer'].paths[0].text} is null or not there")
+        for name in ("messages", "question"):
+            body = json_value(read(name))
+            if common["model"] is None and isinstance(body, dict) and isinstance(body.get("model"), str):
+                common["model"] = body["model"]
+        if found:
+            # A whole response says more than the answer.
+            for name in ("model", "input_tokens", "output_tokens"):
+                common[name] = getattr(found, name) if common[name] is None else common[name]
         reasoning = read("reasoning") or (found.reasoning if found else None)
         yield step_row(
             origin, recording_id=id or own, messages=messages, output=output,

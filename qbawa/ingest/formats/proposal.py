@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qbawa.ingest.formats.content import json_value
-from qbawa.ingest.formats.contests import transcript
+from qbawa.ingest.formats.contests import talk_of
 from qbawa.ingest.formats.mapping import FileMapping, Kind, parse_mapping
 from qbawa.ingest.formats.paths import elements
-from qbawa.model_apis.any_form import conversation
+from qbawa.model_apis.canonical import detect_request_api, detect_response_api
 from qbawa.text import shorten
 
 _DEPTH = 5
@@ -24,7 +24,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "answer": (
         "answer", "response", "output", "completion", "reply", "generation", "generated", "model_output", "assistant", "bot",
         "actual_output", "result", "prediction", "filtered_resps", "resps", "resp", "summary", "translation", "sql", "code",
-        "target", "solution", "expected", "reference", "label", "gold", "message", "content", "text",
+        "target", "solution", "expected", "reference", "label", "gold", "message", "turn", "choice", "content", "text",
     ),
     "system": ("system", "system_prompt", "system_message", "developer"),
     "context": ("context", "passage", "input", "background", "document", "contexts", "choices", "options"),
@@ -41,12 +41,15 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "output_tokens": ("output_tokens", "completion_tokens", "tokens_out", "num_output_tokens"),
     "cost_usd": ("cost_usd", "total_cost", "price_usd", "cost", "price"),
     "user": ("user_id", "username", "customer_id"),
-    "score": ("score", "rating", "overall_score", "reward", "feedback", "stars", "quality", "helpfulness", "grade"),
+    "score": ("score", "rating", "overall_score", "reward", "feedback", "stars", "quality", "helpfulness", "grade",
+              "thumbs", "correct", "success", "passed", "exact_match", "label"),
     "rank": ("rank",),
     "comment": ("comment", "feedback_text", "critique", "explanation", "rationale", "reason"),
     "error": ("error", "exception", "error_message"),
     "judge": ("judge", "annotator", "annotator_id", "labeler", "worker", "rater"),
-    "verdict": ("winner", "verdict", "choice", "vote", "preferred", "better", "better_response_id", "label", "labels", "preference"),
+    "verdict": (
+        "winner", "verdict", "choice", "vote", "preferred", "better", "better_response_id", "label", "labels", "preference",
+    ),
     "preference": ("preference", "preference_strength", "margin", "preference_score"),
 }  # fmt: skip
 _FAMILIES = (
@@ -56,6 +59,8 @@ _FAMILIES = (
     ("one", "two"), ("first", "second"), ("x", "y"),
 )  # fmt: skip
 _ORDERED = _FAMILIES[:13]
+_ORDERED_WORDS = {word for family in _ORDERED for word in family}
+_COUNTED = ("input_tokens", "output_tokens", "cost_usd", "latency_s", "latency_ms")
 _INNER = {"text", "content", "value", "full_text", "body", "raw", "parts", "message", "data"}
 
 
@@ -130,7 +135,7 @@ def _lists(sample: Sequence[dict[str, Any]]) -> list[str]:
             place = f"{path}.{name}" if path else str(name)
             if re.search(r"[\[\]=\"]|^[$^]", str(name)):
                 continue
-            if isinstance(inner, list) and inner and isinstance(inner[0], dict) and conversation(inner) is None:
+            if isinstance(inner, list) and inner and isinstance(inner[0], dict) and not _is_talk(inner):
                 found[f"{place}[]"] = None
                 walk(inner[0], f"{place}[]", depth + 1)
             elif (
@@ -169,9 +174,12 @@ def _fields(scopes: Sequence[tuple[Any, ...]]) -> list[_Field]:
 def _leaves(value: Any, path: str, depth: int = 0, *, lists: bool = True) -> Iterator[tuple[str, Any]]:
     value = json_value(value)
     if isinstance(value, dict) and depth <= _DEPTH:
-        if path and value.get("role") and "content" in value:
+        whole = value.get("role") and "content" in value
+        if path and (whole or detect_response_api(value) or _is_body(value)):
             yield path, value
             return
+        if path and _ORDERED_WORDS & set(_tokens(path)[-1:]):
+            yield path, value
         for name, inner in value.items():
             plain = re.fullmatch(r"[^.\[\]=\"$^][^.\[\]\"]*", str(name))
             step = str(name) if plain else f'["{name}"]'
@@ -191,16 +199,27 @@ def _leaves(value: Any, path: str, depth: int = 0, *, lists: bool = True) -> Ite
         yield path, value
 
 
-def _is_talk(value: Any) -> bool:
-    if isinstance(value, str):
-        return bool(transcript(value))
-    found = conversation(value) if isinstance(value, list) and value and isinstance(value[0], dict | list) else None
-    return bool(found) and any(message.get("role") in ("user", "assistant") for message in found.messages)  # type: ignore[union-attr]
+def _is_body(value: dict[str, Any]) -> bool:
+    """Whether an object is what was sent to a model, whole."""
+    return detect_request_api(value) is not None and any(
+        isinstance(value.get(name), list) for name in ("messages", "contents", "input")
+    )
+
+
+def _is_talk(value: Any, role: str = "user") -> bool:
+    if isinstance(value, dict):
+        return role == "user" and _is_body(value)
+    talk = talk_of(value) if isinstance(value, str) or (isinstance(value, list) and value) else None
+    return bool(talk) and any(message.get("role") == role for message in talk or [])
 
 
 def _kind(values: Sequence[Any]) -> str:
     if all(_is_talk(value) for value in values):
         return "talk"
+    if all(isinstance(value, list | dict) for value in values) and all(
+        _is_talk(value, "assistant") or (isinstance(value, dict) and detect_response_api(value)) for value in values
+    ):
+        return "reply"
     kinds = {type(value) for value in values}
     if kinds <= {bool}:
         return "flag"
@@ -232,7 +251,7 @@ def _match(field: _Field, role: str) -> float:
     best = 0.0
     for place, word in enumerate(_WORDS[role]):
         rank = 1 - place / len(_WORDS[role])
-        singular = joined.removesuffix("s")
+        singular = joined.removesuffix("ies") + "y" if joined.endswith("ies") else joined.removesuffix("s")
         if word in (joined, singular) or word in ("_".join(field.words), "_".join(field.words).removesuffix("s")):
             best = max(best, 8 + 2 * rank)
         elif last.removesuffix("s") == word or joined.endswith(f"_{word}"):
@@ -255,6 +274,9 @@ def _best(
         and not any(_covers(path, f.path) for path in taken)
     ]
     found = [(score, f) for score, f in found if score >= least]
+    if role == "answer":
+        # A time is none, and a number only where it is called nothing but that.
+        found = [(score, f) for score, f in found if not _times(f) and (score >= 8 or not _numeric(f))]
     return max(found, key=lambda pair: (pair[0] + pair[1].share, pair[1].length))[1] if found else None
 
 
@@ -262,15 +284,8 @@ def _common(
     said: dict[str, Any], fields: Sequence[_Field], roles: Sequence[tuple[str, set[str]]], taken: set[str]
 ) -> None:
     for role, kinds in roles:
-        if role not in said and (field := _best(fields, role, kinds, taken, least=6.5)):
-            if role in (
-                "score",
-                "input_tokens",
-                "output_tokens",
-                "cost_usd",
-                "latency_s",
-                "latency_ms",
-            ) and not _numeric(field):
+        if role not in said and (field := _best(fields, role, kinds, taken, least=5.4 if role in _COUNTED else 6.5)):
+            if role in ("score", *_COUNTED) and not _numeric(field):
                 continue
             if role == "started_at" and not _times(field):
                 continue
@@ -289,6 +304,11 @@ def _times(field: _Field) -> bool:
         return all(moment(value).year > 1990 for value in field.values)
     except BadRecordError:
         return False
+
+
+def _spoken(field: _Field) -> bool:
+    """Whether a field holds sentences rather than names."""
+    return field.kind == "text" and sum(len(str(value).split()) for value in field.values) >= 2.5 * len(field.values)
 
 
 def _asked(fields: Sequence[_Field], said: dict[str, Any], taken: set[str]) -> float:
@@ -311,7 +331,15 @@ def _asked(fields: Sequence[_Field], said: dict[str, Any], taken: set[str]) -> f
         else:
             said["question"] = question.path
     else:
-        return 0.0
+        # Nothing is called so: the longest text that is left is the best guess.
+        rest = [f for f in fields if _spoken(f) and f.path not in taken and f.share > 0.5]
+        rest = [f for f in rest if not any(_covers(path, f.path) for path in taken)]
+        if not rest:
+            return 0.0
+        question = max(rest, key=lambda f: f.length)
+        taken.add(question.path)
+        said["question"] = question.path
+        sure = 2.0
     if system := _best(fields, "system", {"text"}, taken, least=6.5):
         said["system"] = system.path
         taken.add(system.path)
@@ -325,7 +353,7 @@ def _recordings(
     taken: set[str] = set()
     talks = [f for f in fields if f.kind == "talk"]
     answered = [f for f in talks if any(_ends_answered(value) for value in f.values)]
-    kinds = {"text", "number", "flag", "object", "list"}
+    kinds = {"text", "number", "flag", "object", "list", "reply"}
     sure = 0.0
     answer = _best(fields, "answer", kinds, taken, least=2.0, share=0.3)
     if answered and not (answer and answer.kind == "text" and _match(answer, "answer") > 9.9 and not inner):
@@ -340,13 +368,19 @@ def _recordings(
             if other is None:
                 return None
             answer = other
+        replies = [f for f in fields if f.kind == "reply" and f.share > 0.3]
+        if replies and (answer is None or answer.kind != "reply"):
+            answer = max(replies, key=lambda f: (_match(f, "answer"), f.share))
         if answer is None:
+            rest = [f for f in fields if _spoken(f) and f.share > 0.5 and (asked is None or f.path != asked.path)]
+            answer = max(rest, key=lambda f: f.length) if rest and (asked or len(rest) > 1) else None
+        if answer is None or (inner and answer.path[0] in "$^"):
             return None
         taken.add(answer.path)
         sure = _asked(fields, said, taken)
-        if not sure:
-            return None
         said["answer"] = answer.path
+        if not sure:
+            return _without_question(fields, said, taken)
         # A second field that looks like an answer is more often what a judge expects than what a model said.
         sure = (sure + _match(answer, "answer")) / 2 + 1
     ranked = inner and (
@@ -373,12 +407,11 @@ def _recordings(
         else:
             said["strategy"] = "=imported"
         return sure + 1, "answers", said
-    _common(said, fields, [("model", {"text"}), *ids, ("started_at", {"text", "number"}), *numbers, ("user", {"text", "number"}),
-                           ("score", {"number", "flag"}), ("comment", {"text"}), ("error", {"text", "object"})], taken)  # fmt: skip
+    words = [("user", {"text", "number"}), ("comment", {"text"}), ("error", {"text", "object"})]
+    more = [("score", {"number", "flag"}), ("started_at", {"text", "number"})]
+    _common(said, fields, [("model", {"text"}), *ids, *more, *numbers, *words], taken)
     if "request_id" in said and not _distinct(fields, said["request_id"]):
-        said["request_id"], kept = None, said["request_id"]
-        del said["request_id"]
-        taken.discard(kept)
+        taken.discard(said.pop("request_id"))
     tags = [
         f.path
         for f in fields
@@ -389,25 +422,30 @@ def _recordings(
     return sure, "recordings", said
 
 
+def _without_question(
+    fields: Sequence[_Field], said: dict[str, Any], taken: set[str]
+) -> tuple[float, Kind, dict[str, Any]] | None:
+    """Answers of models to questions that are named by an id alone."""
+    _common(said, fields, [("strategy", {"text"}), ("request_id", {"text", "number"})], taken)
+    return (3.0, "answers", said) if {"strategy", "request_id"} <= said.keys() else None
+
+
 def _distinct(fields: Sequence[_Field], path: str) -> bool:
     found = next(f for f in fields if f.path == path)
     return len({repr(value) for value in found.values}) == len(found.values)
 
 
 def _ends_answered(value: Any) -> bool:
-    found = conversation(value) if isinstance(value, list) else None
-    talk = found.messages if found else transcript(value) if isinstance(value, str) else None
-    return bool(talk) and len(talk or []) > 1 and any(m.get("role") == "assistant" for m in (talk or [])[1:])
+    talk = talk_of(value) if isinstance(value, str | list) else None
+    return bool(talk) and any(message.get("role") == "assistant" for message in (talk or [])[1:])
 
 
 def _matches(
     fields: Sequence[_Field], scopes: Sequence[tuple[Any, ...]], *, inner: bool
 ) -> tuple[float, Kind, dict[str, Any]] | None:
     pairs = [(family, one, two) for family in _FAMILIES for one in fields for two in _twins(one, fields, family)]
-    texts = [
-        p for p in pairs if p[1].kind == p[2].kind and p[1].kind in ("talk", "text", "object") and not _labels(p[1])
-    ]
-    texts = [p for p in texts if p[0] in _ORDERED or _match(p[1], "answer") or p[1].kind == "talk" or p[1].length > 40]
+    texts = [p for p in pairs if p[1].kind == p[2].kind and p[1].kind in ("talk", "reply", "text", "object")]
+    texts = [p for p in texts if p[0] in _ORDERED or p[1].kind != "text" or _spoken(p[1]) or _spoken(p[2])]
     if not texts:
         return None
     family, one, two = max(texts, key=lambda p: (p[0] in _ORDERED, p[1].length + p[2].length))
@@ -444,6 +482,9 @@ def _matches(
         if "verdict" in said or "preference" in said:
             said.pop("score_a", None)
             said.pop("score_b", None)
+    # Two places of a list are two answers only where something says which of them is better.
+    if not ordered and "[" in one.path and not {"verdict", "preference"} & said.keys():
+        return None
     _common(said, fields, [("judge", {"text", "number"})], taken)
     return (13.0 if ordered else 12.5), "matches", said
 
@@ -455,15 +496,6 @@ def _twins(one: _Field, fields: Sequence[_Field], family: tuple[str, str]) -> It
         if word == family[0]:
             wanted = (*one.words[:place], family[1], *one.words[place + 1 :])
             yield from (f for f in fields if f.words == wanted and f.path != one.path)
-
-
-def _labels(field: _Field) -> bool:
-    return (
-        field.kind == "text"
-        and field.length < 40
-        and not _match(field, "answer")
-        and field.words[-1] not in ("chosen", "best")
-    )
 
 
 def _verdict(fields: Sequence[_Field], said: dict[str, Any], taken: set[str], family: tuple[str, str]) -> None:
@@ -538,25 +570,18 @@ def _yaml(
     return "\n".join(lines) + "\n"
 
 
-def _quoted(value: Any) -> str:
-    """As YAML that is read back as the same text."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.\-]*(\[-?\d+\](\.[\w\-]+)*)*", value):
-        return (
-            value
-            if value.lower() not in ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
-            else json.dumps(value)
-        )
+def _quoted(value: Any, *, inside: bool = False) -> str:
+    """As YAML that is read back as the same value; `inside` a list or an object brackets must be quoted."""
+    if isinstance(value, str):
+        plain = r"[A-Za-z_][\w.\-]*" if inside else r"[A-Za-z_][\w.\-]*(\[-?\d+\](\.[\w\-]+)*)*"
+        word = value.lower() in ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
+        return value if re.fullmatch(plain, value) and not word else json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
         return (
             "{"
-            + ", ".join(
-                f"{key}: {_quoted(inner)}"
-                for key, inner in (
-                    (json.dumps(k) if k not in ("path", "values", "range") else k, v) for k, v in value.items()
-                )
-            )
+            + ", ".join(f"{_quoted(str(key), inside=True)}: {_quoted(v, inside=True)}" for key, v in value.items())
             + "}"
         )
     if isinstance(value, list):
-        return "[" + ", ".join(_quoted(inner) for inner in value) + "]"
+        return "[" + ", ".join(_quoted(inner, inside=True) for inner in value) + "]"
     return json.dumps(value, ensure_ascii=False)
