@@ -20,6 +20,7 @@ from qbawa.datasets.exports.export import ExportReport, export_dataset
 from qbawa.datasets.exports.formats import FORMATS, Pair, read_messages
 from qbawa.datasets.exports.read_back import import_back
 from qbawa.datasets.exports.select import select_rows
+from qbawa.datasets.exports.write import to_rows
 from qbawa.datasets.pairs.asked import asked_besides
 from qbawa.datasets.pairs.build import SCHEMA
 from qbawa.datasets.pairs.unchanged import hash_of
@@ -265,6 +266,14 @@ def test_tools_of_one_row_do_not_stand_in_another(exported: dict[str, ExportRepo
     assert [json.loads(f["arguments"]) for f in functions] == [
         {"city": "Rome", "nights": 2}, {"city": "Rome"}, {"day": 3}, {"city": "Rome"},
     ]  # fmt: skip
+
+
+def test_a_call_that_stands_in_pairs_in_two_spellings_is_one_answer() -> None:
+    twin = calling(call("book", {"nights": 2.0, "city": "Rome"}))
+    rows = pairs_of([SIMPLE, (SIMPLE[0], twin, "No.", SIMPLE[3])]).with_columns(request_id=pl.lit("r"))
+    assert to_rows(rows, "openai_sft")[0].height == 1
+    labels = to_rows(rows, "trl_unpaired_conversational")[0]["label"]
+    assert sorted(labels) == [False, False, True]
 
 
 def test_other_tools_make_another_version_and_the_same_make_the_same(tmp_path: Path) -> None:

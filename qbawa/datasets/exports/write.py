@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from qbawa.datasets.exports.check import arrow_type, arrow_value, compile_schema
 from qbawa.datasets.exports.formats import FORMATS, Pair, Row, read_messages
 from qbawa.errors import InputError
+from qbawa.model_apis.meaning import meaning
 
 Json = Any
 SLICE = 10_000
@@ -62,6 +63,15 @@ def write_split(
     return len(places)
 
 
+def _said(answers: pl.Series) -> pl.Series:
+    """What tells answers apart: their text, of those that call tools what they mean."""
+    calling = answers.str.contains('"tool_calls"', literal=True)
+    if not calling.any():
+        return answers
+    known = {text: meaning(text) for text in answers.filter(calling).unique()}
+    return answers.replace(known)
+
+
 def write_lineage(pairs: pl.DataFrame, path: Path) -> None:
     """Write what stands behind each pair, a slice at a time."""
     places = pl.int_range(pairs.height, eager=True)
@@ -85,15 +95,21 @@ def to_rows(pairs: pl.DataFrame, format_name: str) -> tuple[pl.DataFrame, int]:
     keep = ["split", "pair_id", "request_id", "step", "question", "parameters"]
     if holds == "pairs":
         return pairs.select(*keep, best="best_answer", worse="worse_answer", label=pl.lit(True)), 0
-    by = ["step", "request_id", "question", "best"]
+    by = ["step", "request_id", "question", "said"]
     sides = pl.concat(
         [
             pairs.select(*keep, best="best_answer", vote=pl.lit(1)),
             pairs.select(*keep, best="worse_answer", vote=pl.lit(-1)),
         ]
     )
-    answers = sides.group_by(by, maintain_order=True).agg(
-        pl.col("split", "pair_id", "parameters").first(), votes=pl.col("vote").sum(), lost=(pl.col("vote") < 0).sum()
+    answers = (
+        sides.with_columns(said=_said(sides["best"]))
+        .group_by(by, maintain_order=True)
+        .agg(
+            pl.col("split", "pair_id", "parameters", "best").first(),
+            votes=pl.col("vote").sum(),
+            lost=(pl.col("vote") < 0).sum(),
+        )
     )
     kept = answers.filter(pl.col("votes") != 0) if holds == "answers" else answers.filter(pl.col("lost") == 0)
     rows = kept.select(*keep, "best", worse=pl.lit(""), label=pl.col("votes") > 0).sort("step", "request_id", "best")
