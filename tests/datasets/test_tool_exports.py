@@ -92,7 +92,6 @@ WORDY: Row = ([{"role": "user", "content": "Rome or Paris for a violin maker?"}]
 BOTH_PROSE: Row = ([{"role": "user", "content": "What is a semaphore, in one line?"}], "A counter.", "A flag.",
                    {"tools": [BOOK]})  # fmt: skip
 ALL = [SIMPLE, TURNS, PROSE, WORDY, BOTH_PROSE]
-NO_CALLS = ("openai_dpo", "axolotl_dpo")
 
 
 @pytest.fixture(scope="module")
@@ -230,15 +229,30 @@ def test_reading_back_gives_the_same_pairs_with_their_tools(
 def test_what_a_format_has_no_form_for_is_left_out_and_counted(
     exported: dict[str, ExportReport], tmp_path: Path
 ) -> None:
-    for name in NO_CALLS:
-        report = exported[name]
-        assert report.removed == {f"{name} has no form for answers that call tools": 3}
-        assert report.rows == {"train": 2}
+    calls = "has no form for answers that call tools"
+    assert exported["openai_dpo"].removed == {f"openai_dpo {calls}": 3}
+    offered = "axolotl_dpo has no form for tools on offer"
+    assert exported["axolotl_dpo"].removed == {f"axolotl_dpo {calls}": 3, offered: 1}
     report = exported["llama_factory"]
     assert report.removed == {"llama_factory has no form for answers with words beside tool calls": 1}
     hosted: Row = (ASK, "Rain.", "Sun.", {"tools": [{"type": "web_search"}]})
-    for name in FORMATS:
+    searched = (
+        "trl_preference_conversational",
+        "trl_unpaired_conversational",
+        "openai_sft",
+        "openai_dpo",
+        "llama_factory",
+    )
+    for name in searched:
         assert left_out([hosted, PROSE], name) == {f"{name} has no form for tools that are no functions": 1}
+    assert left_out([hosted, PROSE], "trl_preference") == {}
+    wish = FORMATS["trl_preference"].row(Pair(hosted[0], "Rain.", "Sun.", {}, asked=hosted[3]))["prompt"]
+    assert wish == 'Tools: [{"type":"web_search"}]\n\nUser: Two nights in Rome'
+    custom = [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "x"}}]}
+    ]
+    typed: Row = ([*ASK, *custom, {"role": "tool", "tool_call_id": "c", "content": "y"}], "Rain.", "Sun.", None)
+    assert left_out([typed], "llmonpy") == {"llmonpy has no form for calls of tools that are no functions": 1}
     spoken: Row = (
         [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklG"}}]}],
         "a",
@@ -266,6 +280,28 @@ def test_tools_of_one_row_do_not_stand_in_another(exported: dict[str, ExportRepo
     assert [json.loads(f["arguments"]) for f in functions] == [
         {"city": "Rome", "nights": 2}, {"city": "Rome"}, {"day": 3}, {"city": "Rome"},
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_result_whose_call_was_cut_away_and_the_older_form_of_calls_are_written_too(tmp_path: Path) -> None:
+    lone = [{"role": "tool", "tool_call_id": "c", "content": "21 degrees"}, {"role": "user", "content": "Warm enough?"}]
+    old: list[Json] = [
+        {"role": "user", "content": "And in Oslo, on the first of March?"},
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city":"Oslo"}'}},
+        {"role": "function", "name": "weather", "content": "snow"},
+    ]
+    rows: list[Row] = [(lone, "Yes.", "No.", None), (old, "Cold.", "Warm.", {"functions": [WEATHER["function"]]})]
+    for name in ("openai_sft", "llama_factory"):
+        report = export(rows, tmp_path, name)
+        for suffix in ("jsonl", "parquet"):
+            again = import_back(report.path, suffix).rows(named=True)
+            if name == "openai_sft":
+                assert json.loads(again[0]["question"]) == lone
+            messages = json.loads(again[1]["question"])
+            (called,) = messages[1]["tool_calls"]
+            assert called["function"] == old[1]["function_call"] and messages[2]["tool_call_id"] == called["id"]
+            assert json.loads(again[1]["parameters"])["tools"] == [WEATHER]
+    assert left_out(rows, "axolotl_dpo") == {"axolotl_dpo has no form for tool calls in the question": 2}
 
 
 def test_a_call_that_stands_in_pairs_in_two_spellings_is_one_answer() -> None:

@@ -26,17 +26,20 @@ class Holds(IntFlag):
     WORDS_BESIDE_CALLS = 16
     PICTURES = 32
     SOUND_OR_FILES = 64
-    NO_FUNCTIONS = 128
+    OTHER_TOOLS = 128
+    OTHER_CALLS = 256
 
 
 REASONS = {
+    Holds.CALLING_ANSWERS: "answers that call tools",
     Holds.CALL_TURNS: "tool calls in the question",
     Holds.WORDS_BESIDE_CALL_TURNS: "words beside tool calls in the question",
-    Holds.CALLING_ANSWERS: "answers that call tools",
     Holds.WORDS_BESIDE_CALLS: "answers with words beside tool calls",
     Holds.PICTURES: "pictures",
     Holds.SOUND_OR_FILES: "sound or files",
-    Holds.NO_FUNCTIONS: "tools that are no functions",
+    Holds.OTHER_TOOLS: "tools that are no functions",
+    Holds.OTHER_CALLS: "calls of tools that are no functions",
+    Holds.TOOLS: "tools on offer",
 }
 
 TOOL_FORM = (
@@ -66,7 +69,7 @@ def without_form(
     return rows.filter(bad == 0)
 
 
-_IN_QUESTION = r'"(?:tool_calls|function_call|type)"'
+_IN_QUESTION = r'"(?:tool_calls|tool_call_id|function_call|function|type)"'
 _IN_ANSWER = r'(?s)^\{.*"tool_calls"'
 _OFFERED = r'"(?:tools|functions)"'
 
@@ -88,8 +91,10 @@ def _of_question(text: str) -> Holds:
     for message in _objects(_json(text)):
         calls = calls_in_message(message)
         if calls:
-            found |= Holds.CALL_TURNS | _functions(calls)
+            found |= Holds.CALL_TURNS | (Holds(0) if _functions(calls) else Holds.OTHER_CALLS)
             found |= Holds.WORDS_BESIDE_CALL_TURNS if message.get("content") else Holds(0)
+        if message.get("tool_call_id") or message.get("role") == "function":
+            found |= Holds.CALL_TURNS
         content = message.get("content")
         for part in _objects(content) if has_parts(content) else ():
             if not isinstance(part.get("text"), str):
@@ -103,7 +108,7 @@ def _of_answer(text: str) -> Holds:
         return Holds(0)
     beside = Holds.WORDS_BESIDE_CALLS if said_beside(text) else Holds(0)
     named = all(isinstance(call["name"], str) for call in calls)
-    return Holds.CALLING_ANSWERS | beside | (Holds(0) if named else Holds.NO_FUNCTIONS)
+    return Holds.CALLING_ANSWERS | beside | (Holds(0) if named else Holds.OTHER_CALLS)
 
 
 def _of_parameters(text: str) -> Holds:
@@ -111,12 +116,12 @@ def _of_parameters(text: str) -> Holds:
     if not isinstance(asked, dict):
         return Holds(0)
     tools, functions = _objects(asked.get("tools")), _objects(asked.get("functions"))
-    return (Holds.TOOLS if tools or functions else Holds(0)) | _functions(tools)
+    offered = Holds.TOOLS if tools or functions else Holds(0)
+    return offered | (Holds(0) if _functions(tools) else Holds.OTHER_TOOLS)
 
 
-def _functions(calls: list[dict[str, Json]]) -> Holds:
-    named = all(isinstance(c.get("function"), dict) and isinstance(c["function"].get("name"), str) for c in calls)
-    return Holds(0) if named else Holds.NO_FUNCTIONS
+def _functions(calls: list[dict[str, Json]]) -> bool:
+    return all(isinstance(c.get("function"), dict) and isinstance(c["function"].get("name"), str) for c in calls)
 
 
 def _objects(value: Json) -> list[dict[str, Json]]:

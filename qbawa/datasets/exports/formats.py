@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from qbawa.datasets.exports import tool_forms as tools
-from qbawa.datasets.exports.contents import Holds
+from qbawa.datasets.exports.contents import TOOL_FORM, Holds
 
 Json = Any
 Row = dict[str, Json]
@@ -41,7 +41,7 @@ class FormatSpec:
     """JSON Schema of one row."""
     holds: Literal["pairs", "answers", "best"]
     """A row per pair; a row per answer with its label; a row per answer that no pair calls worse."""
-    lacks: Holds = Holds.NO_FUNCTIONS
+    lacks: Holds = Holds.OTHER_CALLS
     """What the format has no form for: pairs that hold it are left out."""
     parts: bool = False
     """Whether messages may hold pictures as parts; elsewhere such content is JSON text."""
@@ -250,6 +250,7 @@ _LABEL: Row = {"type": "boolean"}
 _OFFERED: Row = {"type": "array", "items": _ANY_OBJECT}
 _IN_TEXT: Row = {"tools": _TEXT}
 _CALLING = Holds.CALLING_ANSWERS | Holds.WORDS_BESIDE_CALLS
+_OTHER = Holds.OTHER_TOOLS | Holds.OTHER_CALLS
 
 FORMATS: dict[str, FormatSpec] = {
     "trl_preference": FormatSpec(trl_preference, _object(prompt=_TEXT, chosen=_ANSWER, rejected=_ANSWER), "pairs"),
@@ -257,10 +258,14 @@ FORMATS: dict[str, FormatSpec] = {
         trl_preference_conversational,
         _object(_IN_TEXT, prompt=_MESSAGES, chosen=_REPLIES, rejected=_REPLIES),
         "pairs",
+        _OTHER,
     ),
     "trl_unpaired": FormatSpec(trl_unpaired, _object(prompt=_TEXT, completion=_ANSWER, label=_LABEL), "answers"),
     "trl_unpaired_conversational": FormatSpec(
-        trl_unpaired_conversational, _object(_IN_TEXT, prompt=_MESSAGES, completion=_REPLIES, label=_LABEL), "answers"
+        trl_unpaired_conversational,
+        _object(_IN_TEXT, prompt=_MESSAGES, completion=_REPLIES, label=_LABEL),
+        "answers",
+        _OTHER,
     ),
     "trl_sft": FormatSpec(trl_sft, _object(prompt=_TEXT, completion=_ANSWER), "best"),
     "openai_dpo": FormatSpec(
@@ -271,7 +276,7 @@ FORMATS: dict[str, FormatSpec] = {
             non_preferred_output=_TEXT_REPLIES,
         ),
         "pairs",
-        Holds.NO_FUNCTIONS | _CALLING | Holds.PICTURES | Holds.SOUND_OR_FILES,
+        _OTHER | _CALLING | Holds.PICTURES | Holds.SOUND_OR_FILES,
     ),
     "openai_sft": FormatSpec(
         openai_sft,
@@ -279,20 +284,20 @@ FORMATS: dict[str, FormatSpec] = {
             {"tools": _OFFERED, "parallel_tool_calls": _LABEL}, messages=_chat("string", "array") | {"minItems": 2}
         ),
         "best",
-        Holds.NO_FUNCTIONS | Holds.SOUND_OR_FILES,
+        _OTHER | Holds.SOUND_OR_FILES,
         parts=True,
     ),
     "axolotl_dpo": FormatSpec(
         axolotl_dpo,
         _object(messages=_TEXT_MESSAGES, chosen=_TEXT_REPLY, rejected=_TEXT_REPLY),
         "pairs",
-        Holds.NO_FUNCTIONS | _CALLING,
+        Holds.OTHER_CALLS | TOOL_FORM,
     ),
     "llama_factory": FormatSpec(
         llama_factory,
         _object(_IN_TEXT, conversations=_TURNS, chosen=_GPT, rejected=_GPT),
         "pairs",
-        Holds.NO_FUNCTIONS | Holds.WORDS_BESIDE_CALL_TURNS | Holds.WORDS_BESIDE_CALLS,
+        _OTHER | Holds.WORDS_BESIDE_CALL_TURNS | Holds.WORDS_BESIDE_CALLS,
     ),
     "dspy": FormatSpec(
         dspy, {"type": "object", "properties": {"answer": _ANSWER}, "required": ["answer"], "minProperties": 2}, "best"

@@ -195,8 +195,8 @@ def tools_of(asked: Mapping[str, Json]) -> list[dict[str, Json]]:
 
 
 def functions_of(asked: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """Name, description and parameters of each tool on offer, without the wrapping."""
-    return [tool["function"] for tool in tools_of(asked) if isinstance(tool.get("function"), dict)]
+    """Name, description and parameters of each function on offer, without the wrapping; other tools as they are."""
+    return [tool["function"] if isinstance(tool.get("function"), dict) else tool for tool in tools_of(asked)]
 
 
 def turns(messages: Sequence[Message], speakers: Mapping[str, str]) -> list[dict[str, str]]:
