@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 # What instrumentation calls a model call: the client's class, the provider's method.
-_GENERIC_CALL = re.compile(
+GENERIC_CALL = re.compile(
     r"(?:[a-z_.-]*(?:openai|anthropic|claude|google|gemini|genai|vertexai?|bedrock|cohere|mistral(?:ai)?|ollama|groq|azure"
     r"|litellm|together|replicate|huggingface|watsonx|deepseek|xai|fireworks)[a-z_]*[._/ -].*)"
     r"|(?:async)?(?:chat|llm|text|raw_gen_ai|litellm|model)?[ ._-]?(?:chat|llm|completions?|responses?|messages?|generate"
@@ -15,7 +15,7 @@ _GENERIC_CALL = re.compile(
     r"(?:_stream)?|GenerateContent|(?:OpenAI|Anthropic|AzureOpenAI|Completion|ChatCompletion|Messages|Responses?)(?:-generation)?",
 )
 # Names of frameworks' own parts, which say nothing about what the application does.
-_GENERIC_ENTITY = re.compile(
+GENERIC_ENTITY = re.compile(
     r"Runnable\w*|LangGraph|\w*PromptTemplate|\w*OutputParser|ChannelWrite.*|_write|__start__|Crew\.\w+|Crew Created"
     r"|Task Created|Task\._\w+|Flow\.\w+|Agent|Agent\.\w+|AgentExecutor|[Aa]gent run|Agent workflow|StateGraph|\w+Chain"
     r"|Chat[A-Z]\w*|invoke_agent|create_agent|invoke_workflow|execute_tool|trace|span|init|solvers?|scorers?"
@@ -70,13 +70,13 @@ def own_name(name: str, model: str | None = None) -> str:
 
 def _call_name(node: Node, by_id: Mapping[str, Node], lent: set[str]) -> str:
     own = own_name(node.name, node.model)
-    if own and not _GENERIC_CALL.fullmatch(own):
+    if own and not GENERIC_CALL.fullmatch(own):
         return own
     for above in _above(node, by_id):
         if above.kind == "call":
             continue
         name = own_name(above.name)
-        if name == node.task or (name and not _GENERIC_ENTITY.fullmatch(name) and not _GENERIC_CALL.fullmatch(name)):
+        if name == node.task or (name and not GENERIC_ENTITY.fullmatch(name) and not GENERIC_CALL.fullmatch(name)):
             lent.add(above.id)
             return name
     if node.task:
