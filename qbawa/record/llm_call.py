@@ -8,7 +8,8 @@ from typing import Any
 from qbawa.record import api, threads
 from qbawa.record.context import Call, Step, implicit_request
 from qbawa.record.exceptions import Failure
-from qbawa.record.snapshot import Snapshot, described, text_of
+from qbawa.record.exchange import as_messages
+from qbawa.record.snapshot import described, text_of
 
 
 def llm_call(
@@ -61,28 +62,3 @@ def end_call(call: Call, output: Any = None, **outcome: Any) -> None:
         call.end(output, **outcome)
     except Exception as problem:
         call.recorder.counts.add("internal_error", f"a model call was not recorded: {described(problem)}")
-
-
-def as_messages(messages: Any) -> Any:
-    """Messages as a list of objects; a bare prompt is the one user message that it is."""
-    if messages is None:
-        return None
-    copy = Snapshot(messages).value
-    if isinstance(copy, list) and all(isinstance(message, dict) for message in copy):
-        return copy
-    return [{"role": "user", "content": copy}]
-
-
-def answer_of(message: Any) -> Any:
-    """What an OpenAI-style assistant message says: its text, or the whole message where it says more than text can."""
-    if not isinstance(message, Mapping):
-        return message
-    if not any(message.get(part) for part in ("tool_calls", "function_call", "refusal", "audio", "images")):
-        return message.get("content")
-    return {"role": "assistant", **{key: value for key, value in message.items() if value is not None}}
-
-
-def answers_of(choices: Sequence[Any]) -> Any:
-    """The answer of a chat or text completion; a list where several were asked for."""
-    answers = [answer_of(choice["message"]) if choice.get("message") else choice.get("text") for choice in choices]
-    return answers[0] if len(answers) == 1 else answers

@@ -18,7 +18,8 @@ from typing import Any
 from qbawa.record import api
 from qbawa.record.context import Call
 from qbawa.record.exceptions import Failure
-from qbawa.record.llm_call import answers_of, as_messages, begin_call, end_call
+from qbawa.record.exchange import answers_of, as_messages
+from qbawa.record.llm_call import begin_call, end_call
 from qbawa.record.recorder import GIVE_UP_S
 from qbawa.record.snapshot import Snapshot, described
 from qbawa.record.writer import log

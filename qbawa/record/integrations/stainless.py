@@ -1,0 +1,311 @@
+"""Clients that Stainless generates, such as those of the packages `openai` and `anthropic`.
+
+Whatever their many methods are called, each call goes through `request` of one base class, retries included, and each
+reply through `_process_response`. What is recorded is what went over the wire there: the body as it was sent, with
+classes turned to schemas and `extra_body` merged in, and the bytes of the reply as the application reads them. What the
+application gets is the package's own object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from qbawa.record import api
+from qbawa.record.context import Call
+from qbawa.record.exceptions import Failure
+from qbawa.record.exchange import Exchange
+from qbawa.record.llm_call import begin_call, end_call
+from qbawa.record.snapshot import described
+
+_APIS = (
+    ("/chat/completions", "openai.chat"),
+    ("/completions", "openai.completions"),
+    ("/responses", "openai.responses"),
+    ("/v1/messages", "anthropic.messages"),
+)
+_MARK = "_qbawa_records"
+_EVENT = re.compile(rb".*?(?:\r?\n\r?\n|\Z)", re.DOTALL)
+_FRAMES = 40  # of a call within litellm, those between litellm and us are about 15
+
+_under_way: contextvars.ContextVar[Call | None] = contextvars.ContextVar("qbawa_request", default=None)
+
+
+def record_package(module: ModuleType) -> None:
+    """Record every client of a package, made before or after, whose base classes are in `module`.
+
+    Calling it again changes nothing. Raises AttributeError where the module has no such classes.
+    """
+    for name in ("SyncAPIClient", "AsyncAPIClient"):
+        kind: Any = getattr(module, name)
+        if _MARK not in vars(kind):
+            request, process = kind.request, kind._process_response
+            asynchronous = name.startswith("Async")
+            kind.request = (_arecorded if asynchronous else _recorded)(request)
+            kind._process_response = _listening(process)
+            setattr(kind, _MARK, True)
+
+
+def record_client(client: Any) -> None:
+    """Record this one client, unless its whole package is recorded."""
+    if getattr(client, _MARK, False):
+        return
+    asynchronous = any(kind.__name__ == "AsyncAPIClient" for kind in type(client).__mro__)
+    client.request = (_arecorded if asynchronous else _recorded)(client.request)
+    client._process_response = _listening(client._process_response)
+    for name in ("with_options", "copy"):
+        setattr(client, name, _recording(getattr(client, name)))
+    setattr(client, _MARK, True)
+
+
+def _recording(make: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        client = make(*args, **kwargs)
+        record_client(client)
+        return client
+
+    return made
+
+
+def _recorded(request: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(request)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        call = _begin(args, kwargs)
+        if call is None:
+            return request(*args, **kwargs)
+        before = _under_way.set(call)
+        try:
+            result = request(*args, **kwargs)
+        except BaseException as error:
+            _fail(call, error)
+            raise
+        finally:
+            _under_way.reset(before)
+        _end(call, result)
+        return result
+
+    return recorded
+
+
+def _arecorded(request: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(request)
+    async def recorded(*args: Any, **kwargs: Any) -> Any:
+        call = _begin(args, kwargs)
+        if call is None:
+            return await request(*args, **kwargs)
+        before = _under_way.set(call)
+        try:
+            result = await request(*args, **kwargs)
+        except BaseException as error:
+            _fail(call, error)
+            raise
+        finally:
+            _under_way.reset(before)
+        _end(call, result)
+        return result
+
+    return recorded
+
+
+def _listening(process: Callable[..., Any]) -> Callable[..., Any]:
+    """`_process_response`, of a coroutine too, since it is only looked at what goes in."""
+
+    @functools.wraps(process)
+    def listening(*args: Any, **kwargs: Any) -> Any:
+        call = _under_way.get()
+        if call is not None:
+            try:
+                _hear(call, kwargs["response"])
+            except Exception as problem:
+                _lost(call, problem)
+        return process(*args, **kwargs)
+
+    return listening
+
+
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    if api.recorder is None:
+        return None
+    try:
+        options = kwargs["options"] if "options" in kwargs else args[-1]
+        if options.method.lower() != "post":
+            return None
+        path = options.url.partition("?")[0]
+        name = next((name for end, name in _APIS if path.endswith(end)), None)
+        if name is None or _beneath_litellm():
+            return None
+        body = options.json_data
+        model = body.get("model") if isinstance(body, Mapping) else None
+        call = begin_call(model, None, None)
+        if call is not None:
+            call.exchange = Exchange(name, body, _beside(options, model))
+        return call
+    except Exception as problem:
+        api.recorder.counts.add("internal_error", f"a model call was not recorded: {described(problem)}")
+        return None
+
+
+def _beside(options: Any, model: Any) -> dict[str, Any]:
+    """What belongs to a request and does not travel in its body: betas, and the model where a cloud has it in the URL."""
+    beside = {"model": model} if model else {}
+    headers = options.headers
+    if isinstance(headers, Mapping):
+        betas = next((value for name, value in headers.items() if name.lower() == "anthropic-beta"), None)
+        if isinstance(betas, str) and betas:
+            beside["betas"] = [beta.strip() for beta in betas.split(",")]
+    return beside
+
+
+def _beneath_litellm() -> bool:
+    """Whether litellm makes this call, and reports it itself, with its cost."""
+    if "litellm" not in _reported_above:
+        return False
+    frame, left = sys._getframe(2), _FRAMES
+    while frame is not None and left:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "litellm":
+            return True
+        frame, left = frame.f_back, left - 1  # type: ignore[assignment]
+    return False
+
+
+_reported_above: set[str] = set()
+
+
+def leave_to(package: str) -> None:
+    """From now on calls that this package makes through a client are recorded by it alone."""
+    _reported_above.add(package)
+
+
+def _hear(call: Call, response: Any) -> None:
+    """Keep what was sent, and the reply: its bytes, or of a stream each piece when the application reads it."""
+    exchange = call.exchange
+    if exchange is None or call.done:
+        return
+    with contextlib.suppress(Exception):  # a body that was streamed out is not there
+        exchange.sent = response.request.content
+    try:
+        exchange.heard = response.content
+        exchange.streams = "event-stream" in response.headers.get("content-type", "")
+        if exchange.streams:
+            exchange.heard = [exchange.heard]
+        return
+    except Exception:  # httpx.ResponseNotRead, of a version that we need not know
+        pass
+    exchange.streams, exchange.heard = "json" not in response.headers.get("content-type", ""), []
+    call.otherwise = functools.partial(_finish, call)
+    asynchronous = hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__")
+    ear = _Ear(call, exchange.heard)
+    if asynchronous:
+        response.aiter_bytes, response.aclose = ear.alistening(response.aiter_bytes), ear.aclosing(response.aclose)
+    else:
+        response.iter_bytes, response.close = ear.listening(response.iter_bytes), ear.closing(response.close)
+
+
+def _apart(piece: bytes) -> list[bytes]:
+    """The same bytes, cut after each event, so that no more is noted than the application has read."""
+    return [part for part in _EVENT.findall(piece) if part]
+
+
+class _Ear:
+    """Notes a reply as the application reads it, until it ends, breaks off or is closed."""
+
+    def __init__(self, call: Call, heard: list[bytes]) -> None:
+        self._call, self._heard = call, heard
+        self._reading = False  # the response closes itself where reading fails, before the reason is known here
+
+    def listening(self, iter_bytes: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
+        @functools.wraps(iter_bytes)
+        def listened(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+            self._reading = True
+            try:
+                for piece in iter_bytes(*args, **kwargs):
+                    self._reading = False
+                    for event in _apart(piece):
+                        self._heard.append(event)
+                        yield event
+                    self._reading = True
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                _finish(self._call, error)
+                raise
+            finally:
+                _finish(self._call)
+
+        return listened
+
+    def alistening(self, aiter_bytes: Callable[..., AsyncIterator[bytes]]) -> Callable[..., AsyncIterator[bytes]]:
+        @functools.wraps(aiter_bytes)
+        async def listened(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+            self._reading = True
+            try:
+                async for piece in aiter_bytes(*args, **kwargs):
+                    self._reading = False
+                    for event in _apart(piece):
+                        self._heard.append(event)
+                        yield event
+                    self._reading = True
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                _finish(self._call, error)
+                raise
+            finally:
+                _finish(self._call)
+
+        return listened
+
+    def closing(self, close: Callable[[], None]) -> Callable[[], None]:
+        @functools.wraps(close)
+        def closed() -> None:
+            try:
+                close()
+            finally:
+                if not self._reading:
+                    _finish(self._call)
+
+        return closed
+
+    def aclosing(self, close: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(close)
+        async def closed() -> None:
+            try:
+                await close()
+            finally:
+                if not self._reading:
+                    _finish(self._call)
+
+        return closed
+
+
+def _finish(call: Call, error: BaseException | None = None) -> None:
+    end_call(call, failure=Failure(error) if error is not None else None)
+
+
+def _fail(call: Call, error: BaseException) -> None:
+    exchange = call.exchange
+    if exchange is not None and not isinstance(exchange.sent, bytes):
+        with contextlib.suppress(Exception):  # refused by the server, or never there: the error holds the request
+            exchange.sent = error.request.content  # type: ignore[attr-defined]
+    _finish(call, error)
+
+
+def _end(call: Call, result: Any) -> None:
+    """The call has returned. A stream ends later, when it has been read."""
+    exchange = call.exchange
+    if exchange is None or call.otherwise is not None:
+        return
+    if exchange.heard is None:  # answered by someone's middleware instead of the provider
+        exchange.heard = result if hasattr(result, "model_dump") else None
+    end_call(call)
+
+
+def _lost(call: Call, problem: BaseException) -> None:
+    call.recorder.counts.add("internal_error", f"a reply was not listened to: {described(problem)}")
