@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbawa.record.exceptions import Failure
-from qbawa.record.snapshot import MARK, Snapshot, described, text_of
+from qbawa.record.snapshot import MARK, WHOLE_CHARS, WHOLE_NODES, Snapshot, described, text_of
 
 if TYPE_CHECKING:
     from qbawa.record.exchange import Exchange
@@ -244,7 +244,7 @@ class Call:
             self.output_tokens = _count(said.output_tokens)
 
     def _keep(self, field: str, value: Any) -> Any:
-        snapshot = Snapshot(value)
+        snapshot = Snapshot(value, WHOLE_CHARS, WHOLE_NODES)
         self.size += snapshot.size
         if snapshot.cut and field not in self.cut:
             self.cut += (field,)

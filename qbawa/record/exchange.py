@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qbawa.record.exceptions import Failure
-from qbawa.record.snapshot import Snapshot
+from qbawa.record.snapshot import WHOLE_CHARS, WHOLE_NODES, Snapshot
 from qbawa.record.streams import events_of, whole
 
-MAX_CHARS = 48 << 20  # of one body; what a line may have in all is 64 MiB
-MAX_NODES = 2_000_000
 _TRANSPORT = ("stream", "stream_options")  # how the answer travels, which has no bearing on it
 
 
@@ -63,7 +61,9 @@ class Exchange:
         heard, error = self._heard()
         failure = Failure.reported(str(error.get("type") or error.get("code") or "error"),
                                    str(error.get("message") or "")) if error else None  # fmt: skip
-        model = _text((heard or {}).get("model")) or _text((heard or {}).get("modelVersion")) or _text(sent.get("model"))
+        model = (
+            _text((heard or {}).get("model")) or _text((heard or {}).get("modelVersion")) or _text(sent.get("model"))
+        )
         if self.api not in ("openai.chat", "openai.completions"):
             call = {"api": self.api, "request": sent, "response": heard}
             return Said(model, None, None, None, None, None, None, call, failure)
@@ -72,29 +72,33 @@ class Exchange:
             asked = sent.pop("prompt", None)
         sent.pop("model", None)
         heard = heard or {}
-        usage = heard.get("usage") if isinstance(heard.get("usage"), dict) else {}
+        usage = heard["usage"] if isinstance(heard.get("usage"), dict) else {}
         choices = [choice for choice in heard.get("choices") or () if isinstance(choice, dict)]
         output = answers_of(choices) if choices else None
         tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        return Said(model, _listed(asked), sent, output, *tokens, _thought(choices), None, failure)
+        return Said(model, _listed(asked), sent, output, *tokens, thought(choices), None, failure)
 
     def _heard(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        if not self.streams:
-            pieces = isinstance(self.heard, list) and all(isinstance(piece, bytes) for piece in self.heard)
-            body = _object(b"".join(self.heard) if pieces else self.heard)
-            failed = body.get("error") if body else None
-            return body, failed if isinstance(failed, dict) and not body.get("choices") else None
-        pieces = list(self.heard or ())
-        if all(isinstance(piece, bytes) for piece in pieces):
-            return whole(self.api, list(events_of(b"".join(pieces))))
-        return whole(self.api, [event for event in map(_object, pieces) if event])
+        """The body of the reply and the error that it says, each None where there is none."""
+        pieces = list(self.heard) if isinstance(self.heard, list) else None
+        if pieces is not None and all(isinstance(piece, bytes) for piece in pieces):
+            data = b"".join(pieces)
+            if self.streams:
+                return whole(self.api, list(events_of(data)))
+            body = _object(data)
+        elif self.streams:
+            return whole(self.api, [event for event in map(_object, pieces or ()) if event])
+        else:
+            body = _object(self.heard)
+        failed = body.get("error") if body else None
+        return body, failed if isinstance(failed, dict) else None
 
 
 def as_messages(messages: Any) -> Any:
     """Messages as a list of objects; a bare prompt is the one user message that it is."""
     if messages is None:
         return None
-    return _listed(Snapshot(messages).value)
+    return _listed(Snapshot(messages, WHOLE_CHARS, WHOLE_NODES).value)
 
 
 def answer_of(message: Any) -> Any:
@@ -112,17 +116,17 @@ def answers_of(choices: Any) -> Any:
     return answers[0] if len(answers) == 1 else answers
 
 
+def thought(choices: Any) -> str | None:
+    """What the model thought before it answered, under the names that servers give it."""
+    message = choices[0].get("message") if choices and isinstance(choices[0], Mapping) else None
+    message = message if isinstance(message, Mapping) else {}
+    return _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+
+
 def _listed(messages: Any) -> Any:
     if messages is None or isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
         return messages
     return [{"role": "user", "content": messages}]
-
-
-def _thought(choices: list[dict[str, Any]]) -> str | None:
-    """What the model thought before it answered, under the names that servers give it."""
-    message = choices[0].get("message") if choices else None
-    message = message if isinstance(message, dict) else {}
-    return _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
 
 
 def _object(body: Any) -> dict[str, Any] | None:
@@ -132,7 +136,7 @@ def _object(body: Any) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
     else:
-        body = Snapshot(body, MAX_CHARS, MAX_NODES).value
+        body = Snapshot(body, WHOLE_CHARS, WHOLE_NODES).value
     return body if isinstance(body, dict) else None
 
 

@@ -81,7 +81,7 @@ def instrument(folder: str | os.PathLike[str] | None = None) -> Instrumented:
     for package, why in _OTHERS.items():
         if _version(package) is not None:
             failed[package] = why
-    for package, why in failed.items():
+    for why in failed.values():
         log.warning("qbawa: %s", why)
     log.info("qbawa records model calls of %s", ", ".join(recorded) or "no package: none that it knows is installed")
     return Instrumented(tuple(recorded), failed)
@@ -137,7 +137,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         del self.awaited[fullname]  # else the search below would end here again
         spec = _found(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, client)  # type: ignore[assignment]
+            spec.loader = _Loader(spec.loader, client)
         return spec
 
 
@@ -146,7 +146,7 @@ def _found(fullname: str, path: Sequence[str] | None, target: Any) -> importlib.
         find = getattr(finder, "find_spec", None)
         spec = find(fullname, path, target) if find and not isinstance(finder, _Finder) else None
         if spec is not None:
-            return spec  # type: ignore[no-any-return]
+            return spec
     return None
 
 
@@ -160,7 +160,7 @@ class _Loader(importlib.abc.Loader):
         return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)  # type: ignore[no-any-return]
+        return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)

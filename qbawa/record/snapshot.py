@@ -19,6 +19,10 @@ from typing import Any
 
 MAX_CHARS = 1 << 20
 MAX_NODES = 20_000
+WHOLE_CHARS, WHOLE_NODES = (
+    48 << 20,
+    2_000_000,
+)  # of what a model was asked and said: kept whole, up to what a line may hold
 MAX_DEPTH = 64
 MARK = "__qbawa__"
 

@@ -79,10 +79,14 @@ def _merge(into: Event, delta: Event) -> None:
         elif isinstance(value, dict) and isinstance(known, dict):
             _merge(known, value)
         elif isinstance(value, list) and (isinstance(known, list) or any(_index(item) is not None for item in value)):
-            items = into.setdefault(key, []) if isinstance(known, list) else into.__setitem__(key, []) or into[key]
+            items: list[Any] = known if isinstance(known, list) else []
+            into[key] = items
             for item in value:
                 same = next((old for old in items if _index(item) is not None and _index(old) == _index(item)), None)
-                _merge(same, item) if same is not None else items.append(item)
+                if same is None:
+                    items.append(item)
+                else:
+                    _merge(same, item)
         elif isinstance(value, str) and isinstance(known, str) and key not in ("id", "type", "role"):
             into[key] = known + value if key != "name" or known != value else known
         else:
@@ -172,12 +176,12 @@ def _generate_content(events: list[Event]) -> Event:
             content = candidate.setdefault("content", {"parts": [], "role": said.get("role", "model")})
             for piece in said.get("parts") or ():
                 before = content["parts"][-1] if content["parts"] else {}
-                if set(piece) <= _TEXT and set(before) <= _TEXT and before.get("thought") == piece.get("thought"):
-                    if before:
-                        piece = {**before, **piece, "text": before.get("text", "") + piece.get("text", "")}
-                        content["parts"][-1] = piece
-                        continue
-                content["parts"].append(piece)
+                alike = set(piece) <= _TEXT and set(before) <= _TEXT
+                if content["parts"] and alike and before.get("thought") == piece.get("thought"):
+                    text = before.get("text", "") + piece.get("text", "")
+                    content["parts"][-1] = {**before, **piece, "text": text}
+                else:
+                    content["parts"].append(piece)
     body["candidates"] = [candidate for _, candidate in sorted(candidates.items())]
     return body
 

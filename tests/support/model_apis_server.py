@@ -171,7 +171,9 @@ def sample(schema: dict[str, Any], root: dict[str, Any]) -> Any:
     if schema.get("enum"):
         return schema["enum"][0]
     kind = schema.get("type")
-    kind = str((kind[0] if isinstance(kind, list) else kind) or ("object" if "properties" in schema else "string")).lower()
+    kind = str(
+        (kind[0] if isinstance(kind, list) else kind) or ("object" if "properties" in schema else "string")
+    ).lower()
     if kind == "object":
         return {name: sample(part, root) for name, part in (schema.get("properties") or {}).items()}
     if kind == "array":
@@ -308,9 +310,7 @@ def _responses(model: str, reply: Reply) -> Spoken:
         items.append({"type": "reasoning", "id": "rs_1", "summary": summary})
     if reply.text is not None:
         part = {"type": "output_text", "text": reply.text, "annotations": [], "logprobs": []}
-        items.append(
-            {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
-        )
+        items.append({"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]})
     for n, (name, arguments) in enumerate(reply.tools):
         call = {"name": name, "arguments": json.dumps(arguments), "call_id": f"call_{n}", "id": f"fc_{n}"}
         items.append({"type": "function_call", "status": "completed", **call})
@@ -329,9 +329,7 @@ def _responses(model: str, reply: Reply) -> Spoken:
         if item["type"] == "message":
             part = item["content"][0]
             empty = {**part, "text": ""}
-            events.append(
-                {"type": "response.output_item.added", "output_index": n, "item": {**item, "content": []}}
-            )
+            events.append({"type": "response.output_item.added", "output_index": n, "item": {**item, "content": []}})
             events.append({"type": "response.content_part.added", **at, "content_index": 0, "part": empty})
             for word in _words(part["text"]):
                 delta = {"content_index": 0, "delta": word, "logprobs": []}

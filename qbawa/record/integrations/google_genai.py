@@ -15,9 +15,9 @@ from typing import Any
 from qbawa.record import api
 from qbawa.record.context import Call
 from qbawa.record.exceptions import Failure
-from qbawa.record.exchange import MAX_CHARS, MAX_NODES, Exchange
+from qbawa.record.exchange import Exchange
 from qbawa.record.llm_call import begin_call, end_call
-from qbawa.record.snapshot import Snapshot, described
+from qbawa.record.snapshot import WHOLE_CHARS, WHOLE_NODES, Snapshot, described
 
 _MARK = "_qbawa_records"
 _MODEL = re.compile(r"/((?:models|tunedModels|endpoints)/[^/:?]+):(?:generateContent|streamGenerateContent)\b")
@@ -78,7 +78,11 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         call = begin_call(model, None, None)
         if call is not None:
             # A copy: parts of the body are the application's own, and it may change them while it goes on.
-            body = request.data if isinstance(request.data, bytes) else Snapshot(request.data, MAX_CHARS, MAX_NODES).value
+            body = (
+                request.data
+                if isinstance(request.data, bytes)
+                else Snapshot(request.data, WHOLE_CHARS, WHOLE_NODES).value
+            )
             call.exchange = Exchange("google.generate_content", body, {"model": model})
         return call
     except Exception as problem:
@@ -109,7 +113,7 @@ def _listening(segments: Callable[[], Iterator[Any]], call: Call, heard: list[An
     def listened() -> Iterator[Any]:
         try:
             for segment in segments():
-                heard.append(Snapshot(segment, MAX_CHARS, MAX_NODES).value)
+                heard.append(Snapshot(segment, WHOLE_CHARS, WHOLE_NODES).value)
                 yield segment
         except GeneratorExit:
             raise
@@ -129,7 +133,7 @@ def _alistening(
     async def listened() -> AsyncIterator[Any]:
         try:
             async for segment in segments():
-                heard.append(Snapshot(segment, MAX_CHARS, MAX_NODES).value)
+                heard.append(Snapshot(segment, WHOLE_CHARS, WHOLE_NODES).value)
                 yield segment
         except GeneratorExit:
             raise

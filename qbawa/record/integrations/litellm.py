@@ -13,18 +13,21 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbawa.record import api
 from qbawa.record.context import Call
 from qbawa.record.exceptions import Failure
-from qbawa.record.exchange import answers_of, as_messages
+from qbawa.record.exchange import Exchange, answers_of, as_messages, thought
+from qbawa.record.integrations import stainless
 from qbawa.record.llm_call import begin_call, end_call
 from qbawa.record.recorder import GIVE_UP_S
-from qbawa.record.snapshot import Snapshot, described
+from qbawa.record.snapshot import WHOLE_CHARS, WHOLE_NODES, Snapshot, described
 from qbawa.record.writer import log
 
 _installed = False
+_REMEMBERED = 10_000  # reports, to know a second one by
+_TRANSPORT = ("stream", "stream_options", "max_retries", "timeout", "extra_headers")
 
 
 def record_litellm(folder: str | os.PathLike[str] | None = None) -> None:
@@ -53,6 +56,7 @@ def record_litellm(folder: str | os.PathLike[str] | None = None) -> None:
         getattr(litellm, name).append(logger)
     for name in ("_async_success_callback", "_async_failure_callback"):
         getattr(litellm, name, []).append(logger)
+    stainless.leave_to("litellm")
     _installed = True
 
 
@@ -73,6 +77,7 @@ class _Hooks:
         super().__init__()
         # No lock, which a fork could leave locked: single operations on a dict are atomic.
         self._open: dict[str, Call] = {}
+        self._reported: dict[str, None] = {}  # call ids, in the order of their reports
         self._sweep_at = 1_000
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
@@ -80,8 +85,10 @@ class _Hooks:
             call_id = str(kwargs.get("litellm_call_id"))
             if call_id in self._open or call_id == "None":  # a retry by litellm itself; nothing to find it by
                 return
-            call = begin_call(model, messages, kwargs.get("optional_params"))
+            asked = _asked(messages, kwargs)
+            call = begin_call(model, asked.messages, asked.parameters)
             if call is not None:
+                call.exchange = asked.exchange
                 self._open[call_id] = call
             if len(self._open) > self._sweep_at:  # of streams that were left early
                 long_ago = time.time() - GIVE_UP_S
@@ -128,18 +135,67 @@ class _Hooks:
             payload = kwargs.get("standard_logging_object")
             if not isinstance(payload, Mapping):
                 return  # a chunk of a stream; the whole is reported at its end
-            call = self._open.pop(str(kwargs.get("litellm_call_id")), None)
+            call_id = str(kwargs.get("litellm_call_id"))
+            call = self._open.pop(call_id, None)
             if call is None:  # answered from a cache, or refused before it was sent
-                call = begin_call(payload.get("model"), payload.get("messages"), payload.get("model_parameters"))
+                if call_id in self._reported:
+                    return  # litellm reports some streams of the Responses API twice
+                call = begin_call(
+                    payload.get("model"), payload.get("messages"), _parameters(payload.get("model_parameters"))
+                )
             if call is not None:
+                self._reported[call_id] = None
+                while len(self._reported) > _REMEMBERED:
+                    self._reported.pop(next(iter(self._reported)), None)
                 _finish(call, payload)
         except Exception as problem:
             if api.recorder is not None:
                 api.recorder.counts.add("internal_error", f"a litellm call was not recorded: {described(problem)}")
 
 
+class _Asked(NamedTuple):
+    messages: Any
+    parameters: dict[str, Any]
+    exchange: Exchange | None
+
+
+def _asked(messages: Any, kwargs: dict[str, Any]) -> _Asked:
+    """What a call asks: messages and parameters as of a chat completion, or the body of another API that it was made by."""
+    parameters = _parameters(kwargs.get("optional_params"))
+    body = (kwargs.get("additional_args") or {}).get("complete_input_dict")
+    kind = str(kwargs.get("call_type"))
+    if kind.endswith("responses") and isinstance(body, Mapping):
+        if "input" not in body:  # a model without that API, asked by a chat completion
+            return _Asked(kwargs.get("input") or messages, parameters, None)
+        return _Asked(None, {}, Exchange("openai.responses", Snapshot(body, WHOLE_CHARS, WHOLE_NODES).value))
+    if kind == "anthropic_messages" and isinstance(body, Mapping) and "max_tokens" in body:
+        return _Asked(None, {}, Exchange("anthropic.messages", Snapshot(body, WHOLE_CHARS, WHOLE_NODES).value))
+    return _Asked(messages, parameters, None)
+
+
+def _parameters(given: Any) -> dict[str, Any]:
+    kept = {key: value for key, value in (given or {}).items() if key not in _TRANSPORT}
+    if not kept.get("extra_body"):
+        kept.pop("extra_body", None)
+    return kept
+
+
+def _hidden(messages: Any) -> bool:
+    """Whether the application told litellm to keep questions and answers out of its logs."""
+    first = messages[0] if isinstance(messages, list) and messages else None
+    return isinstance(first, Mapping) and first.get("content") == "redacted-by-litellm"
+
+
 def _finish(call: Call, payload: Mapping[str, Any]) -> None:
-    failure = None
+    failure, response, exchange = None, payload.get("response"), call.exchange
+    counted = bool(payload.get("prompt_tokens"))
+    if exchange is not None:
+        if _hidden(payload.get("messages")):
+            call.exchange = None
+        elif isinstance(response, Mapping) and not response.get("choices"):
+            exchange.heard, response = response or None, None
+    choices = response.get("choices") if isinstance(response, Mapping) else None
+    call.reasoning = thought(choices) if isinstance(choices, list) else None
     if payload.get("status") == "failure":
         about = payload.get("error_information") or {}
         failure = Failure.reported(
@@ -150,13 +206,13 @@ def _finish(call: Call, payload: Mapping[str, Any]) -> None:
     start, end = payload.get("startTime"), payload.get("endTime")
     end_call(
         call,
-        None if failure else _output(payload.get("response")),
+        None if failure or response is None else _output(response),
         model=payload.get("model"),
-        messages=as_messages(payload.get("messages")),
-        parameters=payload.get("model_parameters"),
-        # litellm reports zeros for a call that never got an answer.
-        input_tokens=payload.get("prompt_tokens") or (None if failure else 0),
-        output_tokens=payload.get("completion_tokens") or (None if failure else 0),
+        # What litellm reports is what was asked, with images cut short: of use only where it was told to hide it all.
+        messages=as_messages(payload.get("messages")) if _hidden(payload.get("messages")) else None,
+        # Zeros mean that nobody counted: a call that never got an answer, a stream without usage.
+        input_tokens=payload.get("prompt_tokens") if counted else None,
+        output_tokens=payload.get("completion_tokens") if counted else None,
         # None where litellm knows no price, which is not 0.
         cost_usd=None if failure and not payload.get("response_cost") else payload.get("response_cost"),
         started_at=start,

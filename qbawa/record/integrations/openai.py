@@ -34,7 +34,9 @@ def wrap_openai(client: Client) -> Client:
     elif package in ("anthropic", "google", "litellm"):
         instead = "Call qbawa.instrument() once at the start: it records every client of that package."
     else:
-        instead = "qbawa.instrument() says what it can record; for any other client call qbawa.llm_call() after each call."
+        instead = (
+            "qbawa.instrument() says what it can record; for any other client call qbawa.llm_call() after each call."
+        )
     raise TypeError(f"qbawa.wrap_openai() records clients of the openai package, not {_name(client)}. {instead}")
 
 
