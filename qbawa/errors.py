@@ -31,6 +31,10 @@ class TemplateError(UserError):
     """A prompt template cannot be rendered for this request."""
 
 
+class UnfaithfulError(UserError):
+    """A recorded question cannot be asked again as it was; anything else would be another question."""
+
+
 class StorageError(UserError):
     """A disk, a folder or an object store refuses: full, read-only, not ours, a wrong key."""
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 RECORDED = "recorded"
@@ -53,7 +54,8 @@ def strategy_id(*, step: str, template: Any, model: str, params: Any, program: A
     The name does not count: a renamed strategy keeps its answers. `template` includes its examples. An edited prompt is
     a new strategy; `0` and `0.0` are the same temperature. Ids are partition keys in Dagster, which is why they speak.
     """
-    content = canonical({"step": step, "template": template, "model": model, "params": params, "program": program})
+    content = canonical({"step": step, "template": template, "model": model, "program": program})
+    content["params"] = canonical_params(params)
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     digest = base64.b32encode(hashlib.sha256(text.encode()).digest())[:10].decode().lower()
     return f"{_slug(step)}.{_slug(model.rsplit('/', 1)[-1])}.{digest}"
@@ -67,6 +69,11 @@ def _slug(text: str) -> str:
 def recorded_id(step: str) -> str:
     """Id of production's own way to answer a step, which competes as a strategy."""
     return f"{RECORDED}-{step}"
+
+
+def canonical_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with equal content where they mean the same. A null is kept: it takes a recorded parameter away."""
+    return {str(name): None if value is None else canonical(value) for name, value in params.items()}
 
 
 def canonical(value: Any) -> Any:

@@ -16,6 +16,7 @@ from qbawa.ingest.formats.records import Record, file_digest, records
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.ingest.tables import load_table
 from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
@@ -165,8 +166,8 @@ def _items(record: Record, format: str, path: Path, step: str | None) -> Iterato
         yield record.value
         return
     if format == "journal":
-        item = read_line(record.raw)
-        yield _renamed(item, step) if isinstance(item, Step) and step else item
+        for item in understood(read_line(record.raw)):
+            yield _renamed(item, step) if isinstance(item, Step) and step else item
         return
     origin = Origin(hashlib.sha256(record.raw).hexdigest(), step, datetime.fromtimestamp(path.stat().st_mtime, UTC))
     read = FORMATS[format].read

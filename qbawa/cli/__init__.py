@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "What the lake holds, what is missing, and the leaderboard.",
     "plan": "Cells, calls, dollars and minutes, before anything is spent.",
     "run": "Run stages of the flywheel without the UI.",
+    "replay": "Check that recorded requests can be asked again as they were.",
     "sql": "Ask DuckDB SQL over all views.",
     "trace": "From any id back to its request and forward to the datasets.",
     "judge": "Judge matches yourself, in the terminal.",

@@ -46,6 +46,14 @@ class ModelSettings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Native:
+    """A request in the form of the API that it was made for, such as `anthropic.messages`."""
+
+    api: str
+    body: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCall:
     """One question to one model. Who asks, and why, is not part of `key`: the answer serves everybody."""
 
@@ -62,11 +70,15 @@ class ModelCall:
     judge: str | None = None
     step: str | None = None
     """Whose budget pays."""
+    native: Native | None = field(default=None, hash=False)
+    """What messages and parameters say, as another API than chat completions was asked; sent to models that speak it."""
     key: str = field(init=False, compare=False)
     """`call_key`: hash of model, messages, parameters and sample; 32 hex digits."""
 
     def __post_init__(self) -> None:
         content = [self.model, list(self.messages), _canonical(self.params), self.sample]
+        if self.native is not None:
+            content.append([self.native.api, self.native.body])
         object.__setattr__(self, "key", hashlib.sha256(_encode(content)).hexdigest()[:32])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from qbawa.engine.calls import ModelCall, ModelSettings
@@ -26,6 +26,19 @@ class ModelHistory:
     latency_s: float
 
 
+@dataclass(slots=True)
+class Refused:
+    """Cells that cannot be asked as they are, which costs nothing."""
+
+    cells: int = 0
+    first: str = ""
+    """What is wrong with the first of them."""
+
+    def note(self, why: str) -> None:
+        self.cells += 1
+        self.first = self.first or why
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run would do. `calls` = `cached_calls` + `calls_to_pay`."""
@@ -42,6 +55,7 @@ class Estimate:
     """Models that cannot be called, and why; their calls count as neither cached nor to pay nor in the cost."""
     guessed: tuple[str, ...] = ()
     """Models never called before, whose output tokens and latency are therefore guessed."""
+    refused: Refused = field(default_factory=Refused)
 
     def line(self) -> str:
         """The estimate in one line, as a run's first."""
@@ -53,6 +67,8 @@ class Estimate:
             text += f" (guessed for {', '.join(self.guessed)}: never called before)"
         for model, why in self.unusable.items():
             text += f"; {model}: {why}"
+        if self.refused.cells:
+            text += f". {self.refused.cells:,} of the cells cannot be asked, the first because: {self.refused.first}"
         return text
 
 
@@ -71,6 +87,7 @@ async def estimate(
     cells: int | None = None,
     history: Mapping[str, ModelHistory] | None = None,
     extra_calls: Mapping[str, int] | None = None,
+    refused: Refused | None = None,
 ) -> Estimate:
     """The estimate for these calls; equal ones count once, as they are paid once.
 
@@ -83,7 +100,7 @@ async def estimate(
         asked += 1
         unique.setdefault(call.key, call)
     paid = await held.prefetch(unique)
-    return estimate_calls(
+    found = estimate_calls(
         [call for key, call in unique.items() if key not in paid],
         models,
         cells=asked if cells is None else cells,
@@ -91,6 +108,7 @@ async def estimate(
         history=history or {},
         extra_calls=extra_calls or {},
     )
+    return found if refused is None else replace(found, refused=refused)
 
 
 def estimate_calls(

@@ -16,7 +16,7 @@ from qbawa.errors import Billing, FinalError, ModelStoppedError, ProviderError, 
 
 SHOWN = 300
 """Characters of a provider's message that are kept."""
-REFUSALS = frozenset({"refused", "unsupported", "context_too_long", "cut_off", "tool_call", "empty"})
+REFUSALS = frozenset({"refused", "unsupported", "context_too_long", "cut_off", "empty", "unfaithful"})
 """Reasons that lie in the call itself: asked again as it is, it would end the same way, and may cost as much again."""
 MODEL_UNUSABLE = frozenset({"wrong_key", "quota_exhausted", "no_permission", "unknown_model", "unpriced", "connection"})
 """Reasons that lie in the model's settings, key or server, whatever was asked."""

@@ -21,7 +21,8 @@ import aiohttp
 from qbawa.engine.calls import ModelSettings
 from qbawa.engine.error_classes import readable
 from qbawa.engine.providers.litellm import missing_keys
-from qbawa.engine.providers.openai_http import MAX_FILES, OPENAI_URL, HttpSession, speaks_openai, wire_name
+from qbawa.engine.providers.native import speaks_openai, wire_name
+from qbawa.engine.providers.openai_http import MAX_FILES, OPENAI_URL, HttpSession
 from qbawa.engine.providers.openai_wire import parse_json
 from qbawa.engine.providers.registry import key_variable, provider_price
 from qbawa.errors import FinalError

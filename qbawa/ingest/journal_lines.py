@@ -31,6 +31,7 @@ REASONS = {
     "unknown_kind": "neither step nor request nor feedback",
     "future_version": "written by a newer qbawa; upgrade, then ingest the batch again",
     "duplicate": "an earlier line has this recording_id, or says the same feedback",
+    "unreadable_call": "the row is kept, but what its model call asked or answered could not be read",
 }
 """Why a line goes to quarantine. The column `reason` holds the word, then a colon and what was found."""
 
@@ -73,6 +74,10 @@ class Step(msgspec.Struct, tag_field="kind", tag="step", gc=False):
     error: Raw = NULL
     tags: Raw = NULL
     user: str | int | None = None
+    call: Raw = NULL
+    api: str | None = None
+    request: Raw = NULL
+    reasoning: str | None = None
 
 
 class Request(msgspec.Struct, tag_field="kind", tag="request", gc=False):

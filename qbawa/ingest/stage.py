@@ -27,6 +27,7 @@ from qbawa.ingest.block_writer import BlockWriter, complete_among
 from qbawa.ingest.journal_lines import read_line
 from qbawa.ingest.journal_retention import Retired, retire_segments
 from qbawa.ingest.line_reader import numbered_lines
+from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.project import Project
 from qbawa.storage.frames import BLOCK
@@ -36,7 +37,10 @@ from qbawa.storage.lake import DraftLake, Lake
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of a batch's lines: lines = rows + feedback + requests + quarantined."""
+    """What became of a batch's lines: lines = rows + feedback + requests + quarantined.
+
+    A line whose call could not be read counts twice: its row is kept, and it stands in quarantine.
+    """
 
     batch: str
     lines: int
@@ -216,7 +220,8 @@ def _take(
             )
         for number, line in numbered_lines(segment.path, whole=segment.path.suffix == OPEN):
             lines += 1
-            writer.add(segment.path.name.removesuffix(PACKED), number, line, read_line(line))
+            for item in understood(read_line(line)):
+                writer.add(segment.path.name.removesuffix(PACKED), number, line, item)
         size += segment.bytes
         if progress:
             progress(size)

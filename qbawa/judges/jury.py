@@ -24,6 +24,7 @@ from qbawa.errors import FinalError, ProviderError
 from qbawa.ids import verdict_id
 from qbawa.judges.prompt import SCHEMAS, JudgeKind, judge_messages
 from qbawa.judges.verdicts import ABOUT_CONTENT, Side, failed_call, opinion, pack
+from qbawa.model_apis.meaning import meaning
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 5}
 
@@ -71,7 +72,12 @@ def shown_first(match_id: str, judge: str, seed: int = 0) -> Side:
 
 
 def same_text(answer: str) -> str:
-    """The answer as it is compared with others: blanks around it and at line ends make no difference, indentation does."""
+    """The answer as it is compared with others: blanks around it and at line ends make no difference, indentation does.
+
+    Tool calls and objects are compared by what they mean.
+    """
+    if answer.lstrip()[:1] in ("{", "["):
+        return meaning(answer)
     return "\n".join(line.rstrip() for line in answer.strip().splitlines())
 
 

@@ -102,12 +102,10 @@ def as_messages(messages: Any) -> Any:
 
 
 def answer_of(message: Any) -> Any:
-    """What an OpenAI-style assistant message says: its text, or the whole message where it says more than text can."""
-    if not isinstance(message, Mapping):
-        return message
-    if not any(message.get(part) for part in ("tool_calls", "function_call", "refusal", "audio", "images")):
-        return message.get("content")
-    return {"role": "assistant", **{key: value for key, value in message.items() if value is not None}}
+    """What an OpenAI-style assistant message says, in canonical form: its text, or a message where it says more."""
+    from qbawa.model_apis import answers  # not while the application starts
+
+    return answers.answer_of(message) if isinstance(message, Mapping) else message
 
 
 def answers_of(choices: Any) -> Any:
@@ -116,17 +114,18 @@ def answers_of(choices: Any) -> Any:
     return answers[0] if len(answers) == 1 else answers
 
 
-def thought(choices: Any) -> str | None:
-    """What the model thought before it answered, under the names that servers give it."""
-    message = choices[0].get("message") if choices and isinstance(choices[0], Mapping) else None
-    message = message if isinstance(message, Mapping) else {}
-    return _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
-
-
 def _listed(messages: Any) -> Any:
     if messages is None or isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
         return messages
     return [{"role": "user", "content": messages}]
+
+
+def thought(choices: Any) -> str | None:
+    """What the model thought before it answered, under any of the names that servers give it."""
+    from qbawa.model_apis import answers
+
+    message = choices[0].get("message") if choices and isinstance(choices[0], Mapping) else None
+    return answers.reasoning_of(message) if isinstance(message, Mapping) else None
 
 
 def _object(body: Any) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ from typing import Any
 import polars as pl
 
 from qbawa.engine.calls import CallResult, ModelCall, ModelSettings
-from qbawa.engine.cost_estimate import Estimate, HeldCalls, ModelHistory, estimate
+from qbawa.engine.cost_estimate import Estimate, HeldCalls, ModelHistory, Refused, estimate
+from qbawa.engine.providers.native import unfaithful
 from qbawa.errors import QbawaError
 from qbawa.replay.inputs import Material
 from qbawa.replay.strategies.programs import run_program
@@ -34,24 +35,24 @@ async def estimate_cells(
     """The estimate for cells that are all to be answered.
 
     Exact for prompts that are known beforehand; calls of later layers count by number, and a `refine` for one round.
+    Cells whose question cannot be asked cost nothing; they are counted, with what is wrong.
     """
-    notes = Notes()
+    notes, refused = Notes(), Refused()
     for cell in due.iter_rows(named=True):
         strategy = material.strategies[cell["strategy_id"]]
         if strategy.is_recorded:
             continue
+        before = len(notes.calls)
         try:
-            question = material.question(cell["recording_id"])
-            await run_program(
-                strategy,
-                request_id=cell["request_id"],
-                inputs=question.inputs,
-                messages=question.messages,
-                engine=notes,
-            )
-        except QbawaError:
-            continue  # the cell's outcome will say so; it costs nothing
-    return await estimate(notes.calls, models, held, cells=due.height, history=history)
+            await run_program(strategy, material.question(cell["recording_id"]), notes)
+        except QbawaError as error:
+            refused.note(str(error))
+            continue
+        whys = [why for call in notes.calls[before:] if (why := unfaithful(call, models.get(call.model)))]
+        if whys:
+            refused.note(whys[0])
+            del notes.calls[before:]
+    return await estimate(notes.calls, models, held, cells=due.height, history=history, refused=refused)
 
 
 def model_history(answered: pl.DataFrame) -> Mapping[str, ModelHistory]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
+from qbawa.engine.prompting.question import COLUMNS as QUESTION
 from qbawa.engine.prompting.question import Question
 from qbawa.replay.strategies.repository import from_rows
 from qbawa.replay.strategies.strategy import Strategy
 
-COLUMNS = ["request_id", "step", "recording_id", "inputs", "messages", "output", "error"]
-COLUMNS += ["input_tokens", "output_tokens", "cost_usd", "latency_s"]
+COLUMNS = [*QUESTION, "output", "error", "input_tokens", "output_tokens", "cost_usd", "latency_s"]
 """What cells need of `recordings`."""
 
 

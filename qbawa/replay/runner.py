@@ -128,15 +128,7 @@ async def _answer_cell(
         if strategy.is_recorded:
             answer = _recorded_answer(material.recordings[cell["recording_id"]])
         else:
-            question = material.question(cell["recording_id"])
-            answer = await run_program(
-                strategy,
-                request_id=cell["request_id"],
-                inputs=question.inputs,
-                messages=question.messages,
-                engine=engine,
-                tally=tally,
-            )
+            answer = await run_program(strategy, material.question(cell["recording_id"]), engine, tally=tally)
         outcome: dict[str, Any] = {"status": "ok"}
     except NotMadeError as error:
         report.stopped = report.stopped or str(error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from qbawa.errors import InputError
 from qbawa.project import Project
 from qbawa.replay.cells import first_recordings, state_of, with_state, with_strategies
 from qbawa.replay.strategies.filter import select
@@ -25,6 +26,7 @@ from qbawa.text import shorten
 
 if TYPE_CHECKING:
     from qbawa.engine.cost_estimate import Estimate, ModelHistory
+    from qbawa.replay.baseline import Baseline
     from qbawa.replay.inputs import Material
     from qbawa.replay.replay_set.choose import Choice
     from qbawa.replay.report import ReplayReport
@@ -226,6 +228,66 @@ async def _replay(
                 (log or logger.info)(report.kept())
     report.seconds = time.monotonic() - began
     return report
+
+
+def check_baseline(
+    project: Project,
+    *,
+    steps: Sequence[str] = (),
+    requests: int = 5,
+    samples: int = 2,
+    model: str | None = None,
+    usd: float | None = None,
+    log: Log | None = None,
+) -> "list[Baseline]":
+    """Ask recorded requests of each step's replay set again, unchanged: how near do the answers come to the recorded ones?
+
+    By the model that was recorded, found under `models`, or by `model`. Answers are in the ledger: the same check again
+    pays nothing. Raises InputError for a step without a replay set, and BudgetError where `usd` does not suffice.
+    """
+    return asyncio.run(_check_baseline(project, steps, requests, samples, model, usd, log or logger.info))
+
+
+async def _check_baseline(
+    project: Project,
+    steps: Sequence[str],
+    requests: int,
+    samples: int,
+    model: str | None,
+    usd: float | None,
+    log: Log,
+) -> "list[Baseline]":
+    from qbawa.engine.progress import Progress
+    from qbawa.engine.session import open_engine
+    from qbawa.replay.baseline import Baseline, ask_again, model_for
+    from qbawa.replay.inputs import COLUMNS, Material
+
+    lake, models = project.lake, project.config.models
+    chosen = lake.read("replay_set", ["step", "recording_id"]).sort("step", "recording_id")
+    unknown = sorted(set(steps) - set(chosen["step"]))
+    if unknown:
+        known = ", ".join(chosen["step"].unique().sort()) or "none"
+        raise InputError(f"There is no replay set of step '{unknown[0]}'. Steps: {known}.")
+    wanted = chosen.filter(pl.col("step").is_in(list(steps)) if steps else pl.lit(True))
+    recorded = lake.read(
+        "recordings", [*COLUMNS, "model"], keep=pl.col("recording_id").is_in(wanted["recording_id"].implode())
+    ).filter(pl.col("error").is_null() & pl.col("output").is_not_null() & pl.col("messages").is_not_null())
+    material = Material.of(lake.read("strategies").clear(), recorded)
+    found = []
+    async with open_engine(
+        project, Progress(0, None), run_id=f"baseline-{int(time.time())}", usd=usd, log=log
+    ) as engine:
+        for step, rows in sorted(recorded.sort("recording_id").partition_by("step", as_dict=True).items()):
+            asked = rows.head(requests)
+            name = str(asked["model"].drop_nulls().first() or "")
+            used = model or model_for(name, models)
+            if used is None:
+                why = f"no model under `models` is '{name}', which was recorded; say --model NAME."
+                found.append(Baseline(str(step[0]), name, 0, 0, None, None, None, (why,), 0.0))
+                continue
+            log(f"{step[0]}: asking {asked.height} requests again, {samples} times each, by {used}")
+            found.append(await ask_again(engine, str(step[0]), used, asked, material, samples))
+    return found
 
 
 def failures_of_run(project: Project, run_id: str) -> pl.DataFrame:

@@ -51,7 +51,23 @@ RECORDINGS = Table(
         ("messages", "text", "JSON list of chat messages, where the step made exactly one model call."),
         ("output", "text", "What the step returned: plain text as it is, anything else as JSON."),
         ("model", "text", "Model of the step's one call; null where it made none or several."),
-        ("parameters", "text", "JSON object of the call's parameters."),
+        (
+            "parameters",
+            "text",
+            "JSON object of the call's parameters, tools among them, under the names of chat completions.",
+        ),
+        (
+            "api",
+            "text",
+            "API that the call was made by: openai.chat, openai.responses, anthropic.messages, google.generate_content; "
+            "null where not known.",
+        ),
+        (
+            "request",
+            "text",
+            "JSON of the request as it was sent, where that was not a chat completion; replay on the same API sends it again.",
+        ),
+        ("reasoning", "text", "What the model thought before it answered, where the provider says so."),
         ("strategy_id", "text", "Strategy that produced the output; the id of `recorded` unless production named one."),
         ("input_tokens", "int", "Tokens the provider counted in the prompt."),
         ("output_tokens", "int", "Tokens the provider counted in the answer."),

@@ -10,7 +10,7 @@ import polars as pl
 from qbawa.config import JudgeConfig
 from qbawa.engine.cost_estimate import ModelHistory
 from qbawa.engine.logprobs import clean_logprobs
-from qbawa.engine.prompting.question import Question
+from qbawa.engine.prompting.question import COLUMNS, Question
 from qbawa.errors import InputError
 from qbawa.judges.verdicts import reparse
 from qbawa.storage.lake import Lake
@@ -103,8 +103,9 @@ def _since(lake: Lake, step: str) -> dict[str, datetime]:
 
 
 def _questions(lake: Lake, step: str, requests: set[str]) -> dict[str, Question]:
-    columns = ["request_id", "step", "recording_id", "inputs", "messages", "recorded_at"]
-    recorded = lake.read("recordings", columns, keep=(pl.col("step") == step) & pl.col("request_id").is_in(requests))
+    recorded = lake.read(
+        "recordings", [*COLUMNS, "recorded_at"], keep=(pl.col("step") == step) & pl.col("request_id").is_in(requests)
+    )
     chosen = lake.read("replay_set", ["recording_id"])["recording_id"]
     # The recording that was replayed asks the question; of others the first.
     order = recorded.with_columns(other=~pl.col("recording_id").is_in(chosen.implode())).sort("other", "recorded_at")

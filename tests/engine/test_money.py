@@ -141,7 +141,7 @@ async def test_an_answer_that_nobody_counted_is_not_paid_again(provider: MockPro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["tool_call", "content_filter", "cut_off", "null_content"])
+@pytest.mark.parametrize("fault", ["content_filter", "cut_off", "null_content"])
 async def test_a_billed_refusal_is_paid_again_only_where_somebody_asks(
     provider: MockProvider, tmp_path: Path, fault: str
 ) -> None:

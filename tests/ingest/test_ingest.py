@@ -80,7 +80,7 @@ def test_bad_lines_get_their_reason(reason: str) -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    assert set(BAD) | {"too_large", "duplicate"} == set(REASONS)
+    assert set(BAD) | {"too_large", "duplicate", "unreadable_call"} == set(REASONS)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

@@ -204,8 +204,8 @@ def test_openai_streams_are_recorded_when_they_end_and_as_far_as_they_were_read(
     assert (whole["output"], whole["input_tokens"]) == ("echo a b", 5)
     assert (part["output"], part["input_tokens"], part["error"]) == ("echo", None, None)
     assert helped["output"] == "echo helper"
-    function = {"name": "look", "arguments": '{"up": 1}'}
-    assert tool["output"]["tool_calls"] == [{"id": "t1", "type": "function", "function": function}]
+    function = {"name": "look", "arguments": {"up": 1}}
+    assert tool["output"]["tool_calls"] == [{"type": "function", "function": function}]
 
 
 def test_openai_failures_are_recorded_and_raised(journal, url):

@@ -14,6 +14,7 @@ from qbawa.config_file import parse_config
 from qbawa.engine.calls import CallResult, ModelCall
 from qbawa.engine.engine import Engine
 from qbawa.engine.ledger.ledger import Ledger
+from qbawa.engine.prompting.question import Question
 from qbawa.errors import BudgetError, FinalError, TemplateError
 from qbawa.judges.prompt import read_blocks
 from qbawa.replay.strategies.grid import expand
@@ -69,7 +70,7 @@ class Provider:
 
 
 async def run(found: Strategy, provider: Any, **more: Any) -> CellAnswer:
-    return await run_program(found, request_id="r1", inputs={"x": "hi"}, messages=None, engine=provider, **more)
+    return await run_program(found, Question("r1", found.step, {"x": "hi"}), provider, **more)
 
 
 def counts_everything(answer: CellAnswer, provider: Provider) -> bool:
@@ -263,7 +264,7 @@ async def test_a_rerun_through_the_engine_pays_nothing_and_answers_alike(program
     answers, paid = [], []
     for _ in range(2):
         async with Engine({}, Ledger(tmp_path / "calls")) as engine:
-            made = await run_program(found, request_id="r", inputs={"x": article}, messages=None, engine=engine)
+            made = await run_program(found, Question("r", found.step, {"x": article}), engine)
             answers.append(made)
             paid.append(engine.stats.answered)
     first, second = answers

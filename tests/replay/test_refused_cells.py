@@ -25,7 +25,6 @@ from qbawa.storage.lake import Lake
 WAY = make_strategy(
     name="a", step="sum", model="scripted", template=Template("prompt", "Sum up: {{ text }}"), params={"max_tokens": 20}
 )
-TOOL_CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
 
 
 def reply(message: dict[str, Any], finish: str) -> str:
@@ -34,7 +33,6 @@ def reply(message: dict[str, Any], finish: str) -> str:
 
 
 REFUSALS = {
-    "tool_call": (200, reply(TOOL_CALL, "tool_calls")),
     "refused": (200, reply({"role": "assistant", "content": None}, "content_filter")),
     "cut_off": (200, reply({"role": "assistant", "content": ""}, "length")),
     "unsupported": (400, '{"error": {"code": "unsupported_parameter", "message": "Unsupported parameter: stop"}}'),

@@ -105,7 +105,7 @@ def test_whatever_decides_the_answer_makes_a_new_strategy(change: str) -> None:
     [
         "step: s, name: other, prompt: hello, model: offline/lead, params: {temperature: 0}",
         "step: s, name: n, prompts: {n: hello}, models: [offline/lead], params: {temperature: [0.0]}",
-        "params: {seed: null, temperature: 0}, model: offline/lead, prompt: hello, name: n, step: s",
+        "params: {temperature: 0}, model: offline/lead, prompt: hello, name: n, step: s",
         "step: s, name: n, prompt: hello, model: offline/lead, params: {temperature: 0}, program: {kind: single, n: 9}",
     ],
 )

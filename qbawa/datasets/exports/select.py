@@ -11,7 +11,7 @@ import polars as pl
 
 from qbawa.config import DatasetConfig
 from qbawa.datasets.exports.redact import clean_pairs
-from qbawa.datasets.pairs.pair_ids import codes, pair_ids
+from qbawa.datasets.pairs.pair_ids import answer_codes, codes, pair_ids
 from qbawa.datasets.pairs.policy import choose
 from qbawa.errors import ConfigError
 
@@ -105,7 +105,11 @@ def _unchanged(rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
 def _distinct(rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
     """Without pairs that another one contradicts (all of them go) or repeats (the first stays)."""
     text = pl.DataFrame(
-        {"q": codes(rows["question"]), "b": codes(rows["best_answer"]), "w": codes(rows["worse_answer"])}
+        {
+            "q": codes(rows["question"]),
+            "b": answer_codes(rows["best_answer"]),
+            "w": answer_codes(rows["worse_answer"]),
+        }
     ).with_row_index("place")
     against = text.join(text, left_on=["q", "b", "w"], right_on=["q", "w", "b"], how="semi")
     removed["contradicted by another pair"] += against.height

@@ -13,7 +13,7 @@ from qbawa.config import PairsConfig
 from qbawa.datasets.pairs.candidates import Candidates, candidates
 from qbawa.datasets.pairs.evidence import Opinions, weigh
 from qbawa.datasets.pairs.filters import is_empty, is_refusal
-from qbawa.datasets.pairs.pair_ids import codes, pair_ids
+from qbawa.datasets.pairs.pair_ids import answer_codes, codes, pair_ids
 from qbawa.datasets.pairs.policy import Policy, choose
 from qbawa.datasets.pairs.posterior import TYPICAL_EFFECT, Evidence, fit_posterior
 from qbawa.datasets.pairs.provenance import history
@@ -127,7 +127,7 @@ class _Step:
             strategy=_place(pl.col("strategy_id"), self.strategies),
             empty=is_empty(answer),
             refusal=is_refusal(answer),
-            text=codes(rows.filter("ok")["answer"]),
+            text=answer_codes(rows.filter("ok")["answer"]),
         )
         # Where the answers of request r begin in `cells`; one more element than there are requests.
         self.start = self.cells["request"].search_sorted(np.arange(self.questions.height + 1), "left").to_numpy()

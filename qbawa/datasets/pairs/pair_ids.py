@@ -8,6 +8,7 @@ import json
 import polars as pl
 
 from qbawa.datasets.near_duplicates import normalised_texts
+from qbawa.model_apis.meaning import meaning
 
 
 def distinct(texts: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
@@ -24,6 +25,17 @@ def codes(texts: pl.Series) -> pl.Series:
     """A number for each text; texts that are equal after normalisation have the same. Within one process only."""
     key, table = distinct(texts)
     code = table.select("key", code=normalised_texts(table["text"]).hash(0))
+    return key.to_frame().join(code, on="key", how="left", maintain_order="left")["code"]
+
+
+def answer_codes(answers: pl.Series) -> pl.Series:
+    """As `codes`, but objects and tool calls have the same number where they mean the same."""
+    key, table = distinct(answers)
+    structured = pl.col("text").str.contains(r"^\s*[{\[]").fill_null(False)
+    said = table.with_columns(words=normalised_texts(table["text"])).with_columns(
+        words=pl.when(structured).then(pl.col("text").map_elements(meaning, pl.String)).otherwise("words")
+    )
+    code = said.select("key", code=pl.col("words").hash(0))
     return key.to_frame().join(code, on="key", how="left", maintain_order="left")["code"]
 
 

@@ -123,8 +123,13 @@ def missing_keys(model: str) -> tuple[str, ...]:
     Others than these find their keys in files and services too. litellm's own list would take seconds to import, and asks
     for variables that are not needed.
     """
+    return () if usual_key(model) else _USUAL_KEYS.get(model.partition("/")[0], ())
+
+
+def usual_key(model: str) -> str | None:
+    """The key that litellm would find for the model's provider in the environment, where that has a usual name."""
     names = _USUAL_KEYS.get(model.partition("/")[0], ())
-    return () if any(os.environ.get(name, "").strip() for name in names) else names
+    return next((key for name in names if (key := os.environ.get(name, "").strip())), None)
 
 
 _USUAL_KEYS: dict[str, tuple[str, ...]] = {

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
-from qbawa.engine.calls import Answer, ModelCall, ModelSettings
+from qbawa.engine.calls import Answer, Json, ModelCall, ModelSettings
 from qbawa.engine.error_classes import SHOWN, classify, malformed, redirected
 from qbawa.engine.providers.body import ACCEPT_ENCODING, BodyBytes, ByteBudget
+from qbawa.engine.providers.native import RESPONSES, native_body, read_native, wire_name
 from qbawa.engine.providers.openai_wire import parse_json, read_limits, read_response, request_params
 from qbawa.errors import ConfigError, FinalError, ProviderError, TransientError
 
 MAX_FILES = 10_240  # as many as macOS lets a process ask for
 OPENAI_URL = "https://api.openai.com/v1"
+Reader = Callable[[Json], Answer]
 
 
 class HttpSession:
@@ -49,37 +52,35 @@ class HttpSession:
             self._session = None
 
 
-class OpenAIProvider:
-    """Sends calls to one model behind `{base_url}/chat/completions`."""
+class HttpProvider:
+    """Sends requests to one model's server and says what came of them."""
 
-    def __init__(self, model: str, settings: ModelSettings, session: HttpSession, api_key: str | None) -> None:
-        base = (settings.base_url or OPENAI_URL).rstrip("/")
-        if urlsplit(base).scheme not in ("http", "https"):
-            raise ConfigError(f"models.{model}.base_url is '{base}'; it must begin with http:// or https://.")
-        self.url = f"{base}/chat/completions"
+    def __init__(self, model: str, settings: ModelSettings, session: HttpSession, default_url: str) -> None:
+        self.base_url = (settings.base_url or default_url).rstrip("/")
+        if urlsplit(self.base_url).scheme not in ("http", "https"):
+            raise ConfigError(f"models.{model}.base_url is '{self.base_url}'; it must begin with http:// or https://.")
         self.model_name = wire_name(model, settings)
-        self._settings = settings
+        self.settings = settings
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        self._headers["Accept-Encoding"] = ACCEPT_ENCODING
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self.headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        self.headers["Accept-Encoding"] = ACCEPT_ENCODING
 
-    async def send(self, call: ModelCall) -> Answer:
-        body = self._body(call)
+    async def post(self, call: ModelCall, url: str, body: Json, headers: Mapping[str, str], read: Reader) -> Answer:
+        """The answer that `read` finds in the server's response. Raises only ProviderError."""
+        data = _encoded(body)
         try:
             async with self._session.open().post(
-                self.url, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
+                url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
                 with BodyBytes(self._session.bytes) as body_bytes:
                     data = await body_bytes.read(response)
-                    return _interpret(response.status, response.headers, data)
+                    return _interpret(response.status, response.headers, data, read)
         except ProviderError:
             raise
         except TimeoutError:
             raise TransientError(
-                "timeout", f"no whole answer within {self._settings.timeout_s:g} s", billing="unknown"
+                "timeout", f"no whole answer within {self.settings.timeout_s:g} s", billing="unknown"
             ) from None
         except (aiohttp.ContentTypeError, aiohttp.ClientPayloadError) as error:
             raise malformed(f"{type(error).__name__} while reading") from None
@@ -99,28 +100,33 @@ class OpenAIProvider:
     async def close(self) -> None:
         await self._session.close()
 
-    def _body(self, call: ModelCall) -> bytes:
-        params = request_params(call, self._settings.extra)
-        try:
-            return orjson.dumps({"model": self.model_name, "messages": call.messages, **params})
-        except TypeError as error:
-            raise FinalError("bad_request", f"The messages cannot be sent as JSON: {str(error)[:SHOWN]}") from None
+
+class OpenAIProvider(HttpProvider):
+    """Sends calls to one model behind `{base_url}/chat/completions`, and what was a response's request to `/responses`."""
+
+    def __init__(self, model: str, settings: ModelSettings, session: HttpSession, api_key: str | None) -> None:
+        super().__init__(model, settings, session, OPENAI_URL)
+        self.url = f"{self.base_url}/chat/completions"
+        if api_key:
+            self.headers["Authorization"] = f"Bearer {api_key}"
+
+    async def send(self, call: ModelCall) -> Answer:
+        body = native_body(call, self.settings)
+        if body is not None:
+            read = functools.partial(read_native, RESPONSES)
+            return await self.post(
+                call, f"{self.base_url}/responses", {**body, "model": self.model_name}, self.headers, read
+            )
+        params = request_params(call, self.settings.extra)
+        chat = {"model": self.model_name, "messages": call.messages, **params}
+        return await self.post(call, self.url, chat, self.headers, read_response)
 
 
-def wire_name(model: str, settings: ModelSettings) -> str:
-    """The name in the request's body: litellm's `openai/` and `hosted_vllm/` prefixes are addresses, not names."""
-    name = settings.litellm_model or model
-    prefix, slash, rest = name.partition("/")
-    return rest if slash and prefix in ("openai", "hosted_vllm", "openai_like", "custom_openai") else name
-
-
-def speaks_openai(model: str, settings: ModelSettings) -> bool:
-    """Whether this provider can serve the model: it has its own base_url in OpenAI's form, or it is OpenAI's."""
-    prefix, slash, _ = (settings.litellm_model or model).partition("/")
-    if slash and prefix in ("openai", "hosted_vllm", "openai_like", "custom_openai"):
-        return True
-    # With a litellm name of another provider the address is that provider's own, in its own form.
-    return settings.base_url is not None and settings.litellm_model is None
+def _encoded(body: Json) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        raise FinalError("bad_request", f"The messages cannot be sent as JSON: {str(error)[:SHOWN]}") from None
 
 
 def _allow_many_files() -> None:
@@ -132,7 +138,7 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _interpret(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
+def _interpret(status: int, headers: Mapping[str, str], data: bytes, read: Reader) -> Answer:
     parsed: Any = None
     try:
         parsed = parse_json(data)
@@ -143,7 +149,7 @@ def _interpret(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
         if 300 <= status < 400:
             raise redirected(status)
         raise classify(status, parsed if parsed is not None else data[:2000].decode("utf-8", "replace"), headers)
-    answer = read_response(parsed)
+    answer = read(parsed)
     limits = read_limits(headers)
     if limits:
         return Answer(answer.text, answer.input_tokens, answer.output_tokens, answer.logprobs, limits)

@@ -9,16 +9,17 @@ from typing import Any
 import orjson
 
 from qbawa.engine.calls import Answer, Json, Limits, ModelCall
-from qbawa.engine.error_classes import classify, malformed, readable
+from qbawa.engine.error_classes import classify, malformed
 from qbawa.engine.logprobs import clean_logprobs
+from qbawa.engine.providers.native import answer_text, found_in
 from qbawa.engine.token_usage import MAX_TOKENS
-from qbawa.errors import FinalError, ProviderError, TransientError
+from qbawa.errors import FinalError, ProviderError
 
 SCHEMA = "response_schema"
 """Our parameter for a JSON schema of the answer; sent as OpenAI's `response_format`."""
 MOST_TOKENS = 1 << 26
 """No model reads or writes as many in one call; a larger count is a mistake, and believing it would hold up all others."""
-_NOT_YOURS = frozenset({"model", "messages", "stream", "api_key", "api_base", "base_url", "n", "stream_options"})
+_NOT_YOURS = frozenset({"model", "messages", "stream", "api_key", "api_base", "base_url", "stream_options"})
 
 
 def request_params(call: ModelCall, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,30 +104,9 @@ def _read_answer(body: Json) -> tuple[str, list[Json] | None]:
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise malformed("no choices")
-    choice = choices[0]
-    message = choice.get("message")
-    if not isinstance(message, dict):
+    if not isinstance(choices[0].get("message"), dict):
         raise malformed("a choice without a message")
-    content = message.get("content")
-    if isinstance(content, list):  # some servers answer in parts
-        content = "".join(
-            text for part in content if isinstance(part, dict) and isinstance(text := part.get("text"), str)
-        )
-    finish = choice.get("finish_reason")
-    if finish == "content_filter":
-        raise FinalError("refused", "The provider's content filter withheld the answer.")
-    if not content and isinstance(message.get("refusal"), str):
-        # The model's own refusal is an answer: people and judges should see it.
-        content = message["refusal"] or content
-    if not content and message.get("tool_calls"):
-        raise FinalError("tool_call", "The model answered with a tool call instead of text.")
-    if not content and finish == "length":
-        raise FinalError("cut_off", "The model spent max_tokens before its first word. Raise max_tokens.")
-    if content is None:
-        raise TransientError("empty", "The model answered with nothing.")
-    if not isinstance(content, str):
-        raise malformed(f"content that is a JSON {type(content).__name__}")
-    return readable(content), _logprobs(choice.get("logprobs"))
+    return answer_text(found_in("openai.chat", body)), _logprobs(choices[0].get("logprobs"))
 
 
 def read_limits(headers: Mapping[str, str]) -> Limits | None:

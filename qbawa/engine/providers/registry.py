@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from qbawa.config import ModelConfig
 from qbawa.engine.calls import ModelSettings, Provider
 from qbawa.engine.prices import Price, price_of
-from qbawa.engine.providers.litellm import LitellmProvider, table_price
+from qbawa.engine.providers.litellm import LitellmProvider, table_price, usual_key
+from qbawa.engine.providers.native import native_api, speaks_openai, wire_name
+from qbawa.engine.providers.native_http import NativeProvider
 from qbawa.engine.providers.offline import OfflineProvider
-from qbawa.engine.providers.openai_http import OPENAI_URL, HttpSession, OpenAIProvider, speaks_openai, wire_name
+from qbawa.engine.providers.openai_http import OPENAI_URL, HttpSession, OpenAIProvider
 from qbawa.engine.rate_limiter import RateLimiter
 from qbawa.engine.secrets import Secrets
 from qbawa.engine.token_usage import HARD_MAX_TOKENS, max_tokens
@@ -47,6 +49,9 @@ class ProviderRegistry:
         else:
             self._secrets.add_environment()
             provider = LitellmProvider(model, settings, key, self._session.bytes)
+            if native_api(model, settings):
+                own_key = key or usual_key(settings.litellm_model or model)
+                provider = NativeProvider(model, settings, self._session, own_key, provider)
             address, name = settings.base_url or "", settings.litellm_model or model
         limiter = self._limiters.get((address, key, name))
         if limiter is None:

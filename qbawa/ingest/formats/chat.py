@@ -1,12 +1,16 @@
 """Chat logs: messages with their response, OpenAI request and response pairs, NVIDIA's five fields."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from qbawa.ingest.formats.openai import answer_of, error_of, question_of
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin, message_list, step_row
 from qbawa.ingest.journal_lines import Step
+from qbawa.model_apis import chat
 
+_ASKS = (*sorted(chat.FIELDS), "system")
+"""What a log of messages says beside them about the same question."""
 _NVIDIA = {"timestamp", "workload_id", "client_id", "request", "response"}
 
 
@@ -26,6 +30,8 @@ def is_nvidia(record: dict[str, Any]) -> bool:
 def read_chat(record: dict[str, Any], origin: Origin) -> Iterator[Step]:
     """`{"messages": […], "response": …}`; without a response, a last message of the assistant is the answer."""
     messages = message_list(record.get("messages"))
+    question = question_of({**{name: record[name] for name in _ASKS if name in record}, "messages": messages})
+    messages = question.asked.messages
     if "response" in record or "error" in record:
         response = answer_of(record.get("response"))
     else:
@@ -33,6 +39,7 @@ def read_chat(record: dict[str, Any], origin: Origin) -> Iterator[Step]:
         if messages and messages[-1].get("role") == "assistant":
             response = answer_of({"choices": [{"message": messages[-1]}], **_some(record, "usage", "id", "model")})
             messages = messages[:-1]
+            question = replace(question, request=None)
     error = error_of(record["error"]) if record.get("error") else response.error
     yield step_row(
         origin,
@@ -44,13 +51,16 @@ def read_chat(record: dict[str, Any], origin: Origin) -> Iterator[Step]:
         messages=messages,
         output=response.output,
         model=record.get("model") or response.model,
-        parameters=_object(record, "parameters"),
+        parameters={**question.asked.parameters, **(_object(record, "parameters") or {})},
         input_tokens=_first(record, "input_tokens") if "input_tokens" in record else response.input_tokens,
         output_tokens=_first(record, "output_tokens") if "output_tokens" in record else response.output_tokens,
         cost_usd=record.get("cost_usd"),
         error=error,
         tags=_object(record, "tags") or _object(record, "metadata"),
         user=record.get("user"),
+        api=None if question.api == "openai.chat" else question.api,
+        request=question.request,
+        reasoning=response.reasoning,
     )
 
 
@@ -72,7 +82,7 @@ def _pair(record: dict[str, Any], origin: Origin, *, step: str, tags: dict[str, 
     if not isinstance(request, dict):
         raise BadRecordError("wrong_type", f"the request is {request!r:.60}, not an object")
     request = request["body"] if isinstance(request.get("body"), dict) else request
-    messages, parameters = question_of(request)
+    question = question_of(request)
     response = answer_of(record["response"])
     metadata = request.get("metadata")
     return step_row(
@@ -82,16 +92,19 @@ def _pair(record: dict[str, Any], origin: Origin, *, step: str, tags: dict[str, 
         request_id=_name(record, "request_id", "custom_id"),
         started_at=_first(record, "timestamp", "created_at", "time") or response.created,
         latency_s=record.get("latency_s"),
-        messages=messages,
+        messages=question.asked.messages,
         output=response.output,
         model=request.get("model") or response.model,
-        parameters=parameters,
+        parameters=question.asked.parameters,
         input_tokens=response.input_tokens,
         output_tokens=response.output_tokens,
         cost_usd=record.get("cost_usd"),
         error=error_of(record["error"]) if record.get("error") else response.error,
         tags={**(metadata if isinstance(metadata, dict) else {}), **(tags or {})},
         user=record.get("user") or request.get("user"),
+        api=question.api,
+        request=question.request,
+        reasoning=response.reasoning,
     )
 
 

@@ -1,18 +1,31 @@
-"""Requests and responses of OpenAI's two APIs, which most other providers and gateways speak too."""
+"""Requests and responses as model APIs take and give them, wherever a log holds them."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from qbawa.ingest.formats.step_rows import BadRecordError, content_text, message_list
+from qbawa.errors import InputError
+from qbawa.ingest.formats.step_rows import BadRecordError, message_list
+from qbawa.model_apis.answers import answer_of as canonical
+from qbawa.model_apis.answers import reasoning_of
+from qbawa.model_apis.canonical import Asked, detect_request_api, detect_response_api, read_request, read_response
+from qbawa.model_apis.chat import unknown_parts
 
-_NOT_PARAMETERS = frozenset({"messages", "model", "input", "instructions", "prompt", "user", "metadata", "stream", "n"})
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks. `request` is the body itself where it is no chat completion."""
+
+    asked: Asked
+    api: str
+    request: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a response says. `output` is text, or the whole assistant message where it holds more than text."""
+    """What a response says, canonically."""
 
     output: Any = None
+    reasoning: str | None = None
     model: str | None = None
     input_tokens: Any = None
     output_tokens: Any = None
@@ -21,23 +34,27 @@ class Answer:
     error: dict[str, Any] | None = None
 
 
-def question_of(request: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Messages and parameters of a request. Raises BadRecordError where there are no messages."""
-    if "messages" in request:
-        messages = message_list(request["messages"])
-    elif "input" in request:
-        messages = message_list(request["input"], "input")
-        if request.get("instructions"):
-            messages = [{"role": "system", "content": request["instructions"]}, *messages]
-    elif "prompt" in request:
-        messages = message_list(request["prompt"], "prompt")
-    else:
-        raise BadRecordError("missing_field", "messages, input or prompt in the request")
-    return messages, {key: value for key, value in request.items() if key not in _NOT_PARAMETERS and value is not None}
+def question_of(request: dict[str, Any]) -> Question:
+    """What a request to any API asks. Raises BadRecordError where it asks nothing."""
+    if isinstance(request.get("messages"), str):
+        request = {**request, "messages": message_list(request["messages"])}
+    api = detect_request_api(request)
+    if api is None:
+        raise BadRecordError("missing_field", "messages, input, contents or prompt in the request")
+    try:
+        asked = read_request(api, request)
+    except InputError as error:
+        if api != "openai.chat":
+            raise BadRecordError("wrong_type", str(error)) from None
+        # Messages without roles, say: kept as they are.
+        messages = message_list(request.get("messages"))
+        rest = {key: value for key, value in request.items() if key not in ("messages", "model") and value is not None}
+        asked = Asked(messages, rest, unknown_parts(messages))
+    return Question(asked, api, None if api == "openai.chat" else request)
 
 
 def answer_of(response: Any) -> Answer:
-    """What a response of the chat, completion or responses API says; a bare text or message is an answer too."""
+    """What a response of any API says; a bare text or message is an answer too."""
     if response is None or isinstance(response, str):
         return Answer(response)
     if not isinstance(response, dict):
@@ -46,28 +63,29 @@ def answer_of(response: Any) -> Answer:
         response = response["body"]  # as the batch API wraps it
     if response.get("error"):
         return Answer(model=response.get("model"), error=error_of(response["error"]))
-    usage = response.get("usage") or {}
-    if not isinstance(usage, dict):
-        raise BadRecordError("wrong_type", f"usage is {usage!r:.60}, not an object")
+    api = detect_response_api(response)
+    if api is None:
+        if "content" in response or "tool_calls" in response:
+            return Answer(message_output(response), reasoning_of(response), id=_text(response.get("id")))
+        raise BadRecordError("missing_field", "choices, candidates, output or content in the response")
+    try:
+        answered = read_response(api, response)
+    except InputError as error:
+        raise BadRecordError("wrong_type", str(error)) from None
     return Answer(
-        _output(response),
-        response.get("model"),
-        usage.get("prompt_tokens", usage.get("input_tokens")),
-        usage.get("completion_tokens", usage.get("output_tokens")),
+        answered.output,
+        answered.reasoning,
+        answered.model,
+        answered.input_tokens,
+        answered.output_tokens,
         response.get("created", response.get("created_at")),
-        response.get("id") if isinstance(response.get("id"), str) else None,
+        _text(response.get("id")),
     )
 
 
 def message_output(message: Any) -> Any:
-    """The text of an assistant message; the message itself where it holds more, such as tool calls."""
-    if not isinstance(message, dict):
-        return message
-    more = [key for key, value in message.items() if value and key not in ("role", "content", "annotations", "refusal")]
-    if more:
-        return message
-    text = content_text(message.get("content"))
-    return message.get("refusal") if text is None and message.get("refusal") else text
+    """The canonical answer of an assistant's message; anything else as it is."""
+    return canonical(message) if isinstance(message, dict) else message
 
 
 def error_of(error: Any) -> dict[str, Any]:
@@ -78,20 +96,5 @@ def error_of(error: Any) -> dict[str, Any]:
     return {"type": "error", "message": str(error), "traceback": ""}
 
 
-def _output(response: dict[str, Any]) -> Any:
-    choices = response.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return message_output(choices[0]["message"]) if "message" in choices[0] else choices[0].get("text")
-    if isinstance(response.get("output"), list):
-        return _responses_output(response["output"])
-    if "content" in response:
-        return message_output(response)
-    raise BadRecordError("missing_field", "choices, output or content in the response")
-
-
-def _responses_output(items: list[Any]) -> Any:
-    """Of the responses API: the text where there is only text, else all items but the reasoning."""
-    items = [item for item in items if isinstance(item, dict) and item.get("type") != "reasoning"]
-    if all(item.get("type", "message") == "message" for item in items):
-        return "\n".join(filter(None, (content_text(item.get("content")) for item in items))) or None
-    return items
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -70,7 +70,7 @@ def json_of(value: Any) -> Any:
         return value
 
 
-def step_ids(span: Span) -> dict[str, str | None]:
+def step_ids(span: Span) -> dict[str, Any]:
     """recording_id, request_id and parent_id: span ids are unique within their trace only."""
     parent = f"{span.trace_id}.{span.parent_id}" if span.parent_id else None
     return {"recording_id": f"{span.trace_id}.{span.span_id}", "request_id": span.trace_id, "parent_id": parent}

@@ -56,6 +56,9 @@ def step_row(
     user: Any = None,
     parent_id: str | None = None,
     pipeline: str | None = None,
+    api: str | None = None,
+    request: dict[str, Any] | None = None,
+    reasoning: str | None = None,
 ) -> Step:
     """One execution of a step. Raises BadRecordError where a value is of the wrong type."""
     began = moment(started_at) if started_at not in (None, "") else None
@@ -86,6 +89,9 @@ def step_row(
         error=_raw(error),
         tags=_raw({key: value for key, value in (tags or {}).items() if value not in (None, "", [], {})}),
         user=text_or_none(user, "user"),
+        api=api,
+        request=_raw(request),
+        reasoning=reasoning,
     )
 
 

@@ -23,6 +23,7 @@ from qbawa.ids import content_id
 from qbawa.judges.jury import Caller, judge_model_call, jury_calls
 from qbawa.judges.parse import parse_ranking, parse_score
 from qbawa.judges.verdicts import opinion, pack
+from qbawa.replay.strategies.asked_again import native_request
 from qbawa.replay.strategies.self_consistency import most_consistent, normalised
 from qbawa.replay.strategies.strategy import Strategy
 from qbawa.replay.strategies.template import Messages, render, uses_examples, with_material
@@ -86,25 +87,18 @@ class Tally:
 
 
 async def run_program(
-    strategy: Strategy,
-    *,
-    request_id: str,
-    inputs: Mapping[str, Any],
-    messages: Sequence[Mapping[str, Any]] | None,
-    engine: Caller,
-    sample: int = 0,
-    tally: Tally | None = None,
+    strategy: Strategy, question: Question, engine: Caller, *, sample: int = 0, tally: Tally | None = None
 ) -> CellAnswer:
-    """The answer of a strategy to one recorded request.
+    """The answer of a strategy to one recorded question.
 
     `sample` tells several answers of one cell apart. Raises TemplateError where the request lacks what the template
-    needs, and what the engine raises: FinalError for this cell alone, ModelStoppedError and NotMadeError for more.
+    needs, UnfaithfulError where it cannot be asked again as it was, and what the engine raises: FinalError for this cell
+    alone, ModelStoppedError and NotMadeError for more.
     """
     program = PROGRAMS.get(strategy.program.get("kind", "single"))
     if program is None:
         known = ", ".join(PROGRAMS)
         raise InputError(f"Strategy '{strategy.name}' has the program {dict(strategy.program)}. Kinds: {known}.")
-    question = Question(request_id, strategy.step, inputs, messages)
     cell = _Cell(strategy, question, engine, sample, Tally() if tally is None else tally)
     return cell.tally.answer(await program(cell))
 
@@ -127,11 +121,12 @@ class _Cell:
         call = ModelCall(
             model=model,
             messages=tuple(messages),
-            params=self.strategy.params,
+            params=self.question.asked_with(self.strategy.params),
             sample=sample,
             request_id=self.question.request_id,
             strategy_id=self.strategy.strategy_id,
             step=self.question.step,
+            native=native_request(self.strategy, self.question, messages),
         )
         return (await self.pay(call)).text
 

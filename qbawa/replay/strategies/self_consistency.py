@@ -37,6 +37,11 @@ def normalised(answer: str) -> str:
         return text.strip(" .,;:!?\"'`*_()[]") or text
 
 
+def word_overlap(one: str, other: str) -> float:
+    """F1 of the words of two texts, 0 to 1."""
+    return _overlap(*(Counter(re.findall(r"\w+", normalised(text))) for text in (one, other)))
+
+
 def _overlap(one: Counter[str], other: Counter[str]) -> float:
     """F1 of two bags of words, 0 to 1."""
     size = one.total() + other.total()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from qbawa.ids import RECORDED, canonical, recorded_id, strategy_id
+from qbawa.ids import RECORDED, canonical_params, recorded_id, strategy_id
 
 TemplateKind = Literal["prompt", "replace_system", "keep_prompt", "recorded"]
 Origin = Literal["recorded", "config", "import", "few_shot", "optimized", "fine_tuned"]
@@ -61,7 +61,7 @@ class Strategy:
     """None for `recorded` alone, whose answers production gave."""
     template: Template
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Parameters of the model call; `response_format` and the like are passed on as they are."""
+    """Parameters of the model call, over those that were recorded; null takes a recorded one away."""
     program: Mapping[str, Any] = field(default_factory=lambda: SINGLE, hash=False)
     """How it spends calls: `kind` and what that kind needs, the judge's model and rubric included."""
     origin: Origin = "config"
@@ -85,7 +85,7 @@ def make_strategy(
     parent_strategy_id: str | None = None,
 ) -> Strategy:
     """The strategy with the id of its content."""
-    clean = canonical(dict(params or {}))
+    clean = canonical_params(params or {})
     identity = strategy_id(step=step, template=template.content(), model=model, params=clean, program=dict(program))
     return Strategy(identity, name, step, model, template, clean, dict(program), origin, parent_strategy_id)
 

@@ -36,7 +36,7 @@ def ask_twice(text):
 ask("in a step")
 ask_twice("twice")
 with qbawa.request(request_id="outside"):
-    client.messages.create(**asked("hello"), system="Be brief.", stop_sequences=["x"], temperature=0.5)
+    client.messages.create(**asked("hello"), system="Be brief.", stop_sequences=["x"])
     client.messages.create(**asked([{"type": "text", "text": "see"}, picture]))
     client.messages.create(**asked("think"), thinking={"type": "enabled", "budget_tokens": 50})
     list(client.messages.create(**asked("stream think"), stream=True))
