@@ -236,8 +236,9 @@ class Call:
         self.model = said.model or self.model
         self.failure = self.failure or said.failure
         self.body, self.reasoning = said.call, said.reasoning
+        self.messages, self.parameters = said.messages, said.parameters
         if said.call is None:
-            self.messages, self.parameters, self.output = said.messages, said.parameters, said.output
+            self.output = said.output
         if self.input_tokens is None:
             self.input_tokens = _count(said.input_tokens)
         if self.output_tokens is None:
