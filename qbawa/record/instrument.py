@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from qbawa.record import api
-from qbawa.record.integrations import google_genai, stainless
+from qbawa.record.integrations import dspy, google_genai, langchain, stainless
 from qbawa.record.snapshot import described
 from qbawa.record.writer import log
 
@@ -48,6 +48,8 @@ _CLIENTS = (
     _Client("groq", "groq._base_client", stainless.record_package),
     _Client("google-genai", "google.genai._api_client", google_genai.record_package),
     _Client("litellm", "litellm", _record_litellm),
+    _Client("langchain-core", "langchain_core.language_models.chat_models", langchain.record_package),
+    _Client("dspy", "dspy.clients.execution", dspy.record_package),
 )
 _BY_HAND = "Call qbawa.llm_call() after each call, or reach the model through litellm."
 _OTHERS = {

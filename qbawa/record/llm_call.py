@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,18 @@ from qbawa.record.context import Call, Step, implicit_request
 from qbawa.record.exceptions import Failure
 from qbawa.record.exchange import as_messages
 from qbawa.record.snapshot import described, text_of
+
+
+class Framework:
+    """A framework's call of a model, under way. `recorded` once a client beneath it has begun a call of its own."""
+
+    __slots__ = ("recorded",)
+
+    def __init__(self) -> None:
+        self.recorded = False
+
+
+framework: contextvars.ContextVar[Framework | None] = contextvars.ContextVar("qbawa_framework", default=None)
 
 
 def llm_call(
@@ -46,6 +59,9 @@ def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
     recorder = api.recorder
     if recorder is None:
         return None
+    above = framework.get()
+    if above is not None:
+        above.recorded = True
     try:
         here = threads.here() or implicit_request(recorder)
         if not (here.request if isinstance(here, Step) else here).sampled:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from qbawa.record import api
 from qbawa.record.context import Call
-from qbawa.record.exceptions import Failure
 from qbawa.record.exchange import Exchange
-from qbawa.record.llm_call import begin_call, end_call
+from qbawa.record.listening import Ear, finish
+from qbawa.record.llm_call import begin_call
 from qbawa.record.snapshot import WHOLE_CHARS, WHOLE_NODES, Snapshot, described
 
 _MARK = "_qbawa_records"
@@ -41,7 +41,7 @@ def _recorded(request: Callable[..., Any]) -> Callable[..., Any]:
         try:
             response = request(*args, **kwargs)
         except BaseException as error:
-            _finish(call, error)
+            finish(call, error)
             raise
         _hear(call, response)
         return response
@@ -58,7 +58,7 @@ def _arecorded(request: Callable[..., Any]) -> Callable[..., Any]:
         try:
             response = await request(*args, **kwargs)
         except BaseException as error:
-            _finish(call, error)
+            finish(call, error)
             raise
         _hear(call, response)
         return response
@@ -98,53 +98,11 @@ def _hear(call: Call, response: Any) -> None:
         said = response.response_stream
         if isinstance(said, list):
             exchange.heard = said[0] if said else None
-            _finish(call)
+            finish(call)
             return
-        exchange.streams, exchange.heard = True, []
-        call.otherwise = functools.partial(_finish, call)
-        response.segments = _listening(response.segments, call, exchange.heard)
-        response.async_segments = _alistening(response.async_segments, call, exchange.heard)
+        exchange.streams = True
+        ear = Ear(call, kept=lambda segment: Snapshot(segment, WHOLE_CHARS, WHOLE_NODES).value)
+        response.segments = ear.listening(response.segments)
+        response.async_segments = ear.alistening(response.async_segments)
     except Exception as problem:
         call.recorder.counts.add("internal_error", f"a reply was not listened to: {described(problem)}")
-
-
-def _listening(segments: Callable[[], Iterator[Any]], call: Call, heard: list[Any]) -> Callable[[], Iterator[Any]]:
-    @functools.wraps(segments)
-    def listened() -> Iterator[Any]:
-        try:
-            for segment in segments():
-                heard.append(Snapshot(segment, WHOLE_CHARS, WHOLE_NODES).value)
-                yield segment
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            _finish(call, error)
-            raise
-        finally:
-            _finish(call)
-
-    return listened
-
-
-def _alistening(
-    segments: Callable[[], AsyncIterator[Any]], call: Call, heard: list[Any]
-) -> Callable[[], AsyncIterator[Any]]:
-    @functools.wraps(segments)
-    async def listened() -> AsyncIterator[Any]:
-        try:
-            async for segment in segments():
-                heard.append(Snapshot(segment, WHOLE_CHARS, WHOLE_NODES).value)
-                yield segment
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            _finish(call, error)
-            raise
-        finally:
-            _finish(call)
-
-    return listened
-
-
-def _finish(call: Call, error: BaseException | None = None) -> None:
-    end_call(call, failure=Failure(error) if error is not None else None)

@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from qbawa.record import api
 from qbawa.record.context import Call
-from qbawa.record.exceptions import Failure
 from qbawa.record.exchange import Exchange
+from qbawa.record.listening import Ear, by_event, finish
 from qbawa.record.llm_call import begin_call, end_call
 from qbawa.record.snapshot import described
 
@@ -31,7 +30,6 @@ _APIS = (
     ("/v1/messages", "anthropic.messages"),
 )
 _MARK = "_qbawa_records"
-_EVENT = re.compile(rb".*?(?:\r?\n\r?\n|\Z)", re.DOTALL)
 _FRAMES = 40  # of a call within litellm, those between litellm and us are about 15
 
 _under_way: contextvars.ContextVar[Call | None] = contextvars.ContextVar("qbawa_request", default=None)
@@ -198,95 +196,13 @@ def _hear(call: Call, response: Any) -> None:
         return
     except Exception:  # httpx.ResponseNotRead, of a version that we need not know
         pass
-    exchange.streams, exchange.heard = "json" not in response.headers.get("content-type", ""), []
-    call.otherwise = functools.partial(_finish, call)
+    exchange.streams = "json" not in response.headers.get("content-type", "")
     asynchronous = hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__")
-    ear = _Ear(call, exchange.heard)
+    ear = Ear(call, apart=by_event)
     if asynchronous:
         response.aiter_bytes, response.aclose = ear.alistening(response.aiter_bytes), ear.aclosing(response.aclose)
     else:
         response.iter_bytes, response.close = ear.listening(response.iter_bytes), ear.closing(response.close)
-
-
-def _apart(piece: bytes) -> list[bytes]:
-    """The same bytes, cut after each event, so that no more is noted than the application has read."""
-    return [part for part in _EVENT.findall(piece) if part]
-
-
-class _Ear:
-    """Notes a reply as the application reads it, until it ends, breaks off or is closed."""
-
-    def __init__(self, call: Call, heard: list[bytes]) -> None:
-        self._call, self._heard = call, heard
-        self._reading = False  # the response closes itself where reading fails, before the reason is known here
-
-    def listening(self, iter_bytes: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
-        @functools.wraps(iter_bytes)
-        def listened(*args: Any, **kwargs: Any) -> Iterator[bytes]:
-            self._reading = True
-            try:
-                for piece in iter_bytes(*args, **kwargs):
-                    self._reading = False
-                    for event in _apart(piece):
-                        self._heard.append(event)
-                        yield event
-                    self._reading = True
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                _finish(self._call, error)
-                raise
-            finally:
-                _finish(self._call)
-
-        return listened
-
-    def alistening(self, aiter_bytes: Callable[..., AsyncIterator[bytes]]) -> Callable[..., AsyncIterator[bytes]]:
-        @functools.wraps(aiter_bytes)
-        async def listened(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-            self._reading = True
-            try:
-                async for piece in aiter_bytes(*args, **kwargs):
-                    self._reading = False
-                    for event in _apart(piece):
-                        self._heard.append(event)
-                        yield event
-                    self._reading = True
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                _finish(self._call, error)
-                raise
-            finally:
-                _finish(self._call)
-
-        return listened
-
-    def closing(self, close: Callable[[], None]) -> Callable[[], None]:
-        @functools.wraps(close)
-        def closed() -> None:
-            try:
-                close()
-            finally:
-                if not self._reading:
-                    _finish(self._call)
-
-        return closed
-
-    def aclosing(self, close: Callable[[], Any]) -> Callable[[], Any]:
-        @functools.wraps(close)
-        async def closed() -> None:
-            try:
-                await close()
-            finally:
-                if not self._reading:
-                    _finish(self._call)
-
-        return closed
-
-
-def _finish(call: Call, error: BaseException | None = None) -> None:
-    end_call(call, failure=Failure(error) if error is not None else None)
 
 
 def _fail(call: Call, error: BaseException) -> None:
@@ -294,7 +210,7 @@ def _fail(call: Call, error: BaseException) -> None:
     if exchange is not None and not isinstance(exchange.sent, bytes):
         with contextlib.suppress(Exception):  # refused by the server, or never there: the error holds the request
             exchange.sent = error.request.content  # type: ignore[attr-defined]
-    _finish(call, error)
+    finish(call, error)
 
 
 def _end(call: Call, result: Any) -> None:

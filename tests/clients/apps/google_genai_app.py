@@ -26,7 +26,9 @@ client = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=sys.a
 models, amodels, model = client.models, client.aio.models, "gemini-x"
 declared = types.Tool(
     function_declarations=[
-        types.FunctionDeclaration(name="look", parameters={"type": "OBJECT", "properties": {"city": {"type": "STRING"}}})
+        types.FunctionDeclaration(
+            name="look", parameters={"type": "OBJECT", "properties": {"city": {"type": "STRING"}}}
+        )
     ]
 )
 

@@ -46,7 +46,9 @@ models = {
 
 @qbawa.step
 def ask(name, text):
-    return models[name].chat([ChatMessage(role="system", content="Be brief."), ChatMessage(content=text)]).message.content
+    return (
+        models[name].chat([ChatMessage(role="system", content="Be brief."), ChatMessage(content=text)]).message.content
+    )
 
 
 @qbawa.step

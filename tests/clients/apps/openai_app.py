@@ -26,7 +26,10 @@ picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk=
 
 
 def asked(text):
-    return {"model": "gpt-x", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]}
+    return {
+        "model": "gpt-x",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}],
+    }
 
 
 @qbawa.step
@@ -52,7 +55,9 @@ ask_twice("twice")
 respond("responses in a step")
 with qbawa.request(request_id="outside"):
     client.chat.completions.create(**asked("hello"), stop=["x"], extra_body={"top_k": 3}, timeout=9, logprobs=True, n=1)
-    client.chat.completions.create(model="gpt-x", messages=[{"role": "user", "content": [{"type": "text", "text": "see"}, picture]}])
+    client.chat.completions.create(
+        model="gpt-x", messages=[{"role": "user", "content": [{"type": "text", "text": "see"}, picture]}]
+    )
     client.chat.completions.parse(**asked("schema"), response_format=Place)
     list(client.chat.completions.create(**asked("stream think"), stream=True, stream_options={"include_usage": True}))
     list(client.chat.completions.create(**asked("stream uncounted tools"), tools=tools, stream=True))
