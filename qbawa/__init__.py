@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qbawa.record.api import configure, feedback, flush, request, stats
     from qbawa.record.decorator import step
     from qbawa.record.instrument import instrument
-    from qbawa.record.integrations.litellm import record_litellm
+    from qbawa.record.integrations.litellm import litellm_proxy, record_litellm
     from qbawa.record.integrations.openai import wrap_openai
     from qbawa.record.llm_call import llm_call
     from qbawa.record.threads import in_context
@@ -30,6 +30,7 @@ _MODULES = {
     "flush": "api",
     "in_context": "threads",
     "instrument": "instrument",
+    "litellm_proxy": "integrations.litellm",
     "llm_call": "llm_call",
     "record_litellm": "integrations.litellm",
     "request": "api",
@@ -44,6 +45,7 @@ __all__ = [
     "flush",
     "in_context",
     "instrument",
+    "litellm_proxy",
     "llm_call",
     "record_litellm",
     "request",

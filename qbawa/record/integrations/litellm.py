@@ -16,16 +16,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qbawa.record import api
-from qbawa.record.context import Call
+from qbawa.record.context import Call, short_id
 from qbawa.record.exceptions import Failure
 from qbawa.record.exchange import Exchange, answers_of, as_messages, thought
 from qbawa.record.integrations import stainless
 from qbawa.record.llm_call import begin_call, end_call
 from qbawa.record.recorder import GIVE_UP_S
-from qbawa.record.snapshot import WHOLE_CHARS, WHOLE_NODES, Snapshot, described
+from qbawa.record.snapshot import WHOLE_CHARS, WHOLE_NODES, Snapshot, described, text_of
 from qbawa.record.writer import log
 
 _installed = False
+_NAMES = ("generation_name", "step", "trace_name", "task")  # of metadata, under which applications name a call
+_OF_A_REQUEST = ("tools", "tool_choice", "response_format", "temperature", "top_p", "max_tokens", "stop", "seed", "n")
 _REMEMBERED = 10_000  # reports, to know a second one by
 _TRANSPORT = ("stream", "stream_options", "max_retries", "timeout", "extra_headers")
 
@@ -58,6 +60,22 @@ def record_litellm(folder: str | os.PathLike[str] | None = None) -> None:
         getattr(litellm, name, []).append(logger)
     stainless.leave_to("litellm")
     _installed = True
+
+
+def __getattr__(name: str) -> Any:
+    """`litellm_proxy`, which needs litellm to be made: `callbacks: qbawa.litellm_proxy` in the config of its proxy."""
+    if name != "litellm_proxy":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from litellm.integrations.custom_logger import CustomLogger
+
+    class ProxyLogger(_ProxyHooks, CustomLogger):
+        pass
+
+    if api.recorder is None:
+        log.error("qbawa: the calls of this proxy are not recorded: set QBAWA_JOURNAL to a folder")
+    stainless.leave_to("litellm")
+    globals()[name] = logger = ProxyLogger()
+    return logger
 
 
 def drain(timeout_s: float) -> None:
@@ -125,6 +143,9 @@ class _Hooks:
     ) -> None:
         self._report(kwargs, response_obj, start_time, end_time)
 
+    def _describe(self, call: Call, payload: Mapping[str, Any]) -> None:
+        """Note what else the report says."""
+
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:
@@ -144,6 +165,7 @@ class _Hooks:
                     payload.get("model"), payload.get("messages"), _parameters(payload.get("model_parameters"))
                 )
             if call is not None:
+                self._describe(call, payload)
                 self._reported[call_id] = None
                 while len(self._reported) > _REMEMBERED:
                     self._reported.pop(next(iter(self._reported)), None)
@@ -151,6 +173,48 @@ class _Hooks:
         except Exception as problem:
             if api.recorder is not None:
                 api.recorder.counts.add("internal_error", f"a litellm call was not recorded: {described(problem)}")
+
+
+class _ProxyHooks(_Hooks):
+    """The hooks within litellm's proxy: also who asked, and what the proxy refused before it asked any model."""
+
+    def _describe(self, call: Call, payload: Mapping[str, Any]) -> None:
+        metadata = _mapping(payload.get("metadata"))
+        named = {**metadata, **_mapping(metadata.get("requester_metadata"))}
+        name = next((named[key] for key in _NAMES if isinstance(named.get(key), str) and named[key]), None)
+        if name:
+            call.name = text_of(name)[:256]
+        request = call.request
+        session = payload.get("session_id") or payload.get("trace_id")
+        if session:
+            request.request_id = short_id(session)
+        user = payload.get("end_user") or metadata.get("user_api_key_end_user_id")
+        request.user = text_of(user) if user else request.user
+        labels = payload.get("request_tags")
+        request.tags.update({text_of(label): True for label in labels if label} if isinstance(labels, list) else {})
+        about = {
+            "group": payload.get("model_group"),
+            "provider": payload.get("custom_llm_provider"),
+            "key": metadata.get("user_api_key_alias"),
+            "team": metadata.get("user_api_key_team_alias"),
+        }
+        request.tags.update((key, value) for key, value in about.items() if value)
+
+    async def async_post_call_failure_hook(
+        self, request_data: Any, original_exception: Any, user_api_key_dict: Any, traceback_str: Any = None
+    ) -> None:
+        """A request that failed within the proxy. One that failed at its model is reported as any other call."""
+        with contextlib.suppress(Exception):
+            call_id = str(request_data.get("litellm_call_id"))
+            if call_id in self._open or call_id in self._reported:
+                return
+            sent = {key: request_data[key] for key in _OF_A_REQUEST if key in request_data}
+            call = begin_call(request_data.get("model") or "", request_data.get("messages"), sent)
+            if call is not None:
+                self._reported[call_id] = None
+                user = getattr(user_api_key_dict, "end_user_id", None) or request_data.get("user")
+                call.request.user = text_of(user) if user else None
+                end_call(call, failure=Failure(original_exception))
 
 
 class _Asked(NamedTuple):
@@ -171,6 +235,10 @@ def _asked(messages: Any, kwargs: dict[str, Any]) -> _Asked:
     if kind == "anthropic_messages" and isinstance(body, Mapping) and "max_tokens" in body:
         return _Asked(None, {}, Exchange("anthropic.messages", Snapshot(body, WHOLE_CHARS, WHOLE_NODES).value))
     return _Asked(messages, parameters, None)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _parameters(given: Any) -> dict[str, Any]:
