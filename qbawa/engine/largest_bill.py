@@ -13,6 +13,7 @@ from qbawa.engine.prices import Price
 from qbawa.engine.providers.openai_wire import merged_params
 from qbawa.engine.token_usage import max_tokens
 from qbawa.errors import FinalError
+from qbawa.model_apis.canonical import read_request
 
 IMAGE_TOKENS = 50_000
 """Above what any provider counts for a picture: gpt-4o-mini's 2,833 + 5,667 for each of at most 8 tiles are 48,169."""
@@ -35,12 +36,23 @@ def largest_bill_usd(call: ModelCall, settings: ModelSettings, price: Price) -> 
 
 def most_output_tokens(call: ModelCall, settings: ModelSettings) -> float | None:
     """The longest answer that the call allows or the model can give, reasoning included; None where neither says."""
-    most = max_tokens(merged_params(call.params, settings.extra))
-    return settings.max_output_tokens if most is None else most
+    params = merged_params(call.params, settings.extra)
+    most = max_tokens(params)
+    if most is None:
+        most = settings.max_output_tokens
+    several = params.get("n")
+    return most if most is None else most * (several if isinstance(several, int) and several > 1 else 1)
 
 
 def most_input_tokens(call: ModelCall, extra: Mapping[str, Any]) -> float | None:
-    """No token is shorter than a byte, so the request's bytes bound it; None where sound, video or files are sent."""
+    """No token is shorter than a byte, so the request's bytes bound it.
+
+    None where sound, video or files are sent, or where the provider reads more than that by itself, as a hosted search does.
+    """
+    if call.native is not None and read_request(call.native.api, call.native.body).untranslated:
+        return None
+    if merged_params(call.params, extra).get("web_search_options"):
+        return None
     pictures = 0
     messages: list[Any] = []
     for message in call.messages:
@@ -66,8 +78,8 @@ def refuse_unbounded(call: ModelCall) -> FinalError:
     """What to say of a call that hard caps cannot price."""
     return FinalError(
         "unbounded",
-        f"A call to '{call.model}' sends sound, video or a file, whose price is not known beforehand, so `caps: hard` does "
-        "not allow it. Use `caps: soft` for this run, or leave the step out.",
+        f"A call to '{call.model}' sends sound, video or a file, or lets the provider read more than it is sent; its price is not "
+        "known beforehand, so `caps: hard` does not allow it. Use `caps: soft` for this run, or leave the step out.",
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from _mock_provider import MockProvider
 
 from qbawa.config import ModelConfig
 from qbawa.engine.budget import Budget
-from qbawa.engine.calls import ModelCall
+from qbawa.engine.calls import ModelCall, Native
 from qbawa.engine.engine import Engine
+from qbawa.engine.largest_bill import most_output_tokens
 from qbawa.engine.ledger.ledger import Ledger
 from qbawa.errors import BudgetError, FinalError, ModelStoppedError, NotMadeError, ProviderError
 from qbawa.storage.journal import all_segments, read_lines
@@ -199,11 +201,21 @@ async def test_hard_caps_price_pictures_and_refuse_what_has_no_bound(provider: M
 
     picture = sending({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}})
     sound = sending({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}})
+    asked = ({"role": "user", "content": "?"},)
+    hosted = Native("openai.responses", {"input": "?", "tools": [{"type": "web_search"}]})
+    searching = ModelCall("m", asked, {"max_tokens": 9}, native=hosted)
     async with Engine({"m": paid(provider)}, Ledger(tmp_path), Budget(usd_per_run=0.4, hard=True)) as engine:
         assert isinstance(await outcome(engine, picture), BudgetError), "50,000 tokens at $10 a million are $0.5"
-        refused = await outcome(engine, sound)
-    assert isinstance(refused, FinalError) and refused.reason == "unbounded"
+        refused = [await outcome(engine, sound), await outcome(engine, searching)]
+    assert all(isinstance(each, FinalError) and each.reason == "unbounded" for each in refused)
     assert not provider.stats()["counts"]
+
+
+def test_several_answers_are_bounded_together(provider: MockProvider) -> None:
+    settings = paid(provider)
+    one = ModelCall("m", ({"role": "user", "content": "?"},), {"max_tokens": 9})
+    assert most_output_tokens(replace(one, params={**one.params, "n": 4}), settings) == 36
+    assert most_output_tokens(one, settings) == 9
 
 
 async def test_a_provider_that_ignores_max_tokens_is_stopped_under_hard_caps(
