@@ -175,6 +175,8 @@ def _generate_content(events: list[Event]) -> Event:
             said = part.get("content") or {}
             content = candidate.setdefault("content", {"parts": [], "role": said.get("role", "model")})
             for piece in said.get("parts") or ():
+                if piece == {"text": ""}:
+                    continue  # which comes with the end
                 before = content["parts"][-1] if content["parts"] else {}
                 alike = set(piece) <= _TEXT and set(before) <= _TEXT
                 if content["parts"] and alike and before.get("thought") == piece.get("thought"):
