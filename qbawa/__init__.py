@@ -45,7 +45,6 @@ __all__ = [
     "flush",
     "in_context",
     "instrument",
-    "litellm_proxy",
     "llm_call",
     "record_litellm",
     "request",
