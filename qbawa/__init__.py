@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qbawa.record.api import configure, feedback, flush, request, stats
     from qbawa.record.decorator import step
     from qbawa.record.instrument import instrument
-    from qbawa.record.integrations.litellm import litellm_proxy, record_litellm
+    from qbawa.record.integrations.litellm import record_litellm
     from qbawa.record.integrations.openai import wrap_openai
     from qbawa.record.llm_call import llm_call
     from qbawa.record.threads import in_context

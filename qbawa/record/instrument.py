@@ -165,7 +165,11 @@ class _Loader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
+        try:
+            self._loader.exec_module(module)
+        except BaseException:
+            _when_imported(self._client)  # the application may try again
+            raise
         spec = module.__spec__
         if spec is not None:
             spec.loader = self._loader  # the module looks as if it had been imported without us

@@ -17,6 +17,7 @@ CLIENTS = {
     "openai": ["openai"],
     "anthropic": ["anthropic"],
     "google_genai": ["google-genai", "aiohttp"],
+    "groq": ["groq"],
     "litellm": ["litellm[proxy]"],
     "langchain": ["langchain-openai", "langchain-anthropic", "langchain-google-genai", "langgraph"],
     "llama_index": [

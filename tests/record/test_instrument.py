@@ -44,6 +44,7 @@ def test_it_says_what_it_records_and_changes_nothing_the_second_time(client, jou
     assert [row["output"] for row in written(journal)] == ["echo once"]
 
 
+@pytest.mark.slow
 def test_one_line_before_the_import_is_enough(server, tmp_path):
     code = f"""
     import qbawa, sys
@@ -113,6 +114,22 @@ def test_what_is_recorded_of_a_reply_is_what_was_sent_and_no_more_is_read(client
     assert server.received[-1].body == {"model": "m", "messages": row["messages"], **row["parameters"]}
 
 
+def test_a_question_with_a_large_image_is_recorded_whole(client, journal):
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "aGkh" * 750_000}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "see"}, picture]}]
+    client.chat.completions.create(model="m", messages=messages)
+    qbawa.llm_call(model="m", messages=messages, output="x")
+    assert [row["messages"] == messages for row in written(journal)] == [True, True]
+
+
+def test_a_request_that_a_client_makes_meanwhile_is_no_answer(client, journal):
+    """As for a token, by another client of the same package."""
+    other = openai.OpenAI(base_url=client.base_url, api_key="k")
+    client._prepare_request = lambda request: other.get("/models", cast_to=object)
+    client.chat.completions.create(**asked("meanwhile"))
+    assert [row["output"] for row in written(journal)] == ["echo meanwhile"]
+
+
 def test_calls_in_threads_and_tasks_stand_in_their_step(client, journal, server):
     @qbawa.step
     def outer(text):
@@ -170,6 +187,7 @@ def test_whatever_a_server_says_the_app_gets_it_and_the_recorder_does_not_raise(
     assert qbawa.stats().dropped == {}
 
 
+@pytest.mark.slow
 def test_an_unfinished_call_is_written_with_its_question_when_the_process_ends(server, tmp_path):
     code = f"""
     import qbawa, threading

@@ -74,7 +74,8 @@ def __getattr__(name: str) -> Any:
     if api.recorder is None:
         log.error("qbawa: the calls of this proxy are not recorded: set QBAWA_JOURNAL to a folder")
     stainless.leave_to("litellm")
-    globals()[name] = logger = ProxyLogger()
+    logger = ProxyLogger()
+    globals().update({name: logger, "_installed": True})  # `instrument` in the same process would record it all again
     return logger
 
 

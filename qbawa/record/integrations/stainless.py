@@ -76,17 +76,19 @@ def _recorded(request: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(request)
     def recorded(*args: Any, **kwargs: Any) -> Any:
         call = _begin(args, kwargs)
-        if call is None:
+        if call is None and _under_way.get() is None:
             return request(*args, **kwargs)
-        before = _under_way.set(call)
+        before = _under_way.set(call)  # None too: a client that fetches a token meanwhile gives no answer of the model
         try:
             result = request(*args, **kwargs)
         except BaseException as error:
-            _fail(call, error)
+            if call is not None:
+                _fail(call, error)
             raise
         finally:
             _under_way.reset(before)
-        _end(call, result)
+        if call is not None:
+            _end(call, result)
         return result
 
     return recorded
@@ -96,17 +98,19 @@ def _arecorded(request: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(request)
     async def recorded(*args: Any, **kwargs: Any) -> Any:
         call = _begin(args, kwargs)
-        if call is None:
+        if call is None and _under_way.get() is None:
             return await request(*args, **kwargs)
-        before = _under_way.set(call)
+        before = _under_way.set(call)  # None too: a client that fetches a token meanwhile gives no answer of the model
         try:
             result = await request(*args, **kwargs)
         except BaseException as error:
-            _fail(call, error)
+            if call is not None:
+                _fail(call, error)
             raise
         finally:
             _under_way.reset(before)
-        _end(call, result)
+        if call is not None:
+            _end(call, result)
         return result
 
     return recorded
@@ -132,7 +136,7 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     if api.recorder is None:
         return None
     try:
-        options = kwargs["options"] if "options" in kwargs else args[-1]
+        options = next(value for value in (*args, *kwargs.values()) if hasattr(value, "json_data"))
         if options.method.lower() != "post":
             return None
         path = options.url.partition("?")[0]
