@@ -14,8 +14,17 @@ highest memory is measured. The last line is a JSON object:
     new_versions     dataset versions that three nights have brought, each with other requests, calls and reliability, but
                      without another pair
     one_new_pair     versions that one more request with one pair has brought
+    ingest_slowdown  CPU seconds of taking in the last tenth of 3,000,000 recordings over those of the first, in runs of
+                     50,000; `_growing_ingest.py` says how
+    ingest_cpu_us_first, ingest_cpu_us_last  microseconds of CPU a row there
+    choose_incremental_cpu_s
+                     CPU seconds, start of the process and all it starts included, of choosing the replay sets of three steps
+                     when a thousand requests have come to a million; the middle one of three times
+    choose_first_cpu_s
+                     the same the first time, when every question is signed
+    choose_peak_mb   memory at its peak, the most of all four
 
-    python benchmarks/growth.py [--json] [--quick] [--only trace,forget,pairs,versions]
+    python benchmarks/growth.py [--json] [--quick] [--only trace,forget,pairs,versions,choose,ingest]
 
 --quick takes a tenth of the requests; memory is then given as it was measured, not extrapolated.
 """
@@ -38,6 +47,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import polars as pl
+from _choosing import choosing
+from _growing_ingest import ingest_growth
 
 from qbawa.datasets.stage import build_qbawa, export_datasets
 from qbawa.project import Home, Project, open_project
@@ -376,10 +387,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
     parser.add_argument("--quick", action="store_true", help="a tenth of the requests")
-    parser.add_argument("--only", help="comma-separated: pairs, versions, trace, forget")
+    parser.add_argument("--only", help="comma-separated: pairs, versions, trace, forget, choose, ingest")
     options = parser.parse_args()
     began, report = time.monotonic(), Report(options.json)
-    asked = options.only.split(",") if options.only else ["pairs", "versions", "trace", "forget"]
+    asked = options.only.split(",") if options.only else ["pairs", "versions", "trace", "forget", "choose", "ingest"]
     requests = 100_000 if options.quick else 1_000_000
     folder = Path(tempfile.mkdtemp(prefix="qbawa-growth-"))
     try:
@@ -397,6 +408,11 @@ def main() -> None:
             for name, measure in (("trace", trace), ("forget", forget)):
                 if name in asked:
                     measure(report, home, requests)
+            shutil.rmtree(home.root, ignore_errors=True)
+        if "choose" in asked:
+            report.found |= choosing(report.say, PEAK, folder / "choosing", requests)
+        if "ingest" in asked:
+            report.found |= ingest_growth(folder / "ingest", 3 * requests, report.say)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(report.found | {"quick": options.quick, "seconds": round(time.monotonic() - began, 1)}))

@@ -2,8 +2,14 @@
 
     python benchmarks/replay.py [--json] [--quick] [--peers] [--only limits,cells,…]
 
-Every phase runs the product's own `qbawa.replay.runner.replay` in a fresh process on a fresh home: render, call, journal,
-ledger, lake. CPU is all of that process's, imports included. What the provider saw is counted by the provider.
+Every phase runs the product's own `qbawa.replay.stage.replay` in a fresh process on a fresh home: render, call, journal,
+ledger, lake. What the provider saw is counted by the provider, and its CPU by nobody.
+
+A process costs something before its first cell, and then something for each. So CPU is told apart: two processes answer
+few and many cells; what a cell more takes is the difference of their CPU by that of their cells, and the rest is fixed.
+`cpu_ms_per_cell` is that of a process which runs `replay` as a library (engine, ledger, lake), `cpu_s_fixed` what it takes
+besides, from its start, imports included. `…_dagster` is the same process in a Dagster run, where every cell has its event,
+and `…_tree` that with all its children and the embedded PostgreSQL.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
     parser.add_argument("--quick", action="store_true", help="about a minute: smaller and shorter, for a first look")
-    parser.add_argument("--peers", action="store_true", help="also litellm, openai and DSPy on the same work")
+    parser.add_argument("--peers", action="store_true", help="also aiohttp, openai, litellm and DSPy on the same work")
     parser.add_argument("--only", help=f"comma-separated phases: {', '.join(PHASES)}, peers")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     options = parser.parse_args()
@@ -73,7 +79,7 @@ def limits(provider: MockProvider, folder: Path, quick: bool, chance: random.Ran
     result["window_requests_s"] = used["seconds"]
     result["peak_in_flight"] = used["peak_in_flight"]
     result["provider_slept_s"] = used["slept_s"]
-    result["cpu_ms_per_cell_paced"] = done["cpu_ms_per_cell"]
+    result["cpu_ms_per_cell_paced"] = round(1000 * done["cpu_s"] / cells, 3)  # what is fixed included
     _expect(done["report"]["answered"] == cells, f"{done['report']} for {cells} cells")
 
     tpm, tokens = 10_000_000, (300, 200, 2200)
@@ -121,25 +127,40 @@ def stray(provider: MockProvider, folder: Path, quick: bool, chance: random.Rand
 
 
 def cells(provider: MockProvider, folder: Path, quick: bool, chance: random.Random) -> dict[str, Any]:
-    """CPU a cell and peak memory, at 30,000 cells with prompts and answers of about 1 KB and no limit.
+    """CPU a cell and peak memory, with prompts and answers of about 1 KB and no limit; keys as above.
 
-    In a Dagster run on the embedded PostgreSQL, so that the event of every cell is counted too.
+    Alone, over 10,000 cells more; in Dagster over 28,000 more, so that the peak is that of 30,000, or quickly 2,500 more.
     """
-    count = 3_000 if quick else 30_000
     provider.control(latency_s=[0.2, 0.6], answer_chars=1000)
-    home = make_home(folder, provider, count, model={"max_in_flight": 1000})
-    done = work(home, "--events")
-    _expect(done["report"]["answered"] == done["events"] == count, f"{done} for {count} cells")
-    again = work(home)
-    _expect(again["report"]["done_before"] == count, f"{again['report']} on the second run")
-    _expect(provider.stats()["answered_twice"] == 0, "calls paid twice")
+    done = {}
+    for way, few, many in (("alone", 2_000, 12_000), ("dagster", *((500, 3_000) if quick else (2_000, 30_000)))):
+        for count in (few, many):
+            home = make_home(folder / f"{way}-{count}", provider, count, model={"max_in_flight": 1000})
+            found = done[way, count] = work(home, *(["--events"] if way == "dagster" else []))
+            events = found["events"] if way == "dagster" else count
+            _expect(found["report"]["answered"] == events == count, f"{found} for {count} cells")
+        again = work(home)
+        _expect(again["report"]["done_before"] == count, f"{again['report']} on the second run")
+    per_cell, fixed = _fit(done, "alone", "cpu_s")
+    per_cell_dagster, _ = _fit(done, "dagster", "cpu_s")
+    per_cell_tree, fixed_tree = _fit(done, "dagster", "tree_cpu_s")
     return {
-        "cells": count,
-        "cpu_ms_per_cell": done["cpu_ms_per_cell"],
-        "cpu_ms_per_cell_imports": done["cpu_ms_per_cell_imports"],
-        "peak_mb": done["peak_mb"],
-        "cells_per_s": round(count / done["report"]["seconds"], 1),
+        "cells": many,
+        "cpu_ms_per_cell": round(per_cell, 3),
+        "cpu_s_fixed": round(fixed, 2),
+        "cpu_ms_per_cell_dagster": round(per_cell_dagster, 3),
+        "cpu_ms_per_cell_tree": round(per_cell_tree, 3),
+        "cpu_s_fixed_tree": round(fixed_tree, 2),
+        "peak_mb": found["peak_mb"],
+        "cells_per_s": round(many / found["report"]["seconds"], 1),
     }
+
+
+def _fit(done: dict[tuple[str, int], dict[str, Any]], way: str, key: str) -> tuple[float, float]:
+    """Milliseconds of CPU for each cell more, and seconds besides, from two sizes."""
+    (few, less), (many, more) = sorted((count, found[key]) for (name, count), found in done.items() if name == way)
+    each_s = (more - less) / (many - few)
+    return 1000 * each_s, less - few * each_s
 
 
 def faults(provider: MockProvider, folder: Path, quick: bool, chance: random.Random) -> dict[str, Any]:
@@ -262,40 +283,55 @@ PHASES: dict[str, Callable[[MockProvider, Path, bool, random.Random], dict[str, 
 }
 
 
+PEERS = ("aiohttp", "openai", "litellm", "dspy")
+OURS = {"qbawa": (), "qbawa in Dagster": ("--events",)}
+
+
 def peers(provider: MockProvider, folder: Path, quick: bool, chance: random.Random) -> dict[str, Any]:
-    """The same calls through others' clients: CPU a call without a limit, seconds at a limit of 6,000 a minute."""
-    names = ("qbawa", "litellm", "openai", "dspy")
-    calls = {"cpu": 500 if quick else 2_000, "limit": 500 if quick else 1_500}
-    result: dict[str, Any] = {name: {} for name in names}
-    for kind, count in calls.items():
-        for name in names:
-            limited: dict[str, Any] = (
-                {"rpm": 6_000, "latency_s": [0.5, 2.0]} if kind == "limit" else {"latency_s": [0.1, 0.3]}
-            )
-            provider.control(**limited)
-            command = [
-                sys.executable,
-                str(Path(__file__).with_name("_peers.py")),
-                name,
-                provider.base_url,
-                str(count),
-                kind,
-            ]
-            run = subprocess.run(command, capture_output=True, text=True, timeout=PER_PHASE_S, check=False)
-            lines = run.stdout.strip().splitlines()
-            if not lines:
-                raise RuntimeError(f"{name} failed: {run.stderr[-2000:]}")
-            found = json.loads(lines[-1])
-            if "not installed" in found:
-                result[name] = "not installed"
-                continue
-            if kind == "cpu":
-                result[name]["cpu_ms_per_call"] = found["cpu_ms_per_call"]
-            else:
-                result[name]["seconds_at_limit"] = found["seconds"]
-                result[name]["answered_429"] = provider.stats()["counts"].get("limited", 0)
-            result[name]["failed"] = result[name].get("failed", 0) + found["failed"]
-    return {"peers": result, "peers_ideal_seconds": round(calls["limit"] / 100, 1)}
+    """The same calls through others' clients, each at its best (`_peers.py`), and cells of ours: CPU of process trees.
+
+    `cpu_ms_per_call` is what each call more takes and `cpu_s_fixed` the rest, as above; of qbawa in Dagster, PostgreSQL's
+    too. `seconds_at_limit` is the time for calls at 6,000 a minute. Each has as many connections as the load needs.
+    """
+    few, many, limited, rpm = (200, 1_200, 500, 6_000) if quick else (500, 4_500, 1_500, 6_000)
+    result: dict[str, Any] = {}
+    for name in (*OURS, *PEERS):
+        done: dict[tuple[str, int], dict[str, Any]] = {}
+        for count in (few, many):
+            provider.control(latency_s=[0.1, 0.3])
+            done[name, count] = _by(name, provider, folder / f"{name}-{count}", count, None)
+        if "not installed" in done[name, few]:
+            result[name] = "not installed"
+            continue
+        provider.control(rpm=rpm, latency_s=[0.5, 2.0])
+        paced = _by(name, provider, folder / f"{name}-limit", limited, rpm)
+        per_call, fixed = _fit(done, name, "tree_cpu_s")
+        result[name] = {
+            "cpu_ms_per_call": round(per_call, 2),
+            "cpu_s_fixed": round(fixed, 1),
+            "seconds_at_limit": round(paced["seconds"], 1),
+            "answered_429": provider.stats()["counts"].get("limited", 0),
+            "failed": paced["failed"] + sum(found["failed"] for found in done.values()),
+        }
+    return {"peers": result, "peers_ideal_seconds": round(limited / rpm * 60, 1)}
+
+
+def _by(name: str, provider: MockProvider, folder: Path, calls: int, rpm: int | None) -> dict[str, Any]:
+    """What so many calls took by one client, or as cells of ours."""
+    from _peers import AT_ONCE
+
+    if name in OURS:
+        model = {"requests_per_minute": rpm} if rpm else {"max_in_flight": AT_ONCE}
+        found = work(make_home(folder, provider, calls, model=model), *OURS[name])
+        return found | {"failed": calls - found["report"]["answered"], "seconds": found["report"]["seconds"]}
+    arguments = [name, provider.base_url, str(calls), *([str(rpm)] if rpm else [])]
+    command = [sys.executable, str(Path(__file__).with_name("_peers.py")), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PER_PHASE_S, check=False)
+    lines = run.stdout.strip().splitlines()
+    if not lines:
+        raise RuntimeError(f"{name} failed: {run.stderr[-2000:]}")
+    found = json.loads(lines[-1])
+    return found if "not installed" in found else found | {"tree_cpu_s": found["cpu_s"]}
 
 
 # A home with as many cells as wanted, and a process that replays them.
@@ -409,17 +445,18 @@ def _work(arguments: Sequence[str]) -> None:
         return replay_stage.replay(project, due, run_id=run_id, on_cells=on_cells, log=log)
 
     if options.events:
-        report, events, imports_s = _in_dagster(Home(options.work), replay)
+        report, events, server_s = _in_dagster(Home(options.work), replay)
     else:
-        imports_s = time.process_time()
-        report, events = replay(f"bench-{os.getpid()}", tell), 0
+        report, events, server_s = replay(f"bench-{os.getpid()}", tell), 0, 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    used = os.times()
+    own_s = used.user + used.system
     print(
         json.dumps(
             {
                 "report": report.metadata(),
-                "cpu_ms_per_cell": round(time.process_time() * 1000 / max(1, report.cells), 4),
-                "cpu_ms_per_cell_imports": round(imports_s * 1000 / max(1, report.cells), 4),
+                "cpu_s": own_s,
+                "tree_cpu_s": own_s + used.children_user + used.children_system + server_s,
                 "peak_mb": round(peak, 1),
                 "events": events,
             }
@@ -429,7 +466,7 @@ def _work(arguments: Sequence[str]) -> None:
 
 
 def _in_dagster(home: Any, replay: Callable[..., Any]) -> tuple[Any, int, float]:
-    """Replay in a run of a Dagster instance on the embedded PostgreSQL: the report, the events, CPU before the run."""
+    """Replay in a run of a Dagster instance on the embedded PostgreSQL: the report, the events, the server's CPU."""
     from qbawa.cli.launch.dagster import dagster_environment
 
     with dagster_environment(home) as environment:
@@ -450,11 +487,19 @@ def _in_dagster(home: Any, replay: Callable[..., Any]) -> tuple[Any, int, float]
         def bench() -> None:
             sweep()
 
-        imports_s = time.process_time()
         with DagsterInstance.get() as instance:
             bench.execute_in_process(instance=instance)
             events = len(instance.get_materialized_partitions(AssetKey("replay_matrix")))
-        return reports[0], events, imports_s
+        return reports[0], events, _server_cpu_s(home.root)
+
+
+def _server_cpu_s(home: Path) -> float:
+    """CPU of the home's PostgreSQL so far, with that of processes which it has waited for."""
+    import psutil
+
+    (noted,) = home.rglob("postmaster.pid")
+    server = psutil.Process(int(noted.read_text().split()[0]))
+    return sum(sum(process.cpu_times()[:4]) for process in (server, *server.children()))
 
 
 # What the provider, the journal and the lake hold.

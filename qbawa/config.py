@@ -161,6 +161,8 @@ class ReplaySetConfig(_Section):
     error_share: float = Field(0.1, ge=0, le=1)
     feedback_share: float = Field(0.1, ge=0, le=1)
     rare_tag_share: float = Field(0.1, ge=0, le=1)
+    turnover: float = Field(0.0, ge=0, le=1)
+    """Share of the set that may pass, within 30 days, to requests that cover the traffic better by now."""
     seed: int = 0
 
 

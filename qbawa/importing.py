@@ -3,22 +3,27 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from qbawa.errors import InputError
 from qbawa.ingest.block_writer import BlockWriter, is_complete
 from qbawa.ingest.formats import chat, langfuse, llmonpy, otlp
 from qbawa.ingest.formats.records import Record, file_digest, records
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
-from qbawa.ingest.journal_lines import BadLine, Feedback, Line, Step, plain, read_line, text, when
+from qbawa.ingest.journal_lines import BadLine, Feedback, Row, Span, Step, plain, read_line, text, when
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
+from qbawa.ingest.span_store import SpanSpool
 from qbawa.ingest.tables import load_table
+from qbawa.ingest.traces import put_spans, take_file
 from qbawa.replay.import_answers import FIELDS as ANSWER_FIELDS
 from qbawa.replay.import_answers import import_answers
 from qbawa.storage.lake import Lake
@@ -37,7 +42,7 @@ class Format:
     what: str
     recognises: Callable[[dict[str, Any]], bool]
     read: Reader | None
-    """None: the records are not steps (LLMonPy), or are read as they stand (our journal)."""
+    """None: the records are not steps (LLMonPy), are read as they stand (our journal), or make steps together (OTLP)."""
 
 
 FORMATS: dict[str, Format] = {
@@ -47,7 +52,7 @@ FORMATS: dict[str, Format] = {
     ),
     "openai": Format("pairs of an OpenAI request and its response", chat.is_openai, chat.read_openai),
     "chat": Format("chat logs: messages and response", chat.is_chat, chat.read_chat),
-    "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, otlp.read_otlp),
+    "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, None),
     "langfuse": Format("Langfuse export: observations, traces, scores", langfuse.is_langfuse, langfuse.read_langfuse),
     "llmonpy": Format("LLMonPy tournaments (TourneyResult)", llmonpy.is_llmonpy, None),
 }
@@ -104,9 +109,7 @@ def import_file(
     )
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for record in _lines(path) if format == "journal" else records(path, progress):
-        report.records += 1
-        items = list(_items(record, format, path, step))
+    for record, items in _read(path, format, step, progress, report):
         for item in items:
             if isinstance(item, BadLine):
                 reasons[item.reason] += 1
@@ -160,21 +163,45 @@ def _lines(path: Path) -> Iterator[Record]:
         yield Record(number, line, {})
 
 
-def _items(record: Record, format: str, path: Path, step: str | None) -> Iterator[Line | BadLine]:
-    """What a record says: rows, or why it is none."""
+def _read(
+    path: Path, format: str, step: str | None, progress: Callable[[int], None] | None, report: ImportReport
+) -> Iterator[tuple[Record, list[Row | BadLine]]]:
+    """What each record says. Spans make steps once all of their trace are there, so theirs come last."""
+    with closing(SpanSpool(_origin(path, b"", step))) as spool:
+        for record in _lines(path) if format == "journal" else records(path, progress):
+            report.records += 1
+            if items := list(_items(record, format, path, step, spool)):
+                yield record, items
+        for _, number, line, item in take_file(spool):
+            yield Record(number, line, {}), [item]
+
+
+def _origin(path: Path, raw: bytes, step: str | None) -> Origin:
+    return Origin(hashlib.sha256(raw).hexdigest(), step, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+
+
+def _items(record: Record, format: str, path: Path, step: str | None, spool: SpanSpool) -> Iterator[Row | BadLine]:
+    """What a record says: rows, or why it is none. Its spans go to the spool."""
     if isinstance(record.value, BadLine):
         yield record.value
         return
     if format == "journal":
-        for item in understood(read_line(record.raw)):
-            yield _renamed(item, step) if isinstance(item, Step) and step else item
+        item = read_line(record.raw)
+        if isinstance(item, Span):
+            spool.add(item.request_id, path.name, record.number, record.raw)
+            return
+        for row in understood(item):
+            yield _renamed(row, step) if isinstance(row, Step) and step else row
         return
-    origin = Origin(hashlib.sha256(record.raw).hexdigest(), step, datetime.fromtimestamp(path.stat().st_mtime, UTC))
-    read = FORMATS[format].read
-    assert read is not None
     if not FORMATS[format].recognises(record.value):
         yield BadLine("unknown_kind", f"not of the format {format}; keys: {', '.join(record.value)[:120]}")
         return
+    if format == "otlp":
+        yield from put_spans(record.value, path.name, record.number, spool)
+        return
+    origin = _origin(path, record.raw, step)
+    read = FORMATS[format].read
+    assert read is not None
     try:
         for found in read(record.value, origin):
             yield BadLine(found.reason, str(found)) if isinstance(found, BadRecordError) else found
@@ -186,8 +213,6 @@ def _items(record: Record, format: str, path: Path, step: str | None) -> Iterato
 
 
 def _renamed(item: Step, step: str) -> Step:
-    import msgspec
-
     return msgspec.structs.replace(item, step=step)
 
 

@@ -116,9 +116,12 @@ def take_recordings(context: OpExecutionContext, project: ProjectResource) -> No
     context.instance.add_dynamic_partitions(str(recording_batches.name), sorted({*batches, *unreported}))
     PartitionEvents.of(context, "recordings").materialized((name, {}) for name in sorted(unreported))
     taking = Counted(context.log.info, "taking in", len(batches), "batches")
-    for batch in batches:
-        _report(context, ingest(opened, [batch], context.log.info), batch)
-        taking.advance()
+    try:
+        for batch in batches:
+            _report(context, ingest(opened, [batch], context.log.info, publish=False), batch)
+            taking.advance()
+    finally:
+        opened.publish()
 
 
 @op(ins=AFTER, out=Out(Nothing), pool="model_calls")

@@ -23,7 +23,13 @@ from qbawa_assets.partitions import requests as request_partitions
 from resources import ProjectResource
 
 
-def ingest(project: Project, batches: list[str], log: Callable[[str], Any] = lambda message: None) -> MaterializeResult:
+def ingest(
+    project: Project,
+    batches: list[str],
+    log: Callable[[str], Any] = lambda message: None,
+    *,
+    publish: bool = True,
+) -> MaterializeResult:
     """Take these batches in."""
     reading = Counted(log, "taking in recordings:", 0, "MB")
 
@@ -31,7 +37,7 @@ def ingest(project: Project, batches: list[str], log: Callable[[str], Any] = lam
         reading.total = total >> 20
         reading.advance((done >> 20) - reading.done)
 
-    report = ingest_stage.ingest(project, batches, progress)
+    report = ingest_stage.ingest(project, batches, progress, publish=publish)
     return MaterializeResult(
         asset_key="recordings",
         metadata={

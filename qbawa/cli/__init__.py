@@ -12,7 +12,8 @@ import sys
 COMMANDS = {
     "init": "Write a commented qbawa.yaml into the home.",
     "demo": "Run the whole flywheel on sample articles, without any key.",
-    "up": "Start PostgreSQL, the Dagster UI and its daemon.",
+    "up": "Start PostgreSQL, the Dagster UI, its daemon, and a receiver of traces.",
+    "otlp": "Receive OpenTelemetry traces of applications in any language.",
     "import": "Bring recordings, answers or verdicts from elsewhere.",
     "status": "What the lake holds, what is missing, and the leaderboard.",
     "plan": "Cells, calls, dollars and minutes, before anything is spent.",

@@ -78,7 +78,7 @@ def refuse_unbounded(call: ModelCall) -> FinalError:
     """What to say of a call that hard caps cannot price."""
     return FinalError(
         "unbounded",
-        f"A call to '{call.model}' sends sound, video or a file, or lets the provider read more than it is sent; its price is not "
+        f"A call to '{call.model}' sends sound, video or a file, or lets the provider read more than that; its price is not "
         "known beforehand, so `caps: hard` does not allow it. Use `caps: soft` for this run, or leave the step out.",
     )
 

@@ -13,9 +13,10 @@ from qbawa.erasure.files import rewrite
 from qbawa.erasure.quotes import name_pattern
 from qbawa.errors import BusyError, InputError
 from qbawa.ingest.batch_index import Segment
-from qbawa.ingest.batches import PACKED, segments_rewritten
+from qbawa.ingest.batches import MANIFESTS, PACKED, segments_rewritten
 from qbawa.ingest.journal_retention import put_aside
 from qbawa.ingest.line_reader import open_bytes
+from qbawa.ingest.span_store import SpanStore
 from qbawa.storage.journal import CLOSED, adopt_orphans, all_segments, closed_segments, read_lines
 
 
@@ -37,6 +38,7 @@ def cut_segments(folder: Path, manifests: Path, request_id: str) -> int:
     The journal `manifests` keeps the batches that hold these segments. Raises InputError for a packed segment that is
     damaged: nobody can know what it holds.
     """
+    SpanStore(manifests / MANIFESTS).forget(request_id)
     return sum(_cut(segment, manifests, request_id) for segment in (*closed_segments(folder), *put_aside(folder)))
 
 

@@ -10,7 +10,10 @@ from qbawa.storage.frames import schema_of
 from qbawa.storage.lake import Lake
 from qbawa.storage.sql import sql_literal
 
-BY_REQUEST = ("recordings", "feedback", "replay_set", "replay_matrix", "matches", "verdicts", "qbawa")
+BY_REQUEST = (
+    *("recordings", "feedback", "question_clusters", "replay_set"),
+    *("replay_matrix", "matches", "verdicts", "qbawa"),
+)
 
 
 def forget_rows(lake: Lake, plan: Plan) -> tuple[dict[str, int], int]:

@@ -3,6 +3,7 @@
 A tick of the sensor asks it which files of a folder are known, and nothing else of what has ever been ingested.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "done.sqlite"
+Stamp = tuple[int, int, int]
+"""When a folder was changed, by its content and at all, in ns, and its number."""
+NEVER: Stamp = (-1, -1, -1)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS batch (name TEXT PRIMARY KEY, empty INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS segment (
@@ -20,6 +24,10 @@ CREATE TABLE IF NOT EXISTS segment (
 CREATE INDEX IF NOT EXISTS segment_by_place ON segment (folder, name);
 CREATE INDEX IF NOT EXISTS segment_by_content ON segment (sha256);
 CREATE TABLE IF NOT EXISTS copy (folder TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS look (
+    folder TEXT PRIMARY KEY, written_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, number INTEGER NOT NULL,
+    growing TEXT NOT NULL, unknown TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lake (name TEXT PRIMARY KEY, id TEXT NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
 """
 
@@ -77,9 +85,13 @@ class BatchIndex:
 
     def names_in(self, folder: Path) -> set[str]:
         """Names of the files in a folder whose content has been taken."""
-        here = (self._folder(folder),)
-        sql = "SELECT name FROM segment WHERE folder = ?1 UNION ALL SELECT name FROM copy WHERE folder = ?1"
-        return {name for (name,) in self._rows(sql, here)}
+        found: set[str] = set()
+        for table in ("segment", "copy"):
+            # As one text: 100,000 rows of one name each take three times as long. No name holds a slash.
+            sql = f"SELECT group_concat(name, '/') FROM {table} WHERE folder = ?"
+            ((names,),) = self._rows(sql, (self._folder(folder),)) or [(None,)]
+            found.update((names or "").split("/"))
+        return found - {""}
 
     def knows(self, folder: Path, name: str) -> bool:
         """Whether the file of this name in a folder is one of `names_in`."""
@@ -96,6 +108,27 @@ class BatchIndex:
         if rows:
             with self._writing() as index:
                 index.executemany("INSERT OR IGNORE INTO copy VALUES (?, ?)", rows)
+
+    def look(self, folder: Path) -> tuple[Stamp, list[str], list[str]] | None:
+        """What a process has seen in a folder with this stamp: names that grow, and closed segments that are not here.
+
+        None where nobody has noted it.
+        """
+        sql = "SELECT written_ns, changed_ns, number, growing, unknown FROM look WHERE folder = ?"
+        try:
+            found = self._rows(sql, (self._folder(folder),))
+        except sqlite3.OperationalError:  # an index of before there was this table
+            return None
+        if not found:
+            return None
+        written, changed, number, growing, unknown = found[0]
+        return (written, changed, number), json.loads(growing), json.loads(unknown)
+
+    def note_look(self, folder: Path, stamp: Stamp, growing: Sequence[str], unknown: Sequence[str]) -> None:
+        """With this stamp the folder has these names that grow, and these closed segments that are not here."""
+        row = (self._folder(folder), *stamp, json.dumps(growing), json.dumps(unknown))
+        with self._writing() as index:
+            index.execute("INSERT OR REPLACE INTO look VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def taken_before(self, folder: Path, changed_ns: int) -> Iterator[tuple[str, Segment]]:
         """Batch and segment of every file in a folder that was last written before this moment."""
@@ -137,7 +170,12 @@ class BatchIndex:
         if not self.path.exists():
             return []
         with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
-            return index.execute(sql, values).fetchall()
+            try:
+                return index.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):  # whoever began the file was killed: it says nothing yet
+                    return []
+                raise
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

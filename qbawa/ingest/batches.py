@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qbawa.errors import InputError
-from qbawa.ingest.batch_index import BatchIndex, Segment
+from qbawa.ingest.batch_index import NEVER, BatchIndex, Segment, Stamp
 from qbawa.storage.files import file_lock, write_atomically
 from qbawa.storage.journal import CLOSED, adopt_orphans, closed_segments, orphans
 
@@ -164,7 +164,7 @@ def _new_segments(batches: Sequence[Batch], folders: Sequence[Path], *, thorough
     paths: list[Path] = []
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         if thorough:
-            names = _closed_names(folder, os.listdir(folder) if folder.is_dir() else [])
+            names = sorted(_closed_names(folder, os.listdir(folder) if folder.is_dir() else []))
             unchanged |= _as_taken(index, folder)
         else:
             names = _unknown_names(folder, index)
@@ -202,10 +202,10 @@ def _hashed(
 
 @dataclass(slots=True)
 class _Look:
-    """What this process last saw in a folder."""
+    """What this process last saw in a folder, or an earlier one has noted."""
 
-    stamp: int = -1
-    """When the folder's list of names last changed, in ns; -1 where it must be read."""
+    stamp: Stamp = NEVER
+    """What tells this list of the folder's names from a later one; NEVER where it must be read."""
     growing: list[str] = field(default_factory=list)
     """Names that are no closed segments: writers at work, or killed."""
     known: set[str] = field(default_factory=set)
@@ -214,45 +214,77 @@ class _Look:
 
 
 _looks: dict[tuple[Path, Path], _Look] = {}
-_FRESH_NS = 100_000_000  # file systems stamp folders by the clock tick; one so recent may have changed again since
+# File systems stamp folders by the clock tick, some by the second; one so recent may have changed again since.
+_FRESH_NS, _FRESH_WHOLE_SECONDS_NS = 100_000_000, 2_100_000_000
+_MANY = 1_000
+"""Names that take longer to list and compare than it takes to note which ones are left."""
 
 
 def _unknown_names(folder: Path, index: BatchIndex) -> list[str]:
     """Names of a folder's closed segments that are not in the index, sorted.
 
-    100,000 names take 0.1 s to list and as long to compare: they are listed where the folder has changed, and compared
-    once a process. What is known stays known; it is only ever put aside.
+    100,000 names take 0.1 s to list and as long to compare: that is done where the folder has changed since this process
+    looked, or an earlier one. What is known stays known; it is only ever put aside.
     """
-    look = _looks.setdefault((folder, index.path), _Look())
-    if look.known and not index.path.exists():  # somebody deleted it
-        _looks[folder, index.path] = look = _Look()
+    look = _looks.get((folder, index.path))
+    if look is None or (look.stamp != NEVER and not index.path.exists()):  # somebody deleted it
+        look = _looks[folder, index.path] = _Look()
+        if (noted := index.look(folder)) is not None:
+            look.stamp, look.growing, look.unknown = noted
+            # Now, though only a folder that changes needs it: the tick that finds a new segment has to list it as well.
+            look.known = index.names_in(folder)
     if look.growing:
         adopt_orphans(folder, look.growing)
+    listed, compared = 0, False
     try:
-        stamp = folder.stat().st_mtime_ns
+        stamp = _stamp(folder)
         if stamp != look.stamp:
-            listed = os.listdir(folder)
-            names = _closed_names(folder, listed)
-            look.stamp = -1 if time.time_ns() - stamp < _FRESH_NS else stamp
-            look.growing = [name for name in listed if not name.endswith(CLOSED)]
-            look.unknown = [name for name in names if name not in look.known]
-            look.known.intersection_update(names)
+            listed, compared = _list(folder, look, index)
+            look.stamp = NEVER if _is_fresh(stamp) else stamp
     except FileNotFoundError:
         return []
     if len(look.unknown) > 100:
-        look.known |= index.names_in(folder).intersection(look.unknown)
+        known = set() if compared else index.names_in(folder).intersection(look.unknown)
     else:
-        look.known |= {name for name in look.unknown if index.knows(folder, name)}
-    look.unknown = [name for name in look.unknown if name not in look.known]
+        known = {name for name in look.unknown if index.knows(folder, name)}
+    look.known |= known
+    look.unknown = [name for name in look.unknown if name not in known]
+    if listed > _MANY > len(look.growing) + len(look.unknown) and look.stamp != NEVER:
+        index.note_look(folder, look.stamp, look.growing, look.unknown)
     return look.unknown
 
 
+def _list(folder: Path, look: _Look, index: BatchIndex) -> tuple[int, bool]:
+    """See which names of the folder grow and which are unknown; how many there are, and whether the index was asked."""
+    names = os.listdir(folder)
+    rest = [name for name in names if name not in look.known]
+    if compared := len(rest) > 100:
+        look.known = index.names_in(folder)
+        rest = [name for name in names if name not in look.known]
+    look.growing = [name for name in rest if not name.endswith(CLOSED)]
+    look.unknown = sorted(_closed_names(folder, rest))
+    if len(look.known) > 2 * len(names) + _MANY:  # put aside since
+        look.known.intersection_update(names)
+    return len(names), compared
+
+
+def _stamp(folder: Path) -> Stamp:
+    """Changes with the folder's list of names: the latest change also where somebody sets the time, as a back-up does."""
+    found = folder.stat()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (1 << 63) - 1  # as SQLite takes them
+
+
+def _is_fresh(stamp: Stamp) -> bool:
+    """Whether the folder may have changed again, and may yet, without another stamp."""
+    latest = max(stamp[:2])
+    return time.time_ns() - latest < (_FRESH_NS if latest % 1_000_000_000 else _FRESH_WHOLE_SECONDS_NS)
+
+
 def _closed_names(folder: Path, listed: Sequence[str]) -> list[str]:
-    """Names of the closed segments of a folder, sorted; those of writers that died are closed first."""
+    """Those of a folder's names that are closed segments; those of writers that died are closed first."""
     growing = [name for name in listed if not name.endswith(CLOSED)]
-    if growing and adopt_orphans(folder, growing):
-        listed = os.listdir(folder)
-    return sorted(name for name in listed if name.endswith(CLOSED) and name[0] != ".")
+    adopted = [path.name for path in adopt_orphans(folder, growing)] if growing else []
+    return [name for name in [*listed, *adopted] if name.endswith(CLOSED) and name[0] != "."]
 
 
 def _form(segments: Sequence[Segment], journal: Path, batch_bytes: int) -> Iterator[Batch]:

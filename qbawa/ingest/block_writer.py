@@ -16,7 +16,7 @@ import polars as pl
 from msgspec import Raw
 
 from qbawa.ids import recorded_id
-from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Line, Request, Step, listed, plain, shown, text, when
+from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Request, Row, Step, listed, plain, shown, text, when
 from qbawa.ingest.recorded_prices import RecordedPrices
 from qbawa.storage.frames import BLOCK, now, schema_of
 
@@ -34,7 +34,9 @@ class BlockStore(Protocol):
 
     def scan(self, table: str) -> pl.LazyFrame: ...
 
-    def blocks(self, table: str) -> set[str]: ...
+    def blocks(self, table: str, of: str | None = None) -> set[str]: ...
+
+    def may_hold(self, table: str, keys: pl.DataFrame) -> pl.DataFrame: ...
 
     def replace(self, table: str, blocks: Sequence[str], rows: pl.DataFrame) -> bool: ...
 
@@ -61,15 +63,15 @@ def complete_among(store: BlockStore, names: Sequence[str]) -> set[str]:
     """Those of many sources that are in the lake completely."""
     if not names:
         return set()
-    # A few are looked for in the files that may hold them; for many it is cheaper to read all names.
-    if len(names) > 100:
+    # A few are looked for in the files that may hold them; for many it is cheaper to ask for all names, which are kept.
+    if len(names) > 10:
         return set(names) & set().union(*(store.blocks(table) for table in TABLES))
     return set().union(*(store.read(table, [BLOCK], blocks=names)[BLOCK].unique() for table in TABLES))
 
 
 def blocks_of(store: BlockStore, name: str, table: str) -> list[str]:
     """The blocks of a source in one of `TABLES`, sorted."""
-    return sorted(block for block in store.blocks(table) if block == name or block.startswith(f"{name}/"))
+    return sorted(store.blocks(table, name))
 
 
 class BlockWriter:
@@ -96,7 +98,7 @@ class BlockWriter:
         self._written: dict[str, list[str]] = {table: [] for table in TABLES}
         self._clear()
 
-    def add(self, file: str, line: int, raw: bytes, item: Line | BadLine, size: int | None = None) -> None:
+    def add(self, file: str, line: int, raw: bytes, item: Row | BadLine, size: int | None = None) -> None:
         """Take what line number `line` of `file` says; `raw` is kept for the quarantine.
 
         `size` in bytes: its part of a line that says several things.
@@ -178,7 +180,12 @@ class BlockWriter:
 
     def _recordings(self) -> pl.DataFrame:
         """Rows of the waiting steps, duplicates put in quarantine."""
-        steps = self._first_of_each("recordings", self._steps, ["recording_id"], lambda step: (step.recording_id,))
+        return self.rows_of(
+            self._first_of_each("recordings", self._steps, ["recording_id"], lambda step: (step.recording_id,))
+        )
+
+    def rows_of(self, steps: Sequence[tuple[Step, str, int, bytes]]) -> pl.DataFrame:
+        """Rows of `recordings`, as yet in no block: step, file, line number and line of each."""
         recorded = {name: recorded_id(name) for name in {step.step for step, *_ in steps}}
         columns: dict[str, list[Any]] = {
             "request_id": [s.request_id for s, *_ in steps],
@@ -268,6 +275,9 @@ class BlockWriter:
         """Those of `keys` that the lake holds from this source's earlier blocks, and from other sources."""
         schema = schema_of(table)
         wanted = pl.DataFrame(keys, schema={name: schema[name] for name in key}, orient="row").unique()
+        wanted = self._store.may_hold(table, wanted)
+        if wanted.is_empty():
+            return set(), set()
         own = pl.col(BLOCK).eq(self._name) | pl.col(BLOCK).str.starts_with(f"{self._name}/")
         found = (
             self._store.scan(table)

@@ -28,7 +28,7 @@ REASONS = {
     "not_an_object": "JSON, but not an object",
     "missing_field": "lacks a field that it must have",
     "wrong_type": "a field holds something of the wrong type or out of range",
-    "unknown_kind": "neither step nor request nor feedback",
+    "unknown_kind": "neither step nor request nor feedback nor span",
     "future_version": "written by a newer qbawa; upgrade, then ingest the batch again",
     "duplicate": "an earlier line has this recording_id, or says the same feedback",
     "unreadable_call": "the row is kept, but what its model call asked or answered could not be read",
@@ -96,6 +96,25 @@ class Feedback(msgspec.Struct, tag_field="kind", tag="feedback", gc=False):
     comment: str | None = None
 
 
+class Span(msgspec.Struct, tag_field="kind", tag="span", gc=False):
+    """A span of OpenTelemetry, as it was received. Which steps a trace makes is seen once its spans are together."""
+
+    v: int
+    recording_id: Id
+    request_id: Id
+    name: str
+    parent_id: Id | None = None
+    started_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    ended_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    edge: bool = False
+    failed: bool = False
+    message: str = ""
+    service: str | None = None
+    scope: str | None = None
+    attributes: Raw = NULL
+    events: Raw = NULL
+
+
 class _Head(msgspec.Struct):
     v: Any = None
     kind: Any = None
@@ -105,7 +124,8 @@ class _Object(msgspec.Struct):
     pass
 
 
-Line = Step | Request | Feedback
+Row = Step | Request | Feedback
+Line = Row | Span
 _decode = msgspec.json.Decoder(Line).decode
 _head = msgspec.json.Decoder(_Head).decode
 _messages = msgspec.json.Decoder(list[_Object]).decode
@@ -134,6 +154,8 @@ def read_line(line: bytes) -> Line | BadLine:
         elif type(item) is Feedback:
             _check_finite(item, "score")
             when(item.at)
+        elif type(item) is Span:
+            _check_span(item)
         else:
             _check_shape(item, "tags", "{", "an object")
         return item
@@ -229,6 +251,16 @@ def _check_step(step: Step) -> None:
     when(step.started_at)
 
 
+def _check_span(span: Span) -> None:
+    """Raises ValueError where a value is not of the kind that its field needs."""
+    _check_shape(span, "attributes", "{", "an object")
+    _check_shape(span, "events", "[", "a list")
+    if span.events != NULL:
+        _messages(span.events)
+    if not span.recording_id.startswith(f"{span.request_id}."):
+        raise ValueError("recording_id must be the trace's id, a dot and the span's")
+
+
 def _check_shape(item: Line, field: str, opening: str, needed: str) -> None:
     value: Raw = getattr(item, field)
     if value is not NULL and value != NULL and chr(memoryview(value)[0]) not in opening:
@@ -266,7 +298,7 @@ def _explain(line: bytes, error: Exception) -> BadLine:
     # Before anything else: a newer format may differ in any field.
     if head.v != VERSION or isinstance(head.v, bool):
         return _wrong_version(head.v) if head.v is not None else BadLine("missing_field", "v")
-    if head.kind not in ("step", "request", "feedback"):
+    if head.kind not in ("step", "request", "feedback", "span"):
         return (
             BadLine("unknown_kind", f"{head.kind!r:.60}") if head.kind is not None else BadLine("missing_field", "kind")
         )

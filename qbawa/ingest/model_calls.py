@@ -8,14 +8,14 @@ from msgspec import Raw
 
 from qbawa.errors import InputError
 from qbawa.ingest.formats.step_rows import last_question
-from qbawa.ingest.journal_lines import NULL, BadLine, Line, Step
+from qbawa.ingest.journal_lines import NULL, BadLine, Row, Step
 from qbawa.model_apis.answers import answer_of
 from qbawa.model_apis.canonical import read_request, read_response
 
 CHAT = "openai.chat"
 
 
-def understood(item: Line | BadLine) -> Iterator[Line | BadLine]:
+def understood(item: Row | BadLine) -> Iterator[Row | BadLine]:
     """The item, its call read into the columns of a step; and why a body could not be read, if one could not.
 
     A step with an unreadable call stays: it keeps what else the line says, and the request as it was sent.

@@ -5,9 +5,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import polars as pl
 
 from qbawa.errors import InputError
 from qbawa.ingest.batches import (
@@ -24,22 +27,24 @@ from qbawa.ingest.batches import (
 )
 from qbawa.ingest.block_writer import TABLES as SOURCES
 from qbawa.ingest.block_writer import BlockWriter, complete_among
-from qbawa.ingest.journal_lines import read_line
+from qbawa.ingest.journal_lines import Span, read_line
 from qbawa.ingest.journal_retention import Retired, retire_segments
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
+from qbawa.ingest.span_store import SpanSpool, SpanStore
+from qbawa.ingest.traces import take_spans
 from qbawa.project import Project
-from qbawa.storage.frames import BLOCK
 from qbawa.storage.journal import OPEN
 from qbawa.storage.lake import DraftLake, Lake
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of a batch's lines: lines = rows + feedback + requests + quarantined.
+    """What became of a batch's lines: lines = rows + feedback + requests + quarantined + left_out.
 
-    A line whose call could not be read counts twice: its row is kept, and it stands in quarantine.
+    A line whose call could not be read counts twice: its row is kept, and it stands in quarantine. Spans of earlier
+    batches of which this one has shown that they belong to a step of AI are among the rows as well.
     """
 
     batch: str
@@ -52,6 +57,8 @@ class IngestReport:
     bytes: int = 0
     seconds: float = 0.0
     changed: bool = True
+    left_out: int = 0
+    """Spans that belong to no step of AI, or had come before."""
 
 
 def pending_batches(
@@ -109,7 +116,7 @@ def held_batches(project: Project, since: str | None = None) -> set[str]:
     names = _came_since(project.lake, since) if since else None
     if names is not None:
         return complete_among(project.lake, sorted(names))
-    blocks = (project.lake.read(table, [BLOCK])[BLOCK].unique() for table in SOURCES)
+    blocks = (pl.Series(list(project.lake.blocks(table)), dtype=pl.String) for table in SOURCES)
     return set().union(*(names.filter(~names.str.contains(_PART)) for names in blocks))
 
 
@@ -148,22 +155,30 @@ def retire_journals(project: Project) -> Retired:
 
 
 def ingest(
-    project: Project, batches: Sequence[str], progress: Callable[[int, int], object] = lambda done, total: None
+    project: Project,
+    batches: Sequence[str],
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    *,
+    publish: bool = True,
 ) -> IngestReport:
-    """Take batches in, one after the other; the report is their sum. `progress` is given bytes read, and bytes in all."""
+    """Take batches in, one after the other; the report is their sum. `progress` is given bytes read, and bytes in all.
+
+    Who calls it for many batches one by one publishes the catalog once, at the end.
+    """
     prices = RecordedPrices(project.config.models)
     loaded = [load_batch(name, project.journals) for name in batches]
     total, before, reports = sum(_bytes(batch) for batch in loaded), 0, []
     for batch in loaded:
         reports.append(ingest_batch(project.lake, batch, partial(_shifted, progress, before, total), prices=prices))
         before += _bytes(batch)
-    project.publish()
+    if publish:
+        project.publish()
     reasons: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.by_reason)
     sums = {
         n: sum(getattr(r, n) for r in reports)
-        for n in ("lines", "rows", "feedback", "requests", "quarantined", "bytes")
+        for n in ("lines", "rows", "feedback", "requests", "quarantined", "bytes", "left_out")
     }
     seconds = sum(report.seconds for report in reports)
     return IngestReport(", ".join(batches), **sums, by_reason=dict(reasons), seconds=seconds)
@@ -181,7 +196,7 @@ def ingest_draft(draft: DraftLake, project: Project) -> None:
     """Take everything that is pending into a draft of the project's lake. The journals stay as they are."""
     prices = RecordedPrices(project.config.models)
     for batch in pending_batches(draft, project.journals, dry_run=True):
-        _take(draft, batch, None, prices)
+        _take(draft, batch, None, prices, remember=False)
 
 
 def ingest_batch(
@@ -202,11 +217,17 @@ def ingest_batch(
 
 
 def _take(
-    lake: Lake, batch: Batch, progress: Callable[[int], None] | None, prices: RecordedPrices | None
+    lake: Lake,
+    batch: Batch,
+    progress: Callable[[int], None] | None,
+    prices: RecordedPrices | None,
+    *,
+    remember: bool = True,
 ) -> IngestReport:
     began = time.perf_counter()
     writer = BlockWriter(lake, batch.name, "journal", prices=prices)
-    lines = size = 0
+    lines = size = left_out = 0
+    spool: SpanSpool | None = None
     for segment in batch.segments:
         if not segment.path.is_file():
             manifest = batch.journal / MANIFESTS / f"{batch.name}.json"
@@ -220,14 +241,25 @@ def _take(
             )
         for number, line in numbered_lines(segment.path, whole=segment.path.suffix == OPEN):
             lines += 1
-            for item in understood(read_line(line)):
-                writer.add(segment.path.name.removesuffix(PACKED), number, line, item)
+            item, file = read_line(line), segment.path.name.removesuffix(PACKED)
+            if isinstance(item, Span):
+                spool = spool or SpanSpool()
+                spool.add(item.request_id, file, number, line)
+                continue
+            for row in understood(item):
+                writer.add(file, number, line, row)
         size += segment.bytes
         if progress:
             progress(size)
-    counts = writer.close()
+    if spool is None:
+        counts = writer.close()
+    else:
+        spans = SpanStore(batch.journal / MANIFESTS)
+        with closing(spool), spans.alone():
+            left_out = take_spans(spool, lake, writer, batch.name, spans, remember=remember)
+            counts = writer.close()
     seconds = time.perf_counter() - began
     return IngestReport(
         batch.name, lines, counts.rows, counts.feedback, counts.requests, counts.quarantined, dict(counts.by_reason),
-        size, seconds, counts.changed,
+        size, seconds, counts.changed, left_out,
     )  # fmt: skip

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from qbawa.engine.cost_estimate import Estimate, ModelHistory
     from qbawa.replay.baseline import Baseline
     from qbawa.replay.inputs import Material
-    from qbawa.replay.replay_set.choose import Choice
     from qbawa.replay.report import ReplayReport
 
 logger = logging.getLogger("qbawa.replay")
@@ -39,7 +38,10 @@ OnCells = Callable[[pl.DataFrame], None]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The replay set after a choice: its rows, why each was chosen, and a picture of the coverage by step."""
+    """The replay set after a choice: its rows, why each was chosen, and a picture of the coverage by step.
+
+    Of a step with many recordings only where there was something to choose: a full set stays as it was drawn before.
+    """
 
     rows: pl.DataFrame
     reasons: dict[str, int]
@@ -50,14 +52,18 @@ class Chosen:
         return self.rows["request_id"].unique().sort().to_list()
 
 
-def choose_requests(project: Project) -> Chosen:
-    """Choose each step's replay set again: what was chosen before stays."""
-    from qbawa.replay import plots
+def choose_requests(project: Project, log: Log | None = None) -> Chosen:
+    """Choose each step's replay set again: what was chosen before stays. Looks at what is new alone."""
+    from qbawa.replay.replay_set.stage import choose_all
 
-    choices = _choose(project)
+    choices = choose_all(project, log or logger.info)
     project.publish()
     rows = pl.concat([project.lake.read("replay_set").clear(), *(choice.rows for choice in choices.values())])
-    drawn = {step: plots.coverage_picture(choice) for step, choice in choices.items()}
+    drawn = {}
+    if looked_for := {step: choice for step, choice in choices.items() if len(choice.vectors)}:
+        from qbawa.replay import plots
+
+        drawn = {step: plots.coverage_picture(choice) for step, choice in looked_for.items()}
     return Chosen(rows, dict(rows.group_by("reason").len().sort("reason").iter_rows()), drawn)
 
 
@@ -77,11 +83,12 @@ def foresee(project: Project) -> Project:
     What that changes lies in memory, and nothing in the home does. Its lake can be read and has no files.
     """
     from qbawa.ingest.stage import ingest_draft
+    from qbawa.replay.replay_set.stage import choose_all
 
     draft = DraftLake(project.lake)
     foreseen = dataclasses.replace(project, lake=draft)
     ingest_draft(draft, project)
-    _choose(foreseen)
+    choose_all(foreseen, logger.debug)
     _declare(foreseen)
     return foreseen
 
@@ -376,22 +383,6 @@ def matrix_picture(project: Project) -> bytes | None:
 
 
 _OUTCOME = ("error", "cost_usd", "latency_s")
-
-
-def _choose(project: Project) -> dict[str, "Choice"]:
-    """Each step's choice, once its rows are in the lake."""
-    from qbawa.replay.replay_set.choose import COLUMNS, choose
-
-    lake = project.lake
-    feedback, previous = lake.read("feedback"), lake.read("replay_set")
-    choices = {}
-    for step in replayable_steps(lake):
-        here = pl.col("step") == step
-        recorded = lake.read("recordings", COLUMNS, keep=here)
-        choices[step] = choose(recorded, feedback, project.config.replay_set, previous.filter(here))
-    rows = pl.concat([previous.clear(), *(choice.rows for choice in choices.values())])
-    lake.replace("replay_set", sorted({*choices, *previous["step"]}), rows)
-    return choices
 
 
 def _declare(project: Project) -> None:

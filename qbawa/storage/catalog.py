@@ -84,7 +84,7 @@ _LAYOUT = hashlib.sha256(
 def _write_views(connection: duckdb.DuckDBPyConnection, lake: "Lake", home: Path, names: Collection[str]) -> None:
     for name in names:
         connection.execute(f"DROP VIEW IF EXISTS {name}")
-        connection.execute(view_sql(name, lake.files(name), home))
+        connection.execute(view_sql(name, lake.files(name), home, alike=lake.files_alike(name)))
         connection.execute(f"COMMENT ON VIEW {name} IS {sql_literal(TABLES[name].rows)}")
         for column in TABLES[name].columns:
             connection.execute(f"COMMENT ON COLUMN {name}.{sql_name(column.name)} IS {sql_literal(column.description)}")

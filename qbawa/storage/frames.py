@@ -18,6 +18,7 @@ _POLARS: dict[ColumnType, pl.DataType] = {
     "bool": pl.Boolean(),
     "time": pl.Datetime("us", "UTC"),
     "texts": pl.List(pl.String()),
+    "bytes": pl.Binary(),
 }
 
 

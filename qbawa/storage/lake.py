@@ -8,6 +8,7 @@ tests/storage/test_lake.py tries with kill -9 and concurrent writers.
 import contextlib
 import random
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,10 @@ from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, wr
 from deltalake.exceptions import CommitFailedError
 
 from qbawa.errors import InputError, LakeConflictError
+from qbawa.storage.block_bounds import FileBounds, bounds_of, files_below
+from qbawa.storage.block_names import BlockNames
 from qbawa.storage.frames import BLOCK, schema_of
+from qbawa.storage.known_keys import KnownKeys
 from qbawa.storage.sql import sql_literal
 from qbawa.storage.tables import TABLES, table_named
 from qbawa.storage.versions import files_added, newest_commit
@@ -31,8 +35,12 @@ from qbawa.storage.views import view_sql
 MAX_TRIES = 50
 MOST_FILES = 64
 """Commits that a table may have behind it before its small files are joined; each leaves one."""
+SMALL_BYTES = 1 << 20
+"""Files of this size are left to `maintain`: to join them would cost a commit more than it spares those who read them."""
 JOINED_BYTES = 64 << 20
-"""Files of this size are not joined any more, so that no row is written again and again."""
+"""Files of this size are not joined any more."""
+MOST_UNJOINED = 512
+"""Files below JOINED_BYTES that a table may have before a commit joins them after all, where nobody maintains the lake."""
 BATCH_ROWS = 5_000
 """Rows that are held at once where a table is looked through."""
 MOST_COMMITS = 1_000
@@ -43,6 +51,7 @@ LOG_DAYS = 1
 _NOT_IN_FOLDERS = re.compile(r"[\[\]\\^|?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 _LOG_RETENTION = "delta.logRetentionDuration"
 _FORMAT, _FORMAT_KEY = "_format", "qbawa.format"
+_KNOWN = "_known"
 _WRITER = WriterProperties(compression="ZSTD")
 
 
@@ -83,7 +92,9 @@ class Lake:
         self._ready: set[str] = set()
         # Each thread has its own: a table that another one's commit moves on between reading and writing loses rows.
         self._seen = threading.local()
-        self._compact_at: dict[str, int] = {}
+        self._compact_at: dict[tuple[str, int], int] = {}
+        self._names: dict[str, BlockNames] = {}
+        self._keys: dict[tuple[str, ...], KnownKeys] = {}
         self.format_when_made: int | None = None
         """What to note as the lake's format before its first table is made."""
 
@@ -128,16 +139,15 @@ class Lake:
 
         `keep` is a condition, pushed down to the files.
         """
-        rows = self.scan(table)
-        if blocks is not None:
-            rows = rows.filter(pl.col(BLOCK).is_in(list(blocks)))
+        rows = self.scan(table, blocks)
         if keep is not None:
             rows = rows.filter(keep)
         return (rows.select(columns) if columns is not None else rows).collect()
 
-    def scan(self, table: str) -> pl.LazyFrame:
+    def scan(self, table: str, blocks: Sequence[str] | None = None) -> pl.LazyFrame:
         """The table's rows at its newest version, not read yet: for those who want less of them than `read` can say."""
-        return self._scan(self._open(table), table)
+        delta = self._open(table)
+        return self._scan(delta, table) if blocks is None else self._scan_blocks(delta, table, blocks)
 
     def batches(self, table: str, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
         """The table's rows at its newest version, so many at a time, as those need them who look at every text.
@@ -146,6 +156,11 @@ class Lake:
         """
         for file in self.files(table):
             yield from self._batches(table, file, columns, rows)
+
+    def by_file(self, table: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The table's rows at its newest version, a file at a time, for columns of which a file's can be held: faster."""
+        for file in self.files(table):
+            yield self._scan_files(table, [file]).select(columns).collect()
 
     def _batches(self, table: str, file: str, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
         schema = pl.Schema({name: schema_of(table)[name] for name in columns})
@@ -163,9 +178,41 @@ class Lake:
                 absent = [pl.lit(None, dtype=schema[name]).alias(name) for name in columns if name not in held]
                 yield part.with_columns(absent).select(columns).cast(schema)
 
-    def blocks(self, table: str) -> set[str]:
-        """Names of the blocks that hold at least one row."""
-        return set(self.read(table, [BLOCK])[BLOCK].unique())
+    def blocks(self, table: str, of: str | None = None) -> set[str]:
+        """Names of the blocks that hold at least one row; with `of` the block of this name and those below it (`of/…`)."""
+        if of is not None:
+            end = f"{of}0"  # after all that begin with `of/`
+            files = self._files(self._open(table), table, lambda file: file.may_hold_between(of, end))
+            names = self._scan_files(table, files).select(pl.col(BLOCK).unique()).collect()[BLOCK]
+            return {name for name in names if name == of or name.startswith(f"{of}/")}
+        if table not in self._names:
+            self._names[table] = BlockNames(self._known(table))
+        return self._names[table].of(self.files(table), self._blocks_of)
+
+    def may_hold(self, table: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """Those of these keys, distinct values of some columns, that the table may hold at its newest version.
+
+        All that it holds are among them. Only files that came since the last time are read, by this process or another.
+        """
+        of = (table, *keys.columns)
+        if of not in self._keys:
+            folder = self._known(table)
+            self._keys[of] = KnownKeys(folder and folder / "-".join(keys.columns), keys.columns)
+        return self._keys[of].among(
+            keys, self.files(table), lambda files: self._scan_files(table, list(files)).select(keys.columns).collect()
+        )
+
+    def _blocks_of(self, files: Sequence[str], among: Sequence[str] | None = None) -> pl.DataFrame:
+        """Each `file` with each `block` that it holds, or that it holds among some."""
+        options = self.storage_options or None
+        rows = pl.scan_parquet(list(files), storage_options=options, glob=False, include_file_paths="__file")
+        if among is not None:
+            rows = rows.filter(pl.col(BLOCK).is_in(list(among)))
+        return rows.select(file="__file", block=BLOCK).unique().collect()
+
+    def _known(self, table: str) -> Path | None:
+        """Where lies what is known of a table's files, on this machine; nowhere of a lake in an object store."""
+        return None if self._is_remote else Path(self.uri, _KNOWN, table)
 
     def blocks_since(self, table: str, state: tuple[str, int]) -> set[str] | None:
         """Names of the blocks that may have come, or come back, after this `state`; among them are all that did.
@@ -187,6 +234,14 @@ class Lake:
     def files(self, table: str) -> list[str]:
         """Addresses of the live Parquet files."""
         return self._files(self._open(table), table)
+
+    def files_alike(self, table: str) -> bool:
+        """Whether each live file surely has all columns of the table, by what the log says of each."""
+        log = _log(self._open(table))
+        # Of lists the log says nothing.
+        return all(
+            (counts := f"null_count.{name}") in log.columns and not log[counts].has_nulls() for name in schema_of(table)
+        )
 
     def versions(self) -> dict[str, int]:
         """Version of every table; grows by one with each commit."""
@@ -281,7 +336,16 @@ class Lake:
         delta = self._open(table)
         delta.create_checkpoint()
         delta.cleanup_metadata()
+        self._forget_known(table)
         return len(gone) + (self._drop_strays(delta, table) if alone and not self._is_remote else 0)
+
+    def _forget_known(self, table: str) -> None:
+        """Hashes of keys that are gone, and names of blocks, tell of them too. What is left is read again."""
+        self._names.pop(table, None)
+        for of in [of for of in self._keys if of[0] == table]:
+            del self._keys[of]
+        if (folder := self._known(table)) is not None and folder.is_dir():
+            shutil.rmtree(folder)
 
     def _drop_strays(self, delta: DeltaTable, table: str) -> int:
         """Delete what is neither live nor part of the newest version's log, such as the drafts of a writer that was killed.
@@ -312,7 +376,7 @@ class Lake:
         predicate = f"{BLOCK} IN ({', '.join(sql_literal(block) for block in sorted(blocks))})"
         for attempt in range(MAX_TRIES):
             delta = self._open(table)
-            old = self._scan(delta, table).filter(pl.col(BLOCK).is_in(blocks)).collect()
+            old = self._scan_blocks(delta, table, blocks).collect()
             rows = _conform(table, make(old))
             if _same(old, rows):
                 return False
@@ -336,11 +400,15 @@ class Lake:
 
     def _compact_if_many(self, table: str, delta: DeltaTable) -> None:
         """Join small files where commits have left many: reading a table opens them all. The old ones stay for readers."""
-        if len(delta.file_uris()) < self._compact_at.get(table, MOST_FILES):
+        if len(delta.file_uris()) < MOST_FILES:
             return
-        with contextlib.suppress(CommitFailedError):  # another writer was faster; the next commit tries again
-            delta.optimize.compact(target_size=JOINED_BYTES, writer_properties=_WRITER)
-        self._compact_at[table] = len(self._open(table).file_uris()) + MOST_FILES
+        for size, most in ((SMALL_BYTES, MOST_FILES), (JOINED_BYTES, MOST_UNJOINED)):
+            if files_below(_log(delta), size) < self._compact_at.get((table, size), most):
+                continue
+            with contextlib.suppress(CommitFailedError):  # another writer was faster; the next commit tries again
+                delta.optimize.compact(target_size=size, writer_properties=_WRITER)
+            delta = self._open(table)
+            self._compact_at[table, size] = files_below(_log(delta), size) + most
 
     def _open(self, table: str) -> DeltaTable:
         uri = f"{self.uri}/{table_named(table).name}"
@@ -369,13 +437,15 @@ class Lake:
         if self._is_remote:
             return DeltaTable(uri, storage_options=self.storage_options or None)
         seen: dict[str, _Seen] = self._seen.__dict__
-        before = seen.get(table)
+        before, log = seen.get(table), Path(uri, "_delta_log")
         if before is not None and before.mark is not None and before.mark == _mark(before.commit):
             delta = before.delta
-            delta.update_incremental()
+            # Looked for by name: delta-rs lists the log, which takes as long as there are commits in it.
+            if (log / _commit_name(delta.version() + 1)).exists():
+                delta.update_incremental()
         else:
             delta = DeltaTable(uri)
-        commit = Path(uri, "_delta_log", f"{delta.version():020}.json")
+        commit = log / _commit_name(delta.version())
         if before is None or before.delta is not delta or before.commit != commit:
             seen[table] = _Seen(delta, commit, _mark(commit))
         return delta
@@ -394,8 +464,11 @@ class Lake:
     def _is_remote(self) -> bool:
         return "://" in self.uri
 
-    def _files(self, delta: DeltaTable, table: str) -> list[str]:
+    def _files(self, delta: DeltaTable, table: str, where: Callable[[FileBounds], bool] | None = None) -> list[str]:
         uris = delta.file_uris()
+        if where is not None:
+            names = {file.name for file in bounds_of(_log(delta)) if where(file)}
+            uris = [uri for uri in uris if uri.rsplit("/", 1)[1] in names]
         if self._is_remote:
             return uris
         # delta-rs writes the folder as in a URL (`my%20lake`); the files lie directly in it, under plain names.
@@ -403,6 +476,16 @@ class Lake:
 
     def _scan(self, delta: DeltaTable, table: str) -> pl.LazyFrame:
         return self._scan_files(table, self._files(delta, table))
+
+    def _scan_blocks(self, delta: DeltaTable, table: str, blocks: Sequence[str]) -> pl.LazyFrame:
+        """The rows of some blocks, out of the files that hold them."""
+        wanted = sorted(blocks)
+        files = self._files(delta, table, lambda file: file.may_hold(wanted))
+        if files:
+            # Names alone first: of a file that may hold a block Polars reads all columns, to find no row in most.
+            held = {file.rsplit("/", 1)[-1] for file in self._blocks_of(files, wanted)["file"]}
+            files = [file for file in files if file.rsplit("/", 1)[-1] in held]
+        return self._scan_files(table, files).filter(pl.col(BLOCK).is_in(wanted))
 
     def _scan_files(self, table: str, files: list[str]) -> pl.LazyFrame:
         schema = schema_of(table)
@@ -425,16 +508,40 @@ class DraftLake(Lake):
         self._drafts: dict[str, pl.DataFrame] = {}
         self._replaced: dict[str, set[str]] = {name: set() for name in TABLES}
 
-    def scan(self, table: str) -> pl.LazyFrame:
-        uri, options = f"{self.uri}/{table_named(table).name}", self.storage_options or None
-        if DeltaTable.is_deltatable(uri, options):
-            held = self._scan(DeltaTable(uri, storage_options=options), table)
-        else:
-            held = schema_of(table).to_frame().lazy()
+    def scan(self, table: str, blocks: Sequence[str] | None = None) -> pl.LazyFrame:
+        rows = self._rows(table)
+        return rows if blocks is None else rows.filter(pl.col(BLOCK).is_in(list(blocks)))
+
+    def blocks(self, table: str, of: str | None = None) -> set[str]:
+        names = set(self.read(table, [BLOCK])[BLOCK].unique())
+        return names if of is None else {name for name in names if name == of or name.startswith(f"{of}/")}
+
+    def may_hold(self, table: str, keys: pl.DataFrame) -> pl.DataFrame:
+        return keys
+
+    def _rows(self, table: str) -> pl.LazyFrame:
+        delta = self._held(table)
+        held = self._scan(delta, table) if delta is not None else schema_of(table).to_frame().lazy()
         if table not in self._drafts:
             return held
         stays = ~pl.col(BLOCK).is_in(list(self._replaced[table]))
         return pl.concat([held.filter(stays), self._drafts[table].lazy()])
+
+    def by_file(self, table: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        yield self.scan(table).select(columns).collect()
+
+    def state(self, table: str) -> tuple[str, int]:
+        """Of the table as it is without what was written here; ("", -1) where there is none."""
+        delta = self._held(table)
+        return (str(delta.metadata().id), delta.version()) if delta is not None else ("", -1)
+
+    def blocks_since(self, table: str, state: tuple[str, int]) -> set[str] | None:
+        found = super().blocks_since(table, state)
+        return None if found is None else found | self._replaced[table]
+
+    def _held(self, table: str) -> DeltaTable | None:
+        uri, options = f"{self.uri}/{table_named(table).name}", self.storage_options or None
+        return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
 
     def _commit(self, table: str, blocks: list[str], make: Callable[[pl.DataFrame], pl.DataFrame]) -> bool:
         old = self.read(table, blocks=blocks)
@@ -464,6 +571,15 @@ def _add_new_columns(delta: DeltaTable, table: str) -> None:
             return
         except CommitFailedError:  # another process is at it
             delta.update_incremental()
+
+
+def _commit_name(version: int) -> str:
+    return f"{version:020}.json"
+
+
+def _log(delta: DeltaTable) -> pl.DataFrame:
+    """What the log says of each live file."""
+    return pl.DataFrame(delta.get_add_actions(flatten=True))
 
 
 def _shorten_log(delta: DeltaTable) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from qbawa.errors import InputError
 
-ColumnType = Literal["text", "int", "float", "bool", "time", "texts"]
+ColumnType = Literal["text", "int", "float", "bool", "time", "texts", "bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,39 @@ QUARANTINE = Table(
         ("reason", "text", "Why it was refused."),
         ("raw", "text", "The line itself, cut after 64 KiB; bytes that are not UTF-8 as \\xNN."),
         ("seen_at", "time", "When it was read, UTC."),
+    ),
+)
+
+QUESTION_CLUSTERS = Table(
+    "question_clusters",
+    "one row per step and request that asked it something",
+    "recording batch",
+    ("step", "request_id"),
+    _columns(
+        ("step", "text", "The step."),
+        ("request_id", "text", "The request."),
+        ("request_key", "int", "Hash of it, by which it is found without reading names."),
+        ("recording_id", "text", "Its first execution of the step."),
+        ("recorded_at", "time", "When that started, UTC."),
+        ("failed", "bool", "Whether it raised."),
+        ("tags", "text", "JSON object of the request's tags."),
+        ("cluster", "int", "Group of near-duplicate questions; `q_` and this number in hex names it in `replay_set`."),
+        ("joins", "text", "JSON list of other clusters that turned out to be one with it when this question came."),
+        ("template", "text", "With which template of `question_templates` the signature was made."),
+        ("signature", "bytes", "What the question is compared by: one byte of each of 125 MinHash values."),
+    ),
+)
+
+QUESTION_TEMPLATES = Table(
+    "question_templates",
+    "one row per step that can be replayed",
+    "step",
+    ("step",),
+    _columns(
+        ("step", "text", "The step."),
+        ("template", "text", "Hash of step and triples."),
+        ("triples", "bytes", "Word triples, as 32-bit hashes, that a fifth of all questions have: they do not count."),
+        ("recordings", "int", "How many recordings the step had when that was last looked at."),
     ),
 )
 
@@ -401,6 +434,8 @@ TABLES: dict[str, Table] = {
         RECORDINGS,
         FEEDBACK,
         QUARANTINE,
+        QUESTION_CLUSTERS,
+        QUESTION_TEMPLATES,
         REPLAY_SET,
         STRATEGIES,
         CALLS,

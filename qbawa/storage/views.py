@@ -7,10 +7,11 @@ from qbawa.storage.sql import sql_literal, sql_name
 from qbawa.storage.tables import ColumnType, table_named
 
 
-def view_sql(table: str, files: Sequence[str], home: Path | None = None) -> str:
+def view_sql(table: str, files: Sequence[str], home: Path | None = None, *, alike: bool = False) -> str:
     """SQL that makes a DuckDB view of a table over exactly these Parquet files.
 
-    With `home` its paths, which are relative to the home, are shown whole.
+    With `home` its paths, which are relative to the home, are shown whole. Where the files are `alike` in their columns,
+    DuckDB opens one of them to know what they are, otherwise all.
     """
     columns = table_named(table).columns
     empty = f"SELECT {', '.join(f'NULL::{_DUCKDB[c.type]} AS {sql_name(c.name)}' for c in columns)} WHERE false"
@@ -25,7 +26,7 @@ def view_sql(table: str, files: Sequence[str], home: Path | None = None) -> str:
     # The empty part has the columns that a newer qbawa added and none of these files holds yet.
     return (
         f"CREATE VIEW {sql_name(table)} AS SELECT {names} FROM "
-        f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = true))"
+        f"({empty} UNION ALL BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = {'false' if alike else 'true'}))"
     )
 
 
@@ -36,6 +37,7 @@ _DUCKDB: dict[ColumnType, str] = {
     "bool": "BOOLEAN",
     "time": "TIMESTAMPTZ",
     "texts": "VARCHAR[]",
+    "bytes": "BLOB",
 }
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,12 @@ import pytest
 from browser import chromium_page, needs_chromium
 from dagster import AssetKey
 from dagster_home import configure, dagster_on, record
+from otlp_traces import PROTOBUF, TRACE, one_trace, protobuf_body
 from running_up import Up, environment, free_port, processes_of, qbawa, running_up, wait_for
 
 from qbawa.cli.launch.processes import end_leftovers
 from qbawa.project import Home
+from qbawa.storage.journal import all_segments, read_lines
 from qbawa_assets.definitions import ASSETS
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ def up() -> Iterator[Up]:
     home = Home(Path(tempfile.mkdtemp(prefix="qb-", dir="/tmp")))
     configure(home, strategies=[STRATEGIES])
     try:
-        with running_up(home) as running:
+        with running_up(home, "--otlp-port", str(free_port())) as running:
             yield running
     finally:
         shutil.rmtree(home.root, ignore_errors=True)
@@ -63,6 +66,15 @@ def test_a_port_that_is_taken_is_said(up: Up, tmp_path: Path) -> None:
     second = qbawa(other, "up", "--port", str(up.port))
     assert second.returncode == 2
     assert str(up.port) in second.stderr and "--port" in second.stderr
+    assert not processes_of(other)
+
+
+def test_a_port_for_traces_that_is_taken_is_said(up: Up, tmp_path: Path) -> None:
+    other = Home(tmp_path)
+    configure(other)
+    second = qbawa(other, "up", "--port", str(free_port()), "--otlp-port", str(up.port))
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert str(up.port) in second.stderr and "--otlp-port" in second.stderr
     assert not processes_of(other)
 
 
@@ -134,6 +146,15 @@ def _appears(wanted: Locator) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def test_traces_that_are_sent_are_in_the_journal_once_acknowledged(up: Up) -> None:
+    (endpoint,) = re.findall(r"OTEL_EXPORTER_OTLP_ENDPOINT=(\S+)", up.said)
+    request = urllib.request.Request(f"{endpoint}/v1/traces", protobuf_body(one_trace()), {"Content-Type": PROTOBUF})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert (answer.status, answer.read()) == (200, b"")
+    lines = [line for path in all_segments(up.home.journal) for line in read_lines(path)]
+    assert sum(TRACE.encode() in line for line in lines) == len(one_trace())
 
 
 def test_what_a_killed_one_left_running_is_ended_by_the_next(tmp_path: Path) -> None:

@@ -15,10 +15,14 @@ from dagster import (
     SkipReason,
     build_schedule_context,
     build_sensor_context,
+    job,
 )
 from dagster_home import DagsterHome, configure, dagster_home, prompts, record
 from scripted_provider import ScriptedProvider
 
+from qbawa.ingest import stage as ingest_stage
+from qbawa.project import Project
+from qbawa_assets.jobs import take_recordings
 from resources import ProjectResource
 from sensors.schedules import nightly_replay, replay_new_requests, replay_new_strategies
 from sensors.sensors import missing_cells, new_human_verdicts, new_recordings
@@ -98,6 +102,27 @@ def test_a_late_segment_becomes_a_batch_of_its_own(world: DagsterHome) -> None:
     assert len(world.instance.get_materialized_partitions(AssetKey("recordings"))) == 2
     assert world.rows("SELECT count(*) FROM recordings") == [(3,)]
     assert "c" in world.instance.get_dynamic_partitions("request")
+
+
+@job
+def taking_alone() -> None:
+    """The first op of the job that the sensor starts; what follows publishes too, where it has something new."""
+    take_recordings()
+
+
+def test_a_run_publishes_the_catalog_once_however_many_batches_it_takes_in(
+    world: DagsterHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):  # a look after each makes a batch of each
+        record(world.home, ["d"], first=3 + number)
+        ingest_stage.new_batches(world.project)
+    published: list[int] = []
+    publish = Project.publish
+    monkeypatch.setattr(Project, "publish", lambda project: (published.append(1), publish(project))[1])
+    with mock.patch.dict(os.environ, world.environment):
+        done = taking_alone.execute_in_process(instance=world.instance, resources={"project": ProjectResource()})
+    assert done.success
+    assert len(published) == 1 and world.rows("SELECT count(*) FROM recordings") == [(6,)]
 
 
 def test_a_table_of_human_verdicts_decides_anew(world: DagsterHome, server: ScriptedProvider) -> None:

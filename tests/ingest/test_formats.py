@@ -110,7 +110,7 @@ def test_genai_spans_keep_their_tree_messages_and_failures(lake: Lake) -> None:
     rows = rows_of(lake, "otlp_genai.jsonl")
     agent, call, failed, old = rows
     assert agent["step"] == "invoke_agent reviewer" and agent["parent_id"] is None and agent["model"] is None
-    assert call["step"] == "chat" and call["parent_id"] == agent["recording_id"] and call["pipeline"] == "contracts"
+    assert call["step"] == "reviewer" and call["parent_id"] == agent["recording_id"] and call["pipeline"] == "contracts"
     assert [m["role"] for m in call["messages"]] == ["system", "user", "assistant", "tool"]
     assert call["messages"][2]["tool_calls"][0]["function"] == {
         "name": "get_weather",

@@ -53,7 +53,7 @@ BAD: dict[str, list[bytes]] = {
         line(cost_usd="free"), line(latency_s=-1), line(started_at="yesterday"), line(started_at=1e300), line(v="1"),
         line(inputs={"n": "N"}).replace(b'"N"', b"9" * 5_000), line().replace(b'"latency_s": 0.5', b'"latency_s": 1e999'),
     ],
-    "unknown_kind": [line(kind="span"), line(kind=3)],
+    "unknown_kind": [line(kind="hologram"), line(kind=3)],
     "future_version": [line(v=2), line(v=2, kind="hologram", inputs=7)],
 }  # fmt: skip
 

@@ -122,12 +122,14 @@ def test_a_question_with_a_large_image_is_recorded_whole(client, journal):
     assert [row["messages"] == messages for row in written(journal)] == [True, True]
 
 
-def test_a_request_that_a_client_makes_meanwhile_is_no_answer(client, journal):
+def test_a_request_that_a_client_makes_meanwhile_is_no_part_of_the_call(client, journal):
     """As for a token, by another client of the same package."""
     other = openai.OpenAI(base_url=client.base_url, api_key="k")
     client._prepare_request = lambda request: other.get("/models", cast_to=object)
-    client.chat.completions.create(**asked("meanwhile"))
-    assert [row["output"] for row in written(journal)] == ["echo meanwhile"]
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**asked("fail meanwhile"))
+    [row] = written(journal)
+    assert row["messages"] == asked("fail meanwhile")["messages"] and row["output"] is None
 
 
 def test_calls_in_threads_and_tasks_stand_in_their_step(client, journal, server):

@@ -2,7 +2,9 @@
 
 import json
 import random
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,11 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbawa.config import ReplaySetConfig
+from qbawa.config import Config, ReplaySetConfig
+from qbawa.project import Home, Project
 from qbawa.replay.plots import coverage_picture
-from qbawa.replay.replay_set.choose import choose
-from qbawa.replay.replay_set.near_duplicates import near_groups, question_clusters
+from qbawa.replay.replay_set.choose import Choice
+from qbawa.replay.replay_set.near_duplicates import Newcomers
 from qbawa.replay.replay_set.question_text import question_text
+from qbawa.replay.replay_set.signatures import sign, template_of
+from qbawa.replay.replay_set.stage import choose_all
 from qbawa.replay.stage import replayable_steps
 from qbawa.storage.frames import schema_of
 from qbawa.storage.lake import Lake
@@ -48,6 +53,27 @@ def traffic(texts: list[str], **columns: list[Any]) -> pl.DataFrame:
         "recorded_at": [began + timedelta(seconds=number) for number in range(len(texts))],
     } | columns
     return pl.DataFrame(rows, schema_overrides={name: pl.String for name in ("messages", "error", "tags", "inputs")})
+
+
+def choose(
+    recordings: pl.DataFrame, feedback: pl.DataFrame, settings: ReplaySetConfig, previous: pl.DataFrame
+) -> Choice:
+    """What is chosen in a home that has recorded this, and chosen that before."""
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(Path(folder, "lake"))
+        rows = recordings.with_columns(block_id=pl.lit("b"), model=pl.lit("m"))
+        lake.replace("recordings", ["b"], rows)
+        lake.replace("feedback", ["b"], feedback.with_columns(block_id=pl.lit("b")))
+        lake.replace("replay_set", previous["step"].unique().to_list(), previous)
+        project = Project(Home(Path(folder)), Config(replay_set=settings), lake)
+        return choose_all(project, lambda line: None).get("answer", Choice(NOTHING))
+
+
+def near_groups(texts: list[str]) -> list[int]:
+    """For each text the place of the first one of its group."""
+    signed = sign(texts, template_of(list(dict.fromkeys(texts))))
+    clusters = Newcomers(signed.signatures, signed.names).groups({}).clusters.tolist()
+    return [clusters.index(cluster) for cluster in clusters]
 
 
 MIXED = [text for topic in TOPICS for text in sentences(topic, 30)]
@@ -144,14 +170,15 @@ def test_rows_fit_the_table(tmp_path: Any) -> None:
 
 def test_clusters_are_kept_and_newcomers_join_them() -> None:
     texts = sentences("law", 6)
-    old = question_clusters(pl.DataFrame({"request_id": ["a", "b"], "text": texts[:2]}))
-    more = pl.DataFrame(
-        {"request_id": ["new", "a", "b", "c"], "text": [texts[0].title(), texts[0], texts[1], texts[2]]}
+    old = choose(traffic(texts[:2]), NO_FEEDBACK, ReplaySetConfig(), NOTHING).rows
+    named = old.with_columns(cluster=pl.lit("mine")).head(1)
+    more = traffic([texts[0].title(), texts[0], texts[1], texts[2]]).with_columns(
+        request_id=pl.Series(["new", "r0000", "r0001", "c"])
     )
-    named = old.with_columns(pl.lit("mine").alias("cluster")).head(1)
-    found = dict(question_clusters(more, named).select("request_id", "cluster").iter_rows())
-    assert found["new"] == found["a"] == "mine" and len(set(found.values())) == 3
-    assert found["b"] == dict(old.select("request_id", "cluster").iter_rows())["b"]
+    found = choose(more, NO_FEEDBACK, ReplaySetConfig(), named).rows
+    clusters = {row["request_id"]: (row["cluster"], row["cluster_size"]) for row in found.iter_rows(named=True)}
+    assert clusters.keys() == {"r0000", "r0001", "c"} and clusters["r0000"] == ("mine", 2)
+    assert clusters["r0001"] == (old["cluster"][1], 1)
 
 
 @settings(max_examples=25, deadline=None)

@@ -24,6 +24,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 TOKEN_VARIABLE = "QBAWA_UI_TOKEN"
+OTLP_TOKEN_VARIABLE = "QBAWA_OTLP_TOKEN"
 SHORTEST_TOKEN = 16
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -65,12 +66,16 @@ class Rules:
 
     def check(self, request: "Request") -> None:
         """Raises Refusal where the request comes from somewhere else or asks in a way that a foreign page could."""
+        self.check_source(request)
+        if request.kind == "http":
+            _check_method(request)
+
+    def check_source(self, request: "Request") -> None:
+        """Raises Refusal where the request is addressed to another server, or comes from a page of one."""
         if re.search(r"[\x00-\x1f\x7f]", request.path):
             raise Refusal(400, "A path has no control characters.")
         self._check_host(request)
         _check_origin(request)
-        if request.kind == "http":
-            _check_method(request)
 
     def _check_host(self, request: "Request") -> None:
         hosts = request.all("host")

@@ -1,6 +1,5 @@
 """Dagster's processes, started on a home: the UI with its daemon, or one run."""
 
-import errno
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 import qbawa
 from qbawa.cli.launch.postgres import postgres
 from qbawa.cli.launch.processes import Groups, end_leftovers, interruptible, own_groups
-from qbawa.cli.launch.sockets import keep_fresh, socket_folder
+from qbawa.cli.launch.sockets import keep_fresh, listening, reachable, socket_folder
 from qbawa.cli.launch.supervisor import (
     Announce,
     Server,
@@ -97,33 +96,66 @@ def run_job(home: Home, arguments: Sequence[str]) -> int:
         return 130
 
 
+@dataclass(frozen=True)
+class OtlpPort:
+    """Where spans of OpenTelemetry are received."""
+
+    port: int
+    token: str | None
+    wanted: bool
+    """Whether somebody has named the port."""
+
+
 def serve(
-    home: Home, host: str, port: int, announce: Announce, *, token: str | None = None, names: Collection[str] = ()
+    home: Home,
+    host: str,
+    port: int,
+    announce: Announce,
+    *,
+    token: str | None = None,
+    names: Collection[str] = (),
+    otlp: OtlpPort | None = None,
 ) -> int:
     """Run the Dagster UI and daemon until Ctrl-C or SIGTERM, and leave no process behind.
 
     `announce` is given lines for the terminal. With a token the UI asks for it; `names` are host names of this server
-    beside those that are evident. Raises BusyError where this home is served already or the port is taken.
+    beside those that are evident. With `otlp`, spans of OpenTelemetry are received as well. Raises BusyError where this
+    home is served already or a port is taken.
     """
     from qbawa.cli.launch.access import known_names
 
-    with _sole_server(home), interruptible():
+    with _sole_server(home), interruptible(), ExitStack() as held:
         end_leftovers(home)
         try:
             # Held from now on, so that nobody else can take it while PostgreSQL starts.
-            with _listener(host, port) as listener:
-                announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
-                with dagster_environment(home) as environment, own_groups(home) as groups:
-                    address = Address(host, port, token, known_names(host, names), listener.fileno())
-                    _serve_until_interrupted(home, environment, groups, address, announce)
+            listener = held.enter_context(listening(host, port, "--port"))
+            known = known_names(host, names)
+            address = Address(host, port, token, known, listener.fileno())
+            spans = None
+            if otlp and (receiver := _otlp_listener(held, host, otlp, announce)):
+                spans = Address(host, otlp.port, otlp.token, known, receiver.fileno())
+            announce(f"Starting PostgreSQL and Dagster on {home.root} (about 20 s) ...")
+            with dagster_environment(home) as environment, own_groups(home) as groups:
+                _serve_until_interrupted(home, environment, groups, address, spans, announce)
         except KeyboardInterrupt:
             pass
     return 0
 
 
+def _otlp_listener(held: ExitStack, host: str, otlp: OtlpPort, announce: Announce) -> socket.socket | None:
+    """The socket for spans; None, said aloud, where a port that nobody asked for by name is taken by somebody else."""
+    try:
+        return held.enter_context(listening(host, otlp.port, "--otlp-port"))
+    except BusyError as error:
+        if otlp.wanted:
+            raise
+        announce(f"No OpenTelemetry traces are received here: {error}")
+        return None
+
+
 @dataclass(frozen=True)
 class Address:
-    """Where the UI listens, and for whom."""
+    """Where a server listens, and for whom."""
 
     host: str
     port: int
@@ -133,14 +165,23 @@ class Address:
 
     @property
     def url(self) -> str:
-        return f"http://{_reachable(self.host)}:{self.port}"
+        return f"http://{reachable(self.host)}:{self.port}"
 
 
 def _serve_until_interrupted(
-    home: Home, environment: Mapping[str, str], groups: Groups, address: Address, announce: Announce
+    home: Home,
+    environment: Mapping[str, str],
+    groups: Groups,
+    address: Address,
+    spans: Address | None,
+    announce: Announce,
 ) -> None:
-    servers = _, webserver, daemon = _servers(home, environment, address)
+    servers = _, webserver, daemon, *_ = _servers(home, environment, address, spans)
     bring_up(servers, groups, announce)
+    if spans:
+        announce(f"OpenTelemetry traces: OTEL_EXPORTER_OTLP_ENDPOINT={spans.url}")
+        if spans.token:
+            announce(f'  with OTEL_EXPORTER_OTLP_HEADERS="Authorization=Bearer%20{spans.token}"')
     suffix = f"/?token={address.token}" if address.token else ""
     announce(f"Dagster UI: {address.url}{suffix}   (Ctrl-C stops everything)")
     freshened = time.monotonic()
@@ -161,9 +202,11 @@ def _serve_until_interrupted(
         raise
 
 
-def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tuple[Server, Server, Server]:
-    """Code server, webserver and daemon."""
-    from qbawa.cli.launch.access import TOKEN_VARIABLE
+def _servers(
+    home: Home, environment: Mapping[str, str], address: Address, spans: Address | None
+) -> tuple[Server, Server, Server, *tuple[Server, ...]]:
+    """Code server, webserver and daemon, then the receiver of spans where there is one."""
+    from qbawa.cli.launch.access import OTLP_TOKEN_VARIABLE, TOKEN_VARIABLE
 
     code_socket, workspace = socket_folder(home) / "code", home.dagster / "workspace.json"
     # JSON is YAML, and quotes whatever a path holds.
@@ -172,7 +215,8 @@ def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tu
     )
     folder = project_folder()
     quiet = {**environment, "PYTHONWARNINGS": "ignore"}
-    quiet.pop(TOKEN_VARIABLE, None)
+    for variable in (TOKEN_VARIABLE, OTLP_TOKEN_VARIABLE):
+        quiet.pop(variable, None)
     code_server = Server(
         "code server",
         python(
@@ -191,7 +235,7 @@ def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tu
             *("--listener", str(address.listener), "--port", str(address.port), "--names", ",".join(address.names)),
         ),
         {**quiet, TOKEN_VARIABLE: address.token} if address.token else quiet,
-        is_ready=lambda: _answers(address),
+        is_ready=lambda: _answers(address, "/server_info"),
         inherits=[address.listener],
     )
     daemon = Server(
@@ -202,7 +246,19 @@ def _servers(home: Home, environment: Mapping[str, str], address: Address) -> tu
         # It complains where there is none yet. The webserver has enough to load until then.
         needs=[code_server],
     )
-    return code_server, webserver, daemon
+    if spans is None:
+        return code_server, webserver, daemon
+    receiver = Server(
+        "receiver of OpenTelemetry spans",
+        python(
+            *("-m", "qbawa.cli.launch.otlp_server", "--listener", str(spans.listener), "--port", str(spans.port)),
+            *("--names", ",".join(spans.names), "--journal", str(home.journal)),
+        ),
+        {**quiet, OTLP_TOKEN_VARIABLE: spans.token} if spans.token else quiet,
+        is_ready=lambda: _answers(spans, "/"),
+        inherits=[spans.listener],
+    )
+    return code_server, webserver, daemon, receiver
 
 
 def project_folder() -> Path:
@@ -238,38 +294,16 @@ def _sole_server(home: Home) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _listener(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host.strip("[]"), port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise BusyError(f"Port {port} on {host} is taken by another program. Choose one with --port.") from None
-            raise InputError(f"Cannot listen on {host}, port {port}: {error.strerror or error}.") from None
-        listener.listen(128)
-        yield listener
-
-
-def _answers(address: Address) -> bool:
+def _answers(address: Address, path: str) -> bool:
     import urllib.request
 
     headers = {"Host": f"localhost:{address.port}"}
     if address.token:
         headers["Authorization"] = f"Bearer {address.token}"
-    request = urllib.request.Request(f"{address.url}/server_info", headers=headers)
+    request = urllib.request.Request(f"{address.url}{path}", headers=headers)
     try:
         # Never through a proxy that the environment names.
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=1):
             return True
     except OSError:
         return False
-
-
-def _reachable(host: str) -> str:
-    """How a browser of this machine reaches a server that listens on this host."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
-    return f"[{host}]" if ":" in host else host

@@ -1,10 +1,18 @@
-"""Where UNIX sockets lie: in the home, or behind a short path of our own where the home's is too long for one."""
+"""Where UNIX sockets lie: in the home, or behind a short path of our own where the home's is too long for one.
 
+And sockets of TCP, taken before what listens on them is started.
+"""
+
+import errno
 import os
+import socket
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from qbawa.errors import BusyError, InputError
 from qbawa.project import Home
 
 # The least that systems allow for a socket's path, with room for the longest name that we use.
@@ -33,6 +41,31 @@ def keep_fresh(folder: Path) -> None:
     """Mark a folder as used: systems clear out old things under /tmp."""
     for path in (folder, *folder.iterdir()):
         os.utime(path, follow_symlinks=False)
+
+
+@contextmanager
+def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
+    """A socket that listens there. Raises BusyError, which names the option that chooses another port, where it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise BusyError(
+                    f"Port {port} on {host} is taken by another program. Choose one with {option}."
+                ) from None
+            raise InputError(f"Cannot listen on {host}, port {port}: {error.strerror or error}.") from None
+        listener.listen(128)
+        yield listener
+
+
+def reachable(host: str) -> str:
+    """How a program of this machine reaches a server that listens on this host."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_short(folder: Path) -> bool:

@@ -1,10 +1,11 @@
-"""The token that visitors of the UI must bring where others than this machine's programs can reach it."""
+"""Tokens that visitors of the UI, and applications that send spans, must bring where others than this machine's programs
+can reach them."""
 
 import os
 import re
 import secrets
 
-from qbawa.cli.launch.access import SHORTEST_TOKEN, TOKEN_VARIABLE, is_loopback
+from qbawa.cli.launch.access import OTLP_TOKEN_VARIABLE, SHORTEST_TOKEN, TOKEN_VARIABLE, is_loopback
 from qbawa.errors import InputError
 from qbawa.project import Home
 
@@ -14,15 +15,11 @@ def token_for(home: Home, host: str, *, wants_token: bool, named: bool) -> str |
 
     Raises InputError where others could reach the UI without one, and where the one given is no use.
     """
-    given = os.environ.get(TOKEN_VARIABLE)
+    given = _given(TOKEN_VARIABLE)
     if given:
-        if len(given) < SHORTEST_TOKEN or not re.fullmatch(r"[\w.~-]+", given, re.ASCII):
-            raise InputError(
-                f"{TOKEN_VARIABLE} must have at least {SHORTEST_TOKEN} characters, letters, digits and -._~ alone."
-            )
         return given
     if wants_token:
-        return _generated(home)
+        return _generated(home, "ui.token")
     if not is_loopback(host) or named:
         where = f"on {host}" if not is_loopback(host) else "under another name"
         raise InputError(
@@ -32,10 +29,33 @@ def token_for(home: Home, host: str, *, wants_token: bool, named: bool) -> str |
     return None
 
 
-def _generated(home: Home) -> str:
-    """The same at every start, so that bookmarks and cookies go on working."""
+def otlp_token_for(home: Home, host: str, *, wants_token: bool, named: bool) -> str | None:
+    """The same for applications that send spans. Not the UI's: who may add recordings need not be able to read them."""
+    given = _given(OTLP_TOKEN_VARIABLE)
+    if given:
+        return given
+    if wants_token:
+        return _generated(home, "otlp.token")
+    if not is_loopback(host) or named:
+        where = f"on {host}" if not is_loopback(host) else "under another name"
+        raise InputError(
+            f"Whoever reaches the receiver of spans {where} could write recordings. Add --token to let in only who brings "
+            f"the token that is then printed, or set {OTLP_TOKEN_VARIABLE} to a secret of your own."
+        )
+    return None
+
+
+def _given(variable: str) -> str | None:
+    given = os.environ.get(variable)
+    if given and (len(given) < SHORTEST_TOKEN or not re.fullmatch(r"[\w.~-]+", given, re.ASCII)):
+        raise InputError(f"{variable} must have at least {SHORTEST_TOKEN} characters, letters, digits and -._~ alone.")
+    return given or None
+
+
+def _generated(home: Home, name: str) -> str:
+    """The same at every start, so that bookmarks, cookies and settings of applications go on working."""
     home.make_private()
-    path = home.root / "ui.token"
+    path = home.root / name
     try:
         return path.read_text().strip()
     except FileNotFoundError:

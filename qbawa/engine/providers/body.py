@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
 
-import aiohttp
-
 from qbawa.engine.error_classes import malformed
 
 MAX_BODY_BYTES = 64 << 20
@@ -70,10 +68,9 @@ class BodyBytes:
         if self._held:
             self._budget.give_back(self._held, self)
 
-    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def read(self, packed: AsyncIterable[bytes], encoding: str) -> bytes:
         """The unpacked body. Raises TransientError('malformed') for one that is too long or cannot be unpacked."""
-        encoding = response.headers.get("Content-Encoding", "")
-        chunks = [chunk async for chunk in self.unpacked(response.content.iter_any(), encoding)]
+        chunks = [chunk async for chunk in self.unpacked(packed, encoding)]
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def unpacked(self, packed: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:

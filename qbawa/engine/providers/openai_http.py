@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers over our own HTTP session: the public wire format at a tenth of a client library's CPU."""
+"""OpenAI-compatible servers over our own HTTP (`connections`): the public wire format, without a client library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ import orjson
 from qbawa.engine.calls import Answer, Json, ModelCall, ModelSettings
 from qbawa.engine.error_classes import SHOWN, classify, malformed, redirected
 from qbawa.engine.providers.body import ACCEPT_ENCODING, BodyBytes, ByteBudget
+from qbawa.engine.providers.connections import BrokenReplyError, CannotConnectError, Reply, Server, plain_url
 from qbawa.engine.providers.native import RESPONSES, native_body, read_native, wire_name
 from qbawa.engine.providers.openai_wire import parse_json, read_limits, read_response, request_params
 from qbawa.errors import ConfigError, FinalError, ProviderError, TransientError
@@ -27,10 +28,15 @@ Reader = Callable[[Json], Answer]
 
 
 class HttpSession:
-    """One connection pool for all models. Opened on first use, inside the event loop."""
+    """The connections to all models' servers. Opened on first use, inside the event loop.
+
+    Straight ones are our own (`connections`); through proxies, and to addresses that need encoding, aiohttp's.
+    """
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._servers: dict[str, Server] = {}
+        self._proxied = any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ)
         self.bytes = ByteBudget()
 
     def open(self) -> aiohttp.ClientSession:
@@ -40,16 +46,43 @@ class HttpSession:
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Looking proxies up costs CPU on every call, so only where there is one to find.
-                trust_env=any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ),
+                trust_env=self._proxied,
                 auto_decompress=False,  # ours counts what it unpacks
                 raise_for_status=False,
+                timeout=aiohttp.ClientTimeout(total=None),
             )
         return self._session
 
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> contextlib.AbstractAsyncContextManager[Reply]:
+        """The reply to a POST; no redirect is followed. How long that may take is for the caller to say."""
+        if self._proxied or not plain_url(url):
+            return self._post_by_aiohttp(url, headers, body)
+        split = url.find("/", url.find("//") + 2)
+        server = self._servers.get(url[:split])
+        if server is None:
+            _allow_many_files()
+            server = self._servers[url[:split]] = Server(url[:split])
+        return server.post(url[split:], headers, body)
+
+    @contextlib.asynccontextmanager
+    async def _post_by_aiohttp(self, url: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[Reply]:
+        async with self.open().post(url, data=body, headers=headers, allow_redirects=False) as response:
+            yield _AiohttpReply(response)
+
     async def close(self) -> None:
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+class _AiohttpReply:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.chunks = response.content.iter_any
 
 
 class HttpProvider:
@@ -62,7 +95,6 @@ class HttpProvider:
         self.model_name = wire_name(model, settings)
         self.settings = settings
         self._session = session
-        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
         self.headers = {"Content-Type": "application/json", "Accept": "application/json"}
         self.headers["Accept-Encoding"] = ACCEPT_ENCODING
 
@@ -70,31 +102,33 @@ class HttpProvider:
         """The answer that `read` finds in the server's response. Raises only ProviderError."""
         data = _encoded(body)
         try:
-            async with self._session.open().post(
-                url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
-            ) as response:
+            async with asyncio.timeout(self.settings.timeout_s), self._session.post(url, headers, data) as reply:
                 with BodyBytes(self._session.bytes) as body_bytes:
-                    data = await body_bytes.read(response)
-                    return _interpret(response.status, response.headers, data, read)
+                    answered = await body_bytes.read(reply.chunks(), reply.headers.get("content-encoding", ""))
+                    return _interpret(reply.status, reply.headers, answered, read)
         except ProviderError:
             raise
         except TimeoutError:
             raise TransientError(
                 "timeout", f"no whole answer within {self.settings.timeout_s:g} s", billing="unknown"
             ) from None
-        except (aiohttp.ContentTypeError, aiohttp.ClientPayloadError) as error:
+        except (BrokenReplyError, aiohttp.ContentTypeError, aiohttp.ClientPayloadError) as error:
             raise malformed(f"{type(error).__name__} while reading") from None
         except aiohttp.InvalidURL:
             raise FinalError("bad_request", f"models: base_url of '{call.model}' is not a usable address.") from None
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             # The error's own text may hold the address with credentials; its kind says enough.
-            what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+            what = type(error).__name__
+            if isinstance(error, OSError) and error.errno:
+                what = os.strerror(error.errno)
+            elif isinstance(error, CannotConnectError):
+                what = str(error)
             # Whatever broke after the request had left may have cost something.
-            never_sent = isinstance(error, aiohttp.ClientConnectorError)
+            never_sent = isinstance(error, CannotConnectError | aiohttp.ClientConnectorError)
             raise TransientError(
                 "connection", f"connection failed: {what}", billing="no" if never_sent else "unknown"
             ) from None
-        except ValueError as error:  # aiohttp's parser on hostile headers
+        except ValueError as error:  # hostile headers
             raise malformed(f"unreadable response: {type(error).__name__}") from None
 
     async def close(self) -> None:

@@ -1,25 +1,42 @@
 """The replay set: the few requests of a step that stand for all its traffic, the request dimension of the matrix."""
 
-import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from qbawa.config import ReplaySetConfig
-from qbawa.replay.replay_set.coverage import Cover, embed
-from qbawa.replay.replay_set.near_duplicates import question_clusters
-from qbawa.replay.replay_set.question_text import question_texts
-from qbawa.storage.frames import BLOCK, now, schema_of
+from qbawa.replay.replay_set.words import mixed
 
-COLUMNS = ["request_id", "recording_id", "step", "inputs", "messages", "error", "tags", "recorded_at"]
-"""What `choose` needs of `recordings`."""
 CANDIDATES = 3_000
 """Clusters among which is chosen, and which the choice must cover; of more, a random sample stands for them."""
 RARE = 0.05
 """A tag is rare where fewer than this share of the requests have it."""
+TURNOVER_DAYS = 30
+"""Days in which `replay_set.turnover` of the set may pass to other requests."""
+BEFORE = ("request_id", "cluster", "reason", "chosen_at", "pinned")
+"""Columns of those that were chosen before, and of pins, which have no `chosen_at` where they are new."""
+
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Everything that asked a step something, but for what is excluded."""
+
+    requests: pl.DataFrame
+    """request_id, failed, cluster (a number); oldest first."""
+    disliked: pl.Series
+    """Requests with bad feedback, of whatever step."""
+    rarely_tagged: pl.Series
+    """Requests with a tag that few have."""
+    texts: Callable[[Sequence[str]], Mapping[str, str]]
+    """The questions of some requests."""
 
 
 @dataclass(frozen=True)
@@ -27,128 +44,141 @@ class Choice:
     """The replay set of one step, and what a picture of it needs."""
 
     rows: pl.DataFrame
-    """Rows of the table `replay_set`, the oldest choice first, those of one run by request_id."""
-    vectors: np.ndarray
-    """Unit vectors of a sample of the traffic's questions, shape (points, dimensions)."""
-    chosen_vectors: np.ndarray
+    """request_id, cluster (a number), reason, chosen_at; the oldest choice first, those of one run by request_id."""
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.float32))
+    """Unit vectors of a sample of the traffic's questions, shape (points, dimensions); none where nothing was looked for."""
+    chosen_vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.float32))
     """Of the chosen requests, in the order of `rows`."""
-    requests: int
-    clusters: int
+    requests: int = 0
+    clusters: int = 0
 
 
-def choose(
-    recordings: pl.DataFrame, feedback: pl.DataFrame, settings: ReplaySetConfig, previous: pl.DataFrame
-) -> Choice:
-    """The replay set of the one step that `recordings` (`COLUMNS`) hold.
+def is_settled(before: pl.DataFrame, settings: ReplaySetConfig, now: datetime) -> bool:
+    """Whether the set is full with those chosen before (columns `BEFORE`), whatever else was asked."""
+    pinned = before["pinned"].sum()
+    full = before.height == settings.size or (pinned == before.height > settings.size)
+    return full and not _due(before, settings, now)
 
-    Pinned requests come first, then those chosen before (`previous`: rows of `replay_set`), as long as they exist and
-    are not excluded. The rest of `settings.size` is filled with one request a cluster of near-duplicates: shares for
-    errors, bad feedback (score ≤ 0) and rare tags, then whatever covers the traffic best. A smaller size keeps, of
-    those chosen before, the ones that cover it best. The same input always gives the same set, and a second run on its
-    own result changes nothing.
+
+def choose(before: pl.DataFrame, traffic: Traffic, settings: ReplaySetConfig, now: datetime, draw: bool) -> Choice:
+    """The set of one step, after what was chosen before (columns `BEFORE`, oldest first).
+
+    Pinned requests come first, then those chosen before. The rest of `settings.size` is filled with one request a cluster
+    of near-duplicates: shares for errors, bad feedback and rare tags, then whatever covers the traffic best. A smaller
+    size keeps, of those chosen before, the ones that cover it best. Of a full set, as much as is due passes to requests
+    that cover the traffic better. The same input always gives the same set, and a second run on its own result changes
+    nothing. Without `draw` there are vectors only where there was something to choose from.
     """
-    traffic = _one_per_request(recordings, settings)
-    if traffic.is_empty():
-        return Choice(schema_of("replay_set").to_frame(), np.zeros((0, 1)), np.zeros((0, 1)), 0, 0)
-    texts = question_texts(traffic)
-    clusters = question_clusters(traffic.select("request_id", pl.Series("text", texts, pl.String)), previous)
-    traffic = traffic.drop("inputs", "messages").hstack(clusters.drop("request_id")).with_row_index("place")
-    before = _before(traffic, settings, previous)
-    open_ = traffic.join(before, on="cluster", how="anti", maintain_order="left")
-    bad = feedback.filter(pl.col("score") <= 0)["request_id"]
+    # Slow to import, and most of the time there is nothing to choose.
+    from qbawa.replay.replay_set.coverage import Cover, embed, exchanges
+
+    requests = traffic.requests
+    open_ = requests.join(before, on="cluster", how="anti", maintain_order="left")
     marked = {
-        "error": (settings.error_share, open_.filter(pl.col("error").is_not_null())),
-        "feedback": (settings.feedback_share, open_.filter(pl.col("request_id").is_in(bad.implode()))),
-        "tag": (settings.rare_tag_share, _with_rare_tags(open_, traffic)),
+        "error": (settings.error_share, open_.filter("failed")),
+        "feedback": (settings.feedback_share, open_.filter(pl.col("request_id").is_in(traffic.disliked.implode()))),
+        "tag": (settings.rare_tag_share, open_.filter(pl.col("request_id").is_in(traffic.rarely_tagged.implode()))),
     }
     pools = {reason: _sample(rows, settings.seed, CANDIDATES // 3) for reason, (_, rows) in marked.items()}
-    pools["coverage"] = _sample(
-        open_.sort(pl.col("error").is_not_null(), maintain_order=True), settings.seed, CANDIDATES
-    )
-    points = _sample(traffic, settings.seed, CANDIDATES)
-    places = pl.concat([points["place"], *(pool["place"] for pool in pools.values())]).to_list()
-    places += before["place"].to_list()
-    needed = sorted(set(places))
-    vectors = embed([texts[place] for place in needed], settings.seed)
-    at = {place: row for row, place in enumerate(needed)}
-
-    def of(some: list[int]) -> np.ndarray:
-        return vectors[[at[place] for place in some]]
-
-    cover = Cover(of(points["place"].to_list()))
+    pools["coverage"] = _sample(open_.sort("failed", maintain_order=True), settings.seed, CANDIDATES)
     pinned, kept = before.filter("pinned"), before.filter(~pl.col("pinned"))
-    cover.add(of(pinned["place"].to_list()))
-    if pinned.height + kept.height > settings.size:
-        kept = kept[sorted(cover.choose(of(kept["place"].to_list()), max(settings.size - pinned.height, 0)))]
+    if requests.is_empty() or (open_.is_empty() and before.height <= settings.size and not draw):
+        return as_chosen(before, now)
+    points = _sample(requests, settings.seed, CANDIDATES)
+    needed = pl.concat(rows["request_id"] for rows in (points, before, *pools.values())).implode()
+    ids = requests.filter(pl.col("request_id").is_in(needed))["request_id"].to_list()
+    texts = traffic.texts(ids)
+    vectors = embed([texts.get(id, "") for id in ids], settings.seed)
+    at = {id: place for place, id in enumerate(ids)}
+
+    def of(some: Sequence[str] | pl.Series) -> np.ndarray:
+        return vectors[[at[id] for id in some]]
+
+    cover = Cover(of(points["request_id"]))
+    cover.add(of(pinned["request_id"]))
+    if before.height > settings.size:
+        kept = kept[sorted(cover.choose(of(kept["request_id"]), max(settings.size - pinned.height, 0)))]
     else:
-        cover.add(of(kept["place"].to_list()))
-    chosen = [*pinned.iter_rows(named=True), *kept.iter_rows(named=True)]
+        cover.add(of(kept["request_id"]))
+    chosen: list[_Row] = [*pinned.iter_rows(named=True), *kept.iter_rows(named=True)]
     for reason, pool in pools.items():
         room = settings.size - len(chosen)
         if reason in marked:
             have = sum(row["reason"] == reason for row in chosen)
             room = min(room, round(marked[reason][0] * settings.size) - have)
-        done = {row["cluster"] for row in chosen}
-        rows = [row for row in pool.iter_rows(named=True) if row["cluster"] not in done]
-        picks = cover.choose(of([row["place"] for row in rows]), max(room, 0)) if rows else []
-        chosen += [rows[pick] | {"reason": reason, "chosen_at": None} for pick in picks]
-    at_once = now()
-    chosen = [row | {"chosen_at": row["chosen_at"] or at_once, BLOCK: row["step"]} for row in chosen]
-    chosen.sort(key=lambda row: (row["chosen_at"], row["request_id"]))
-    columns = schema_of("replay_set")
+        rows = _not_in(pool, chosen)
+        picks = cover.choose(of([row["request_id"] for row in rows]), max(room, 0)) if rows else []
+        chosen += [_new(rows[pick], reason) for pick in picks]
+    due, offered = _due(pl.DataFrame(chosen, _chosen_schema(before)), settings, now), _not_in(pools["coverage"], chosen)
+    if due and offered and len(chosen) >= settings.size:
+        may_go = np.array([_may_go(row, now) for row in chosen])
+        here, there = ([row["request_id"] for row in rows] for rows in (chosen, offered))
+        swaps = exchanges(of(points["request_id"]), of(here), may_go, of(there), due)
+        gone = {goes for goes, _ in swaps}
+        chosen = [row for place, row in enumerate(chosen) if place not in gone]
+        chosen += [_new(offered[comes], "coverage") for _, comes in swaps]
+    choice = as_chosen(pl.DataFrame(chosen, _chosen_schema(before)), now)
     return Choice(
-        pl.DataFrame([{name: row[name] for name in columns} for row in chosen], columns),
-        of(points["place"].to_list()),
-        of([row["place"] for row in chosen]),
-        traffic.height,
-        traffic["cluster"].n_unique(),
+        choice.rows,
+        of(points["request_id"]),
+        of(choice.rows["request_id"]),
+        requests.height,
+        requests["cluster"].n_unique(),
     )
 
 
-def _one_per_request(recordings: pl.DataFrame, settings: ReplaySetConfig) -> pl.DataFrame:
-    """The first execution of the step in every request that can be replayed, oldest first."""
-    asked = pl.col("inputs").is_not_null() & ~pl.col("inputs").is_in(["{}", "null"]) | pl.col("messages").is_not_null()
-    return (
-        recordings.select(COLUMNS)
-        .filter(asked & ~pl.col("request_id").is_in(list(settings.exclude)))
-        .sort("recorded_at", "recording_id")
-        .unique("request_id", keep="first", maintain_order=True)
-    )
+def as_chosen(rows: pl.DataFrame, now: datetime) -> Choice:
+    """The choice of these rows (columns `BEFORE`) without a look at anything else."""
+    at = pl.col("chosen_at").fill_null(now)
+    return Choice(rows.select("request_id", "cluster", "reason", at).sort("chosen_at", "request_id"))
 
 
-def _before(traffic: pl.DataFrame, settings: ReplaySetConfig, previous: pl.DataFrame) -> pl.DataFrame:
-    """Pinned requests and those of the previous set that still exist, with reason, chosen_at and whether pinned."""
-    was = previous.select("request_id", "reason", "chosen_at", recorded="recording_id")
-    reason = pl.when("pinned").then(pl.lit("pinned")).when(pl.col("reason") == "pinned").then(pl.lit("kept"))
-    return (
-        traffic.join(was, on="request_id", how="left", maintain_order="left")
-        .with_columns(pl.col("request_id").is_in(list(settings.pin)).alias("pinned"))
-        .filter(pl.col("pinned") | pl.col("reason").is_not_null())
-        .with_columns(
-            reason.otherwise("reason").alias("reason"),
-            # The recording whose answers exist stays, even where an older one has come in late.
-            pl.coalesce("recorded", "recording_id").alias("recording_id"),
-        )
-    )
+def rare_tags(counted: Sequence[tuple[str, int]], requests: int) -> list[str]:
+    """Of tags as JSON texts, those with one that few of all requests have; a key with a value for every request is no tag."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for text, number in counted:
+        counts.update({tag: number for tag in _tags(text)})
+    values = Counter(key for key, _ in counts)
+    keys = {key for key, number in values.items() if number <= max(2, requests // 20)}
+    rare = {tag for tag, number in counts.items() if tag[0] in keys and number < RARE * requests}
+    return [text for text, _ in counted if rare & set(_tags(text))]
+
+
+def _chosen_schema(before: pl.DataFrame) -> pl.Schema:
+    return pl.Schema({name: before.schema[name] for name in BEFORE})
+
+
+def _new(row: _Row, reason: str) -> _Row:
+    return {
+        "request_id": row["request_id"], "cluster": row["cluster"], "reason": reason, "chosen_at": None, "pinned": False,
+    }  # fmt: skip
+
+
+def _not_in(pool: pl.DataFrame, chosen: Collection[_Row]) -> list[_Row]:
+    """Rows of a pool whose cluster nothing chosen is of."""
+    done = {row["cluster"] for row in chosen}
+    return [row for row in pool.iter_rows(named=True) if row["cluster"] not in done]
+
+
+def _due(before: pl.DataFrame, settings: ReplaySetConfig, now: datetime) -> int:
+    """How many of the set may pass to others now: the declared share, less what is as new as that."""
+    since = now - timedelta(days=TURNOVER_DAYS)
+    new = before.filter(~pl.col("pinned") & (pl.col("chosen_at").is_null() | (pl.col("chosen_at") > since))).height
+    return max(int(settings.turnover * settings.size + 1e-9) - new, 0)
+
+
+def _may_go(row: _Row, now: datetime) -> bool:
+    """Whether it stands for traffic alone, and has done so for long."""
+    old = row["chosen_at"] is not None and row["chosen_at"] <= now - timedelta(days=TURNOVER_DAYS)
+    return old and not row["pinned"] and row["reason"] in ("coverage", "kept")
 
 
 def _sample(rows: pl.DataFrame, seed: int, count: int) -> pl.DataFrame:
-    """One row a cluster, of at most `count` clusters, drawn by their names, so that growth changes little."""
+    """One row a cluster, of at most `count` clusters, drawn by their numbers, so that growth changes little."""
     first = rows.unique("cluster", keep="first", maintain_order=True)
-    drawn = [hashlib.sha256(f"{seed}\0{cluster}".encode()).digest()[:8] for cluster in first["cluster"]]
-    return first.with_columns(pl.Series("drawn", drawn, pl.Binary)).sort("drawn").head(count).drop("drawn")
-
-
-def _with_rare_tags(rows: pl.DataFrame, traffic: pl.DataFrame) -> pl.DataFrame:
-    """Rows of `rows` with a tag that few of all requests have; a key with a value for every request is no tag."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for tags, number in traffic["tags"].drop_nulls().value_counts().iter_rows():
-        counts.update({tag: number for tag in _tags(tags)})
-    values = Counter(key for key, _ in counts)
-    keys = {key for key, number in values.items() if number <= max(2, traffic.height // 20)}
-    rare = {tag for tag, number in counts.items() if tag[0] in keys and number < RARE * traffic.height}
-    texts = [text for text in rows["tags"].drop_nulls().unique() if rare & set(_tags(text))]
-    return rows.filter(pl.col("tags").is_in(texts))
+    own = mixed(np.array([seed % (1 << 64)], np.uint64))
+    drawn = mixed(first["cluster"].to_numpy().view(np.uint64) ^ own)
+    return first.with_columns(pl.Series("drawn", drawn)).sort("drawn").head(count).drop("drawn")
 
 
 def _tags(text: str) -> list[tuple[str, str]]:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from threadpoolctl import ThreadpoolController
 
-from qbawa.replay.replay_set.question_text import word_hashes
+from qbawa.replay.replay_set.words import words_of
 
+# Matrices are narrow; BLAS threads that wait for one another on busy cores cost ten times the work.
+ONE_BLAS_THREAD = ThreadpoolController()
 DIMENSIONS = 64
 _FIT = 5_000
 _CHUNK = 2_000
@@ -26,7 +29,8 @@ def embed(texts: Sequence[str], seed: int) -> np.ndarray:
         return np.ones((len(texts), 1), np.float32)
     frequency = np.bincount(sample.indices, minlength=int(_SLOTS))[words]
     weights = np.log((1 + sample.shape[0]) / (1 + frequency)) + 1
-    axes = _principal_axes(_weighted(sample, words, weights), rank, seed)
+    with ONE_BLAS_THREAD.limit(limits=1, user_api="blas"):
+        axes = _principal_axes(_weighted(sample, words, weights), rank, seed)
     vectors = np.empty((len(texts), rank), np.float32)
     for start in range(0, len(texts), _CHUNK):
         vectors[start : start + _CHUNK] = _weighted(_counts(texts[start : start + _CHUNK]), words, weights) @ axes
@@ -36,11 +40,10 @@ def embed(texts: Sequence[str], seed: int) -> np.ndarray:
 
 def _counts(texts: Sequence[str]) -> csr_matrix:
     """How often each word stands in each text, damped (1 + log), shape (texts, _SLOTS)."""
-    found = [np.unique(word_hashes(text) % _SLOTS, return_counts=True) for text in texts]
-    ends = np.cumsum([0, *(len(words) for words, _ in found)])
-    words = np.concatenate([words for words, _ in found]).astype(np.int64) if found else np.zeros(0, np.int64)
-    often = np.concatenate([often for _, often in found]) if found else np.zeros(0)
-    return csr_matrix((1 + np.log(often), words, ends), shape=(len(texts), int(_SLOTS)))
+    words = words_of(texts)
+    slots, often = np.unique(words.owners() * int(_SLOTS) + words.values % _SLOTS, return_counts=True)
+    ends = np.searchsorted(slots, np.arange(len(texts) + 1) * int(_SLOTS))
+    return csr_matrix((1 + np.log(often), slots % int(_SLOTS), ends), shape=(len(texts), int(_SLOTS)))
 
 
 def _weighted(counts: csr_matrix, words: np.ndarray, weights: np.ndarray) -> csr_matrix:
@@ -85,12 +88,46 @@ class Cover:
     def choose(self, candidates: np.ndarray, count: int) -> list[int]:
         """Places of up to `count` candidates, the most telling first; they then count as chosen."""
         near = candidates @ self._points.T
-        free = np.ones(len(candidates), bool)
+        # What one adds only falls as others are chosen, so that few have to be looked at again for each (Minoux 1978,
+        # "Accelerated greedy algorithms for maximizing submodular set functions").
+        gain = np.maximum(near - self._best, 0).sum(axis=1) if len(near) else np.zeros(0)
         chosen: list[int] = []
-        while len(chosen) < count and free.any():
-            gain = np.where(free, np.maximum(near - self._best, 0).sum(axis=1), -1.0)
-            place = int(gain.argmax())
-            free[place] = False
+        while len(chosen) < min(count, len(candidates)):
+            place, found = int(gain.argmax()), -1
+            while place != found:
+                gain[place] = np.maximum(near[place] - self._best, 0).sum()
+                place, found = int(gain.argmax()), place
+            gain[place] = -1.0
             self._best = np.maximum(self._best, near[place])
             chosen.append(place)
         return chosen
+
+
+def exchanges(
+    points: np.ndarray, chosen: np.ndarray, may_go: np.ndarray, candidates: np.ndarray, count: int
+) -> list[tuple[int, int]]:
+    """Up to `count` pairs (place in `chosen` that goes, place in `candidates` that comes), the most telling first.
+
+    `may_go` says of each chosen one whether it may. Each pair adds to the cover of `points` at least twice what it takes:
+    one that gains next to nothing is not worth the answers that have to be paid for it.
+    """
+    have, offered = chosen @ points.T, candidates @ points.T
+    stays, free = np.ones(len(chosen), bool), np.ones(len(candidates), bool)
+    came: list[int] = []
+    found: list[tuple[int, int]] = []
+    while len(found) < count and (stays & may_go).any() and free.any():
+        now = np.concatenate([np.zeros((2, len(points)), np.float32), have[stays], offered[came]])
+        best, second = np.partition(now, -2, axis=0)[-2:][::-1]
+        gain = np.where(free, np.maximum(offered - best, 0).sum(axis=1), -1.0)
+        comes = int(gain.argmax())
+        with_it = np.maximum(best, offered[comes])
+        # Without one of the chosen, its points fall to the nearest of the others.
+        rest = np.where(have >= best, np.maximum(second, offered[comes]), with_it)
+        loss = np.where(stays & may_go, (with_it - rest).sum(axis=1), np.inf)
+        goes = int(loss.argmin())
+        if gain[comes] <= 2 * loss[goes] or gain[comes] <= 1e-6:
+            break
+        stays[goes], free[comes] = False, False
+        came.append(comes)
+        found.append((goes, comes))
+    return found
