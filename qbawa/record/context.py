@@ -142,7 +142,7 @@ class Call:
     __slots__ = (
         "recorder", "request", "owner", "recording_id", "parent_id", "name", "model", "inputs", "messages",
         "parameters", "output", "input_tokens", "output_tokens", "cost_usd", "started_at", "latency_s", "failure",
-        "done", "cut", "size", "process", "otherwise", "exchange", "body", "reasoning",
+        "done", "cut", "size", "process", "otherwise", "exchange", "body", "reasoning", "api",
     )  # fmt: skip
 
     def __init__(self, recorder: Sink, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
@@ -168,6 +168,7 @@ class Call:
         self.exchange: Exchange | None = None  # what went over the wire, where the client let us see it
         self.body: dict[str, Any] | None = None  # of an API other than chat completions: both bodies, for the journal
         self.reasoning: str | None = None
+        self.api: str | None = None  # by which the call was made, where that is known
         self.process = process
         self.started_at = time.time()
         self.latency_s = 0.0
@@ -235,7 +236,7 @@ class Call:
             return
         self.model = said.model or self.model
         self.failure = self.failure or said.failure
-        self.body, self.reasoning = said.call, said.reasoning
+        self.body, self.reasoning, self.api = said.call, said.reasoning, exchange.api
         self.messages, self.parameters = said.messages, said.parameters
         if said.call is None:
             self.output = said.output

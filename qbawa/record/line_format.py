@@ -124,6 +124,8 @@ def _row(item: Step | Call, call: Call | None, llm_calls: int) -> Row:
         body["reasoning"] = call.reasoning
     if call and call.body:
         body["call"] = call.body
+    elif call and call.api == "openai.chat":
+        body["api"] = call.api
     cut = item.cut if call is None or call is item else item.cut + call.cut
     if cut:
         body["tags"]["qbawa.cut"] = ",".join(dict.fromkeys(cut))

@@ -280,3 +280,11 @@ def _without_nulls(value):
 def test_the_mock_answers_by_what_it_is_asked():
     assert by_question("openai.chat", asked("hi")).text == "echo hi"
     assert by_question("openai.chat", asked("fail")).status == 400
+
+
+def test_a_chat_completion_says_by_which_api_it_was_made(client, journal):
+    client.chat.completions.create(**asked("chat"))
+    client.responses.create(model="m", input="responses")
+    chat, responses = written(journal)
+    assert chat["api"] == "openai.chat" and "call" not in chat
+    assert responses["call"]["api"] == "openai.responses" and "api" not in responses
