@@ -30,13 +30,15 @@ def build_qbawa(project: Project) -> "PairsReport":
 
     Splits that were given stay. The report is of all steps.
     """
-    from qbawa.datasets.pairs.build import build_pairs
+    from qbawa.datasets.pairs.build import SCHEMA, build_pairs
     from qbawa.datasets.pairs.unchanged import Built, BuiltStep, hash_of
     from qbawa.tournaments.agreement.calibration import calibrate
 
     lake, settings = project.lake, project.config.pairs.model_dump(mode="json")
     last = Built.read(project.notes.get(_BUILT))
-    inputs = hash_of({"pairs": settings, "tables": {table: lake.state(table) for table in _MADE_OF}})
+    # Pairs that were built before a column was added have nothing in it, whatever stands in the tables.
+    of_tables = {table: lake.state(table) for table in _MADE_OF}
+    inputs = hash_of({"pairs": settings, "tables": of_tables, "columns": list(SCHEMA)})
     if last.inputs == inputs and last.pairs == list(lake.state("qbawa")):
         project.publish()
         return _report(lake.read("qbawa"), last.steps)
@@ -97,15 +99,18 @@ def _report(pairs: pl.DataFrame, steps: "Mapping[str, BuiltStep]") -> "PairsRepo
 
 
 def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
-    """What was asked: one row per (step, request_id) of `asked`, with question (JSON messages) and cluster.
+    """What was asked: one row per (step, request_id) of `asked`, with question (JSON messages), parameters and cluster.
 
-    The question is the recorded messages or, where there are none, one user message that holds the inputs.
+    The question is the recorded messages or, where there are none, one user message that holds the inputs; parameters is
+    what was asked besides: tools on offer, the form of the reply.
     """
+    from qbawa.datasets.pairs.asked import asked_besides
+
     lake = project.lake
     recorded = (
         lake.read(
             "recordings",
-            ["step", "request_id", "recorded_at", "messages", "inputs"],
+            ["step", "request_id", "recorded_at", "messages", "inputs", "parameters"],
             # Few of all requests are in the replay set.
             keep=pl.col("request_id").is_in(asked["request_id"].unique().sort().to_list()),
         )
@@ -120,7 +125,12 @@ def questions(project: Project, asked: pl.DataFrame) -> pl.DataFrame:
     ]
     return (
         asked.join(
-            recorded.select("step", "request_id", pl.Series("question", shown, pl.String)),
+            recorded.select(
+                "step",
+                "request_id",
+                pl.Series("question", shown, pl.String),
+                pl.Series("parameters", [asked_besides(text) for text in recorded["parameters"]], pl.String),
+            ),
             on=["step", "request_id"],
             how="left",
         )

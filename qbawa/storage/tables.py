@@ -375,6 +375,12 @@ QBAWA = Table(
         ("step", "text", "The step."),
         ("request_id", "text", "The request that asked the question."),
         ("question", "text", "JSON list of chat messages."),
+        (
+            "parameters",
+            "text",
+            "JSON object of what was asked besides the messages: tools, tool_choice, parallel_tool_calls, response_format; "
+            "null where nothing was.",
+        ),
         ("best_answer", "text", "The answer more likely to be better."),
         ("worse_answer", "text", "The other answer."),
         ("best_strategy", "text", "Strategy of the best answer."),

@@ -29,6 +29,8 @@ class ScriptedProvider:
         """Prompts that are answered 400: final, so nobody asks again by itself."""
         self.fails: Callable[[str], tuple[int, str] | None] = lambda prompt: None
         """Prompts that are answered with a status and a body of any kind, as a server in trouble does."""
+        self.replies: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda path, body: None
+        """Whole replies to whole requests, of any API: what stands here wins."""
         self.logprobs: Callable[[str], Any] = lambda answer: None
         """What stands under `logprobs` beside an answer."""
         self.latency_s = 0.0
@@ -52,7 +54,10 @@ class ScriptedProvider:
         with self._lock:
             return sum(times - 1 for times in self.answered.values())
 
-    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any] | str]:
+    def _answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | str]:
+        whole_reply = self.replies(path, body)
+        if whole_reply is not None:
+            return 200, whole_reply
         prompt = "\n".join(str(message["content"]) for message in body["messages"])
         time.sleep(self.latency_s)
         failure = self.fails(prompt)
@@ -80,7 +85,7 @@ class ScriptedProvider:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                status, said = provider._answer(body)
+                status, said = provider._answer(self.path, body)
                 data = (said if isinstance(said, str) else json.dumps(said)).encode()
                 if status == 200 and not isinstance(said, str):
                     with provider._lock:

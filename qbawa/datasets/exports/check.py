@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastjsonschema
+import orjson
 import pyarrow as pa
 
 Json = Any
@@ -29,15 +30,33 @@ def compile_schema(schema: dict[str, Json], where: str = "row") -> Check:
     return check
 
 
-def arrow_type(schema: dict[str, Json]) -> pa.DataType:
-    """The Arrow type of values that satisfy a schema; an object of unknown keys becomes JSON text."""
-    match schema["type"]:
+def arrow_type(schema: dict[str, Json], optional: bool = False) -> pa.DataType:
+    """The Arrow type of values that satisfy a schema; an object of unknown keys becomes JSON text.
+
+    Of several types the first is meant. Properties that are not required are part of it where `optional`.
+    """
+    kind = schema["type"]
+    match kind if isinstance(kind, str) else kind[0]:
         case "string":
             return pa.string()
         case "boolean":
             return pa.bool_()
         case "array":
-            return pa.list_(arrow_type(schema["items"]))
+            return pa.list_(arrow_type(schema["items"], optional))
     if "properties" not in schema:
         return pa.string()
-    return pa.struct([pa.field(name, arrow_type(s)) for name, s in schema["properties"].items()])
+    names = schema["properties"] if optional else schema["required"]
+    return pa.struct([pa.field(name, arrow_type(schema["properties"][name], optional)) for name in names])
+
+
+def arrow_value(value: Json, kind: pa.DataType) -> Json:
+    """A value as its Arrow type holds it: what is no text where text is wanted, as JSON."""
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return value if isinstance(value, str) else orjson.dumps(value).decode()
+    if pa.types.is_list(kind):
+        return [arrow_value(item, kind.value_type) for item in value]
+    if pa.types.is_struct(kind):
+        return {field.name: arrow_value(value.get(field.name), field.type) for field in kind}
+    return value

@@ -19,6 +19,7 @@ import polars as pl
 from qbawa import __version__
 from qbawa.config import DatasetConfig
 from qbawa.datasets.exports.card import Facts, write_card
+from qbawa.datasets.exports.contents import TOOL_FORM, Holds, contents
 from qbawa.datasets.exports.formats import FORMATS
 from qbawa.datasets.exports.loaders import write_loaders
 from qbawa.datasets.exports.manifest import LINEAGE, NAME, canonical, declared, file_hashes, read_manifest, version_of
@@ -85,7 +86,11 @@ def export_dataset(
         raise InputError(f"Dataset '{name}' would be empty. Left out: {reasons or 'there were no pairs at all'}.")
     leak_check(rows)
     inputs, declaration = _inputs(rows, config, requests), declared(config)
-    version = version_of(rows, inputs, declaration)
+    spec = FORMATS[config.format]
+    held = contents(rows, "best_answer", "worse_answer")
+    written_otherwise = TOOL_FORM | (Holds.PICTURES if spec.parts else Holds(0))
+    tool_form = bool((held.to_numpy() & int(written_otherwise)).any())
+    version = version_of(rows, inputs, declaration, tool_form)
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     _clear(target)
@@ -94,7 +99,7 @@ def export_dataset(
     if new:
         staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target))
         try:
-            counts = _write(rows, name, config, staging, inputs, removed)
+            counts = _write(rows, name, config, staging, inputs, tool_form, removed)
             left_out = _counted(removed)
             write_card(staging, name, config, rows, counts, left_out, facts())
             manifest = {
@@ -164,13 +169,14 @@ def _write(
     config: DatasetConfig,
     folder: Path,
     inputs: Mapping[str, Mapping[str, Json]],
+    tool_form: bool,
     removed: Counter[str],
 ) -> dict[str, int]:
     rows, even = to_rows(pairs, config.format)
     removed[EVEN] += even
     counts = {}
     for split in sorted(pairs["split"].unique(), key=lambda s: (_ORDER.get(s, 9), s)):
-        counts[split] = write_split(rows, config.format, folder / split, inputs)
+        counts[split] = write_split(rows, config.format, folder / split, inputs, tool_form)
     write_lineage(pairs.select("split", *_LINEAGE), folder / LINEAGE)
-    write_loaders(folder, name, config.format, list(counts), FORMATS[config.format].holds)
+    write_loaders(folder, name, config.format, list(counts), FORMATS[config.format].holds, tool_form)
     return counts

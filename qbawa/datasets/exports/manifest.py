@@ -20,6 +20,7 @@ NAME = "manifest.json"
 LINEAGE = "lineage.parquet"
 # Goes up where the same pairs are to be written otherwise than before, so that they get a new version.
 _LAYOUT = 2
+_TOOL_LAYOUT = 1  # the same for pairs that hold tools, whose versions alone change with it
 _DATA = ("pair_id", "split", "step", "request_id", "question", "best_answer", "worse_answer")
 
 
@@ -39,16 +40,20 @@ def declared(config: DatasetConfig) -> Json:
     return orjson.loads(config.model_dump_json(exclude={"keep"}))
 
 
-def version_of(rows: pl.DataFrame, inputs: Mapping[str, Json], declaration: Json) -> str:
+def version_of(rows: pl.DataFrame, inputs: Mapping[str, Json], declaration: Json, tool_form: bool = False) -> str:
     """12 hex digits over data and declaration: the same dataset has the same version wherever and whenever it is made.
 
     `rows`: the pairs as they are published, in order; `inputs`: what a format holds of their requests beside them. Which
     pairs there are counts, by id, split and text. What is only told about them does not, such as costs, judges' reliability
     and p_best, which moves a little with every match of the step: a night without other pairs makes no other version.
+    What was asked besides the messages counts where tools are written (`tool_form`).
     """
     digest = hashlib.sha256(canonical([_LAYOUT, declaration, inputs]))
     for start in range(0, rows.height, SLICE):
         digest.update(orjson.dumps(rows.slice(start, SLICE).select(_DATA).rows()))
+    if tool_form:
+        asked = [column for column in ("pair_id", "parameters") if column in rows.columns]
+        digest.update(orjson.dumps([_TOOL_LAYOUT, rows.select(asked).drop_nulls().rows()]))
     return digest.hexdigest()[:12]
 
 

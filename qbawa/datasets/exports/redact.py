@@ -15,6 +15,7 @@ import polars as pl
 
 from qbawa.datasets.pairs.pair_ids import distinct
 from qbawa.errors import ConfigError
+from qbawa.model_apis.tool_answers import calls_of
 from qbawa.record.redact import PERSONAL, SECRETS, Pattern, Redactor
 
 Kind = Literal["email", "phone", "key", "name"]
@@ -37,19 +38,29 @@ def clean_pairs(rows: pl.DataFrame, redact: Sequence[Kind], removed: Counter[str
     def clean_question(text: str) -> str:
         return orjson.dumps(_each_text(orjson.loads(text), clean)).decode() if _is_json(text) else clean(text)
 
+    def clean_answer(text: str) -> str:
+        # A number replaced in the middle of a call would leave no JSON.
+        return clean(text) if calls_of(text) is None else clean_question(text)
+
     if "key" not in redact:
         secret = pl.Series([False]).new_from_index(0, rows.height)
-        for name in ("question", "best_answer", "worse_answer"):
-            secret = secret | _per_text(rows[name], holds_secret, pl.Boolean)
+        for name in _texts(rows, "question", "parameters", "best_answer", "worse_answer"):
+            secret = secret | _per_text(rows[name], holds_secret, pl.Boolean).fill_null(False)
         removed["holds a secret"] += int(secret.sum())
         rows = rows.filter(~secret) if secret.any() else rows
     if not finders:
         return rows
-    for name, change in (("question", clean_question), ("best_answer", clean), ("worse_answer", clean)):
+    changes = {name: clean_question for name in _texts(rows, "question", "parameters")}
+    for name, change in (*changes.items(), ("best_answer", clean_answer), ("worse_answer", clean_answer)):
         rows = rows.with_columns(_per_text(rows[name], change, pl.String).alias(name))
     kept = rows.filter(pl.col("best_answer") != pl.col("worse_answer"))
     removed["equal once redacted"] += rows.height - kept.height
     return kept
+
+
+def _texts(rows: pl.DataFrame, *names: str) -> list[str]:
+    """Those of the columns that hold anything."""
+    return [name for name in names if name in rows.columns and rows[name].null_count() < rows.height]
 
 
 _SCREEN = Redactor()
@@ -67,7 +78,9 @@ def holds_secret(text: str) -> bool:
 def _per_text(texts: pl.Series, look: Callable[[str], Any], kind: type[pl.DataType]) -> pl.Series:
     """What `look` makes of each text; an answer stands in many pairs, but is looked at once."""
     key, table = distinct(texts)
-    found = table.select("key").with_columns(found=pl.Series([look(text) for text in table["text"]], dtype=kind))
+    found = table.select("key").with_columns(
+        found=pl.Series([None if text is None else look(text) for text in table["text"]], dtype=kind)
+    )
     return key.to_frame().join(found, on="key", how="left", maintain_order="left")["found"]
 
 
@@ -110,8 +123,17 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_each_text(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: _each_text(item, change) for key, item in value.items()}
+        return {key: _each_text(item, _inside(change) if key == "arguments" else change) for key, item in value.items()}
     return value
+
+
+def _inside(change: Callable[[str], str]) -> Callable[[str], str]:
+    """`change` for the arguments of a tool call, which are JSON text and stay that."""
+
+    def changed(text: str) -> str:
+        return orjson.dumps(_each_text(orjson.loads(text), change)).decode() if _is_json(text) else change(text)
+
+    return changed
 
 
 def _names() -> Callable[[str], str]:

@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 
 from qbawa.config import DatasetConfig
+from qbawa.datasets.exports.contents import without_form
+from qbawa.datasets.exports.formats import FORMATS
 from qbawa.datasets.exports.redact import clean_pairs
-from qbawa.datasets.pairs.pair_ids import answer_codes, codes, pair_ids
+from qbawa.datasets.pairs.pair_ids import answer_codes, codes, pair_ids, whole_questions
 from qbawa.datasets.pairs.policy import choose
 from qbawa.errors import ConfigError
 
@@ -40,6 +42,9 @@ def select_rows(
     if config.consent:
         rows = _consented(rows, name, tags, removed)
     rows = _unchanged(rows, removed)
+    spec = FORMATS[config.format]
+    sides = ("best_answer",) if spec.holds == "best" else ("best_answer", "worse_answer")
+    rows = without_form(rows, config.format, spec.lacks, sides, removed)
     rows = _distinct(clean_pairs(rows, config.redact, removed), removed)
     chosen = choose(rows, config.policy, config.max_per_request, _BY)
     removed[f"policy {config.policy}"] += rows.height - chosen.height
@@ -106,7 +111,7 @@ def _distinct(rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
     """Without pairs that another one contradicts (all of them go) or repeats (the first stays)."""
     text = pl.DataFrame(
         {
-            "q": codes(rows["question"]),
+            "q": codes(whole_questions(rows)),
             "b": answer_codes(rows["best_answer"]),
             "w": answer_codes(rows["worse_answer"]),
         }

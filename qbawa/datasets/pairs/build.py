@@ -13,7 +13,7 @@ from qbawa.config import PairsConfig
 from qbawa.datasets.pairs.candidates import Candidates, candidates
 from qbawa.datasets.pairs.evidence import Opinions, weigh
 from qbawa.datasets.pairs.filters import is_empty, is_refusal
-from qbawa.datasets.pairs.pair_ids import answer_codes, codes, pair_ids
+from qbawa.datasets.pairs.pair_ids import answer_codes, codes, pair_ids, whole_questions
 from qbawa.datasets.pairs.policy import Policy, choose
 from qbawa.datasets.pairs.posterior import TYPICAL_EFFECT, Evidence, fit_posterior
 from qbawa.datasets.pairs.provenance import history
@@ -25,6 +25,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "step": pl.String,
     "request_id": pl.String,
     "question": pl.String,
+    "parameters": pl.String,
     "best_answer": pl.String,
     "worse_answer": pl.String,
     "best_strategy": pl.String,
@@ -73,7 +74,8 @@ def build_pairs(
     """Every pair of answers to one question that is sure enough, of every step in `cells`.
 
     `matches`, `verdicts`, `cells`: rows of those tables (cells: `replay_matrix`). `questions`: step, request_id, question
-    (JSON list of messages) and, where known, cluster. `previous`: pairs of an earlier build, whose splits stand.
+    (JSON list of messages) and, where known, parameters (JSON, what was asked besides) and cluster. `previous`: pairs of
+    an earlier build, whose splits stand.
     `calibration`: the jury's, fitted on people's verdicts (of one step, so build step by step); without it p_a of the
     matches counts as bare verdicts.
 
@@ -106,6 +108,8 @@ class _Step:
         self, step: str, opinions: Opinions, cells: pl.DataFrame, questions: pl.DataFrame, config: PairsConfig
     ) -> None:
         self.step, self.config = step, config
+        if "parameters" not in questions.columns:
+            questions = questions.with_columns(parameters=pl.lit(None, pl.String))
         self.questions = questions.unique("request_id", keep="first").sort("request_id").with_row_index("request")
         strategies = [cells["strategy_id"], opinions.matches["strategy_a"], opinions.matches["strategy_b"]]
         self.strategies = pl.concat(strategies).unique().sort()
@@ -225,7 +229,7 @@ class _Step:
 
     def _finished(self, rows: pl.DataFrame, removed: Counter[str]) -> pl.DataFrame:
         """Rows of the table `qbawa` but for built_at, by request and pair_id; one question asked twice gives a pair once."""
-        asked = codes(self.questions["question"])[rows["request"]]
+        asked = codes(whole_questions(self.questions))[rows["request"]]
         again = rows.select("low_text", "high_text", asked=asked).is_duplicated()
         once = (
             rows.with_columns(asked=asked)
@@ -241,10 +245,11 @@ class _Step:
         )
         rows, names = once[order.to_series()], names[order.to_series()]
         best, worse = rows["best_cell"], rows["worse_cell"]
-        request = self.questions[rows["request"]].select("question", "cluster", "split")
+        request = self.questions[rows["request"]].select("question", "parameters", "cluster", "split")
         pairs = self._texts(rows).with_columns(
             names,
             request["question"],
+            request["parameters"],
             self.cells["strategy_id"][best].alias("best_strategy"),
             self.cells["strategy_id"][worse].alias("worse_strategy"),
             self.cells["cell_id"][best].alias("best_cell"),

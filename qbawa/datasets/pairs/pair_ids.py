@@ -28,6 +28,13 @@ def codes(texts: pl.Series) -> pl.Series:
     return key.to_frame().join(code, on="key", how="left", maintain_order="left")["code"]
 
 
+def whole_questions(rows: pl.DataFrame) -> pl.Series:
+    """All that was asked as one text: the messages, and below them what was asked besides, if anything."""
+    if "parameters" not in rows.columns or rows["parameters"].null_count() == rows.height:
+        return rows["question"]
+    return rows.select(pl.concat_str("question", "parameters", separator="\n", ignore_nulls=True)).to_series()
+
+
 def answer_codes(answers: pl.Series) -> pl.Series:
     """As `codes`, but objects and tool calls have the same number where they mean the same."""
     key, table = distinct(answers)
