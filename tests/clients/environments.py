@@ -35,6 +35,8 @@ CLIENTS = {
     "instructor": ["instructor", "anthropic"],
 }
 """What is installed for each; the locks hold all that this needs."""
+SENDERS = {"opentelemetry": ["opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"]}
+"""Likewise, of what sends spans instead of being recorded."""
 
 
 def lock_of(client: str) -> Path:
@@ -57,7 +59,7 @@ def python_of(client: str) -> Path:
 def resolve(client: str) -> None:
     """Write a client's lock anew."""
     lock_of(client).parent.mkdir(exist_ok=True)
-    wanted = "\n".join(CLIENTS[client])
+    wanted = "\n".join({**CLIENTS, **SENDERS}[client])
     options = ("--universal", "--python-version", "3.11", "--no-header", "--no-annotate", "--quiet", "--upgrade")
     _run("pip", "compile", *options, "--output-file", lock_of(client), "-", text=wanted)
 
@@ -68,5 +70,5 @@ def _run(*command: object, text: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or CLIENTS:
+    for name in sys.argv[1:] or (*CLIENTS, *SENDERS):
         resolve(name)
