@@ -2,22 +2,34 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from qbawa.errors import InputError
 from qbawa.ingest.block_writer import BlockWriter, is_complete
-from qbawa.ingest.formats import chat, langfuse, llmonpy, otlp
-from qbawa.ingest.formats.records import Record, file_digest, records
+from qbawa.ingest.formats import (
+    agent_sessions,
+    batch,
+    chat,
+    inspect_logs,
+    langfuse,
+    langsmith,
+    litellm,
+    llmonpy,
+    otlp,
+    phoenix,
+)
+from qbawa.ingest.formats.records import Record, file_digest, is_parquet, records
+from qbawa.ingest.formats.step_names import Node, step_names
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
-from qbawa.ingest.journal_lines import BadLine, Feedback, Row, Span, Step, plain, read_line, text, when
+from qbawa.ingest.journal_lines import NULL, BadLine, Feedback, Row, Span, Step, plain, read_line, text, when
 from qbawa.ingest.line_reader import numbered_lines
 from qbawa.ingest.model_calls import understood
 from qbawa.ingest.recorded_prices import RecordedPrices
@@ -37,12 +49,25 @@ SAMPLE = 20
 """Records by which a format is detected, and how many a dry run shows."""
 
 
+class Session(Protocol):
+    """Reads records in order."""
+
+    def take(self, record: dict[str, Any], origin: Origin) -> Iterator[Step | Feedback | BadRecordError]: ...
+
+    def end(self) -> Iterator[Step | Feedback | BadRecordError]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     what: str
     recognises: Callable[[dict[str, Any]], bool]
     read: Reader | None
-    """None: the records are not steps (LLMonPy), are read as they stand (our journal), or make steps together (OTLP)."""
+    """None: the records are not steps (LLMonPy), are read as they stand (our journal), in order (`session`), or make steps
+    together (OTLP)."""
+    nodes: Callable[[dict[str, Any]], Iterable[Node]] | None = None
+    """The tree that a record is part of, by which steps are named. Then a file is read twice."""
+    session: Callable[[], Session] | None = None
+    """For records that say nothing without those before them."""
 
 
 FORMATS: dict[str, Format] = {
@@ -50,10 +75,38 @@ FORMATS: dict[str, Format] = {
     "nvidia": Format(
         "NVIDIA flywheel: timestamp, workload_id, client_id, request, response", chat.is_nvidia, chat.read_nvidia
     ),
+    "batch": Format("output of batch APIs: custom_id, response or result", batch.is_batch, batch.read_batch),
+    "litellm": Format(
+        "LiteLLM: StandardLoggingPayload, the proxy's spend logs", litellm.is_litellm, litellm.read_litellm
+    ),
+    "inspect": Format(
+        "evaluation logs of inspect_ai: .json, .eval", inspect_logs.is_inspect, inspect_logs.read_inspect
+    ),
+    "agent": Format(
+        "session logs of coding agents: Claude Code, Codex",
+        agent_sessions.is_session,
+        None,
+        None,
+        agent_sessions.Sessions,
+    ),
+    "langsmith": Format(
+        "LangSmith runs: of its API, its exports, clients",
+        langsmith.is_langsmith,
+        langsmith.read_langsmith,
+        langsmith.nodes_of,
+    ),
+    "phoenix": Format(
+        "Phoenix: spans by its API, its data frames", phoenix.is_phoenix, phoenix.read_phoenix, phoenix.nodes_of
+    ),
     "openai": Format("pairs of an OpenAI request and its response", chat.is_openai, chat.read_openai),
     "chat": Format("chat logs: messages and response", chat.is_chat, chat.read_chat),
     "otlp": Format("OpenTelemetry OTLP JSON: GenAI conventions, OpenInference", otlp.is_otlp, None),
-    "langfuse": Format("Langfuse export: observations, traces, scores", langfuse.is_langfuse, langfuse.read_langfuse),
+    "langfuse": Format(
+        "Langfuse: observations, traces, scores; downloads",
+        langfuse.is_langfuse,
+        langfuse.read_langfuse,
+        langfuse.nodes_of,
+    ),
     "llmonpy": Format("LLMonPy tournaments (TourneyResult)", llmonpy.is_llmonpy, None),
 }
 
@@ -87,11 +140,13 @@ def import_file(
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
     prices: RecordedPrices | None = None,
+    questions_only: bool = False,
 ) -> ImportReport:
     """Write a file's recordings, feedback and bad lines; importing the same file again changes nothing.
 
     `step` replaces the step that the records name. `progress` is told the bytes read so far. Raises InputError where
-    the file is absent or of no known format. Memory stays bounded but for single JSON objects and tournaments.
+    the file is absent or of no known format, and, unless it holds `questions_only`, where more than half of its answers
+    would be null. Memory stays bounded but for single JSON objects, conversations of agents and tournaments.
     """
     path = Path(path)
     digest = file_digest(path)
@@ -109,8 +164,11 @@ def import_file(
     )
     steps: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for record, items in _read(path, format, step, progress, report):
+    names = _names(path, FORMATS[format])
+    answers = _Answers()
+    for record, items in _read(path, format, step, names, progress, report):
         for item in items:
+            answers.count(item, record)
             if isinstance(item, BadLine):
                 reasons[item.reason] += 1
             elif isinstance(item, Step):
@@ -122,6 +180,13 @@ def import_file(
                 report.feedback += 1
             if writer:
                 writer.add(path.name, record.number, record.raw, item, size=len(record.raw) // len(items))
+    if not questions_only:
+        try:
+            answers.check(path, format)
+        except InputError:
+            if writer:
+                writer.abandon()
+            raise
     report.steps, report.by_reason = dict(steps.most_common()), dict(reasons)
     if writer:
         counts = writer.close()
@@ -129,6 +194,78 @@ def import_file(
         report.by_reason, report.changed = dict(counts.by_reason), counts.changed
     report.quarantined = sum(report.by_reason.values())
     return report
+
+
+def _read(
+    path: Path,
+    format: str,
+    step: str | None,
+    names: Mapping[str, str],
+    progress: Callable[[int], None] | None,
+    report: ImportReport,
+) -> Iterator[tuple[Record, list[Row | BadLine]]]:
+    """What each record says. What needs others comes last: spans, once all of their trace are there, and a session's end."""
+    start = FORMATS[format].session
+    session = start() if start else None
+    last: Record | None = None
+    with closing(SpanSpool(_origin(path, b"", step))) as spool:
+        for record in _lines(path) if format == "journal" else _records(path, progress):
+            report.records += 1
+            last = record
+            if items := list(_items(record, format, path, step, spool, names, session)):
+                yield record, items
+        if session and last and (items := list(_guarded(session.end()))):
+            yield last, items
+        for _, number, line, item in take_file(spool):
+            yield Record(number, line, {}), [item]
+
+
+def _records(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[Record]:
+    return inspect_logs.zipped_records(path) if inspect_logs.is_zip(path) else records(path, progress)
+
+
+def _names(path: Path, format: Format) -> dict[str, str]:
+    """Names of steps by the tree that all records of the file make together."""
+    if format.nodes is None:
+        return {}
+    nodes: list[Node] = []
+    for record in _records(path):
+        if isinstance(record.value, dict):
+            # What is wrong with a record shows when it is read.
+            with suppress(BadRecordError, RecursionError, ValueError, TypeError, KeyError, AttributeError):
+                nodes += format.nodes(record.value)
+    return step_names(nodes)
+
+
+class _Answers:
+    """Counts answers that are null: of model calls, where a file has any, else of all steps."""
+
+    def __init__(self) -> None:
+        self._seen = {True: [0, 0], False: [0, 0]}
+        self._first: dict[bool, tuple[int, list[str]]] = {}
+
+    def count(self, item: Row | BadLine, record: Record) -> None:
+        if not isinstance(item, Step) or item.error != NULL:
+            return
+        is_call = item.messages != NULL or item.model is not None
+        self._seen[is_call][0] += 1
+        if item.output == NULL:
+            self._seen[is_call][1] += 1
+            keys = [str(key) for key in record.value] if isinstance(record.value, dict) else []
+            self._first.setdefault(is_call, (record.number, keys))
+
+    def check(self, path: Path, format: str) -> None:
+        """Raise InputError where more than half of the answers are null."""
+        of_calls = self._seen[True][0] > 0
+        steps, null = self._seen[of_calls]
+        if format == "journal" or 2 * null <= steps:
+            return
+        number, keys = self._first[of_calls]
+        raise InputError(
+            f"{path}, read as {format}, has no answer in {null:,} of its {steps:,} {'model calls' if of_calls else 'steps'}. "
+            f"The first of them, record {number}, has the keys {', '.join(keys)[:200] or 'none'}. Nothing was imported. If the "
+            f"file is of another format, say --format ({', '.join(FORMATS)}); if it holds questions alone, --questions-only."
+        )
 
 
 def detect(path: Path) -> str:
@@ -153,7 +290,7 @@ def detect_or_none(path: Path) -> str | None:
 
 def _sample(path: Path) -> list[dict[str, Any]]:
     """The first readable records; a log may begin with many that are not."""
-    values = (record.value for record in islice(records(path), 100 * SAMPLE))
+    values = (record.value for record in islice(_records(path), 100 * SAMPLE))
     return list(islice((value for value in values if isinstance(value, dict)), SAMPLE))
 
 
@@ -163,24 +300,20 @@ def _lines(path: Path) -> Iterator[Record]:
         yield Record(number, line, {})
 
 
-def _read(
-    path: Path, format: str, step: str | None, progress: Callable[[int], None] | None, report: ImportReport
-) -> Iterator[tuple[Record, list[Row | BadLine]]]:
-    """What each record says. Spans make steps once all of their trace are there, so theirs come last."""
-    with closing(SpanSpool(_origin(path, b"", step))) as spool:
-        for record in _lines(path) if format == "journal" else records(path, progress):
-            report.records += 1
-            if items := list(_items(record, format, path, step, spool)):
-                yield record, items
-        for _, number, line, item in take_file(spool):
-            yield Record(number, line, {}), [item]
+def _origin(path: Path, raw: bytes, step: str | None, names: Mapping[str, str] | None = None) -> Origin:
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Origin(hashlib.sha256(raw).hexdigest(), step, written, {} if step or names is None else names)
 
 
-def _origin(path: Path, raw: bytes, step: str | None) -> Origin:
-    return Origin(hashlib.sha256(raw).hexdigest(), step, datetime.fromtimestamp(path.stat().st_mtime, UTC))
-
-
-def _items(record: Record, format: str, path: Path, step: str | None, spool: SpanSpool) -> Iterator[Row | BadLine]:
+def _items(
+    record: Record,
+    format: str,
+    path: Path,
+    step: str | None,
+    spool: SpanSpool,
+    names: Mapping[str, str],
+    session: Session | None,
+) -> Iterator[Row | BadLine]:
     """What a record says: rows, or why it is none. Its spans go to the spool."""
     if isinstance(record.value, BadLine):
         yield record.value
@@ -199,11 +332,14 @@ def _items(record: Record, format: str, path: Path, step: str | None, spool: Spa
     if format == "otlp":
         yield from put_spans(record.value, path.name, record.number, spool)
         return
-    origin = _origin(path, record.raw, step)
-    read = FORMATS[format].read
+    read = session.take if session else FORMATS[format].read
     assert read is not None
+    yield from _guarded(read(record.value, _origin(path, record.raw, step, names)))
+
+
+def _guarded(items: Iterator[Step | Feedback | BadRecordError]) -> Iterator[Row | BadLine]:
     try:
-        for found in read(record.value, origin):
+        for found in items:
             yield BadLine(found.reason, str(found)) if isinstance(found, BadRecordError) else found
     except BadRecordError as error:
         yield BadLine(error.reason, str(error))
@@ -271,7 +407,7 @@ def table_kind(path: Path, columns: Mapping[str, str]) -> str:
 
     Raises InputError that says what either would need where it is none of these.
     """
-    if not _is_table(path) and not columns and detect_or_none(path):
+    if (not _is_table(path) or is_parquet(path)) and not columns and detect_or_none(path):
         return "auto"
     present = set(load_table(path).columns)
     for kind, fields in (("verdicts", VERDICT_FIELDS), ("answers", ANSWER_FIELDS)):
@@ -294,5 +430,7 @@ def _is_table(path: Path) -> bool:
         raise InputError(f"There is no file {path}.")
     with path.open("rb") as file:
         head = file.read(4096)
+    if head.startswith(b"PK\x03\x04"):
+        return False
     # .gz: JSON, for tables are not read packed
     return not head.startswith(b"\x1f\x8b") and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"[", b"")

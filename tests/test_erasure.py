@@ -11,6 +11,7 @@ import pytest
 from small_lake import STEP, TOPICS, build, make
 
 from qbawa.erasure import forget
+from qbawa.erasure.plan import make_plan
 from qbawa.errors import BusyError, InputError
 from qbawa.ingest.stage import ingest_batch, pending_batches
 from qbawa.project import Home
@@ -288,3 +289,17 @@ def test_journalled_calls_that_have_not_landed_are_forgotten_too(tmp_path: Path)
     assert not any(
         b"late answer" in p.read_bytes() and b'"late"' in p.read_bytes() for p in home.calls.rglob("*.jsonl")
     )
+
+
+def test_what_the_model_thought_and_what_was_sent_identify_the_request_too(filled: tuple[Home, Lake]) -> None:
+    _, lake = filled
+    own = pl.col("request_id") == GONE
+    rows = lake.read("recordings").with_columns(
+        reasoning=pl.when(own).then(pl.lit("She asks about her divorce in Leipzig.")).otherwise("reasoning"),
+        request=pl.when(own)
+        .then(pl.lit(json.dumps({"input": "the flat in the Karl-Heine-Strasse"})))
+        .otherwise("request"),
+    )
+    lake.replace("recordings", rows["block_id"].unique().to_list(), rows)
+    said = " ".join(make_plan(lake, Home(Path(lake.uri).parent), GONE).pieces)
+    assert "about her divorce" in said and "Karl-Heine" in said

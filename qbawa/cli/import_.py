@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qbawa.project import Project
 
-_READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_READABLE = (".jsonl", ".json", ".eval", ".csv", ".tsv", ".parquet")
 
 
 @click.command("import")
@@ -29,6 +29,7 @@ _READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 @click.option(
     "--map", "columns", multiple=True, metavar="OURS=THEIRS", help="A table's column that is called otherwise."
 )
+@click.option("--questions-only", is_flag=True, help="Take a log that holds questions without answers.")
 @click.option("--dry-run", is_flag=True, help="Show what was understood; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file or batch.")
 def command(
@@ -37,14 +38,16 @@ def command(
     step: str | None,
     kind: str,
     columns: tuple[str, ...],
+    questions_only: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Bring recordings, answers or verdicts from PATHs; without PATH, ingest new journal segments.
 
     What was imported before changes nothing. Lines that cannot be read go to the view `quarantine`, with the reason.
-    Formats: journal, chat, openai, nvidia, otlp, langfuse, llmonpy (JSON, one object a line or a list; also .gz), and
-    tables of answers or verdicts (CSV, TSV, Parquet, JSON lines). docs/importing.md describes them all.
+    Formats: journal, chat, openai, batch, nvidia, litellm, otlp, phoenix, langfuse, langsmith, inspect, agent, llmonpy
+    (JSON, one object a line or a list; also .gz; .eval), and tables of answers or verdicts (CSV, TSV, Parquet, JSON lines).
+    docs/importing.md describes them all.
 
     \b
     Examples:
@@ -66,7 +69,7 @@ def command(
     own = [path for path in paths if {path.resolve(), path.resolve().parent} & set(journals)]
     reports = [_ingest(project, dry_run)] if own or not paths else []
     for path in _files([path for path in paths if path not in own]):
-        reports.append(_import(project, path, format_, step, kind, mapping, dry_run, quiet=as_json))
+        reports.append(_import(project, path, format_, step, kind, mapping, questions_only, dry_run, quiet=as_json))
     number = 0
     for report in (report for group in reports for report in group):
         number += 1
@@ -95,6 +98,7 @@ def _import(
     step: str | None,
     kind: str,
     columns: dict[str, str],
+    questions_only: bool,
     dry_run: bool,
     quiet: bool,
 ) -> Iterator[Any]:
@@ -110,7 +114,10 @@ def _import(
     if kind == "auto":
         with _progress(path, quiet) as progress:
             prices = RecordedPrices(project.config.models)
-            yield import_file(lake, path, format_, step=step, dry_run=dry_run, progress=progress, prices=prices)
+            yield import_file(
+                lake, path, format_, step=step, dry_run=dry_run, progress=progress, prices=prices,
+                questions_only=questions_only,
+            )  # fmt: skip
             return
     if step is None:
         raise InputError(f"{path} is a table of {kind}: name the step that they belong to with --step.")
@@ -132,7 +139,7 @@ def _files(paths: list[Path]) -> Iterator[Path]:
             continue
         found = sorted(p for p in path.iterdir() if p.name.removesuffix(".gz").endswith(_READABLE))
         if not found:
-            raise InputError(f"{path} holds no .jsonl, .json, .csv, .tsv or .parquet file.")
+            raise InputError(f"{path} holds no .jsonl, .json, .eval, .csv, .tsv or .parquet file.")
         yield from found
 
 

@@ -21,7 +21,7 @@ OWN_WORDS = 24
 QUOTED = 12
 """The same where it is only cut out of what was logged."""
 _COLUMNS = {
-    "recordings": ("inputs", "messages", "output", "tags", "error", "user"),
+    "recordings": ("inputs", "messages", "output", "reasoning", "request", "tags", "error", "user"),
     "feedback": ("comment",),
     "replay_matrix": ("answer", "error"),
     "verdicts": ("rationale", "raw"),

@@ -126,6 +126,14 @@ class BlockWriter:
                 self._put(table, stale, schema_of(table).to_frame())
         return self.counts
 
+    def abandon(self) -> None:
+        """Take back what was written; what is left is forgotten."""
+        self._clear()
+        for table in TABLES:
+            if self._written[table]:
+                self._put(table, self._written[table], schema_of(table).to_frame())
+                self._written[table] = []
+
     def _clear(self) -> None:
         self._steps: list[tuple[Step, str, int, bytes]] = []
         self._opinions: list[tuple[Feedback, str, int, bytes]] = []

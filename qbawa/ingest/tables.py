@@ -72,10 +72,11 @@ def load_table(path: Path) -> pl.DataFrame:
         raise InputError(f"There is no file {path}.")
     with path.open("rb") as file:
         head = file.read(4096)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    form = "Parquet" if head.startswith(b"PAR1") else "JSON" if start in (b"{", b"[") else "CSV"
     try:
-        if head.startswith(b"PAR1"):
+        if form == "Parquet":
             return pl.read_parquet(path, glob=False)
-        start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
         if start == b"{":
             return _from_objects([json.loads(line) for line in path.read_bytes().splitlines() if line.strip()])
         if start == b"[":
@@ -85,7 +86,8 @@ def load_table(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, ValueError, RecursionError, OSError) as error:
         reason = str(error).strip().splitlines()
         raise InputError(
-            f"{path} is not a readable CSV, JSON lines or Parquet table: {reason[0] if reason else error}"
+            f"{path} is not a readable table in {form}"
+            f"{', one object a line or one list of objects' if form == 'JSON' else ''}: {reason[0] if reason else error}"
         ) from None
 
 

@@ -36,6 +36,8 @@ def bare_call(call: Any) -> Any:
         return call
     if isinstance(call.get("function"), dict):
         return _function(call["function"])
+    if isinstance(call.get("function"), str):  # inspect_ai
+        return tool_call(call["function"], call.get("arguments") or {})
     return {key: value for key, value in call.items() if key not in ("id", "index") and value is not None}
 
 
@@ -61,11 +63,11 @@ def reasoning_of(message: Mapping[str, Any]) -> str | None:
 
 
 def _thoughts(content: Any) -> list[dict[str, Any]]:
-    """Thinking among the parts of a message; Mistral puts a list of texts in it."""
+    """Thinking among the parts of a message; Mistral puts a list of texts in it, others call it reasoning."""
     found = []
     for part in content if isinstance(content, list) else []:
-        if isinstance(part, dict) and kind_of(part) == "thinking":
-            inner = part.get("thinking")
+        if isinstance(part, dict) and kind_of(part) in ("thinking", "reasoning"):
+            inner = part.get("thinking") or part.get("reasoning") or part.get("text")
             found.append({"thinking": text_of(inner) if isinstance(inner, list) else inner})
     return found
 

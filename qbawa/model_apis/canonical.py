@@ -71,24 +71,30 @@ def detect_response_api(value: Any) -> Api | None:
         value.get("object") == "response" or all(isinstance(i, dict) and kind_of(i) for i in value["output"])
     ):
         return "openai.responses"
-    if isinstance(value.get("content"), list) and (kind_of(value) == "message" or "stop_reason" in value):
-        return "anthropic.messages"
+    content = value.get("content")
+    if isinstance(content, list) and (kind_of(value) == "message" or "stop_reason" in value):
+        kinds = {kind_of(part) for part in content if isinstance(part, dict)}
+        # A message of the Responses API is one item of an answer.
+        return None if kinds & {"output_text", "input_text", "refusal"} else "anthropic.messages"
     return None
 
 
 def _is_anthropic(body: dict[str, Any]) -> bool:
+    kinds = {
+        kind_of(part)
+        for message in body["messages"]
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for part in message["content"]
+        if isinstance(part, dict)
+    }
+    if kinds & {"", "tool-call", "tool-result", "image_url"}:
+        return False  # of Bedrock's Converse, of the AI SDK, of a chat completion with a `system` beside it
     if body.keys() & {"system", "stop_sequences", "anthropic_version", "thinking"}:
         return True
     tools = body.get("tools")
     if any("input_schema" in tool for tool in (tools if isinstance(tools, list) else []) if isinstance(tool, dict)):
         return True
-    return any(
-        kind_of(part) in _BLOCKS
-        for message in body["messages"]
-        if isinstance(message, dict) and isinstance(message.get("content"), list)
-        for part in message["content"]
-        if isinstance(part, dict)
-    )
+    return bool(kinds & _BLOCKS)
 
 
 def _readers(api: str) -> _Readers:

@@ -20,6 +20,16 @@ from qbawa.storage.lake import Lake
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "imports"
 FORMAT_OF = {
+    "batch.jsonl": "batch",
+    "claude_code.jsonl": "agent",
+    "codex.jsonl": "agent",
+    "inspect.json": "inspect",
+    "langfuse_download.json": "langfuse",
+    "langsmith.jsonl": "langsmith",
+    "langsmith_posted.json": "langsmith",
+    "litellm.jsonl": "litellm",
+    "phoenix.json": "phoenix",
+    "phoenix_frame.jsonl": "phoenix",
     "chat.jsonl": "chat",
     "journal.jsonl": "journal",
     "langfuse_api.json": "langfuse",
@@ -287,6 +297,8 @@ _hostile = st.recursive(
         "messages", "response", "request", "role", "content", "choices", "usage", "message", "timestamp", "workload_id",
         "id", "type", "name", "startTime", "input", "output", "traceId", "value", "observations", "scores", "data", "meta",
         "resourceSpans", "scopeSpans", "spans", "attributes", "key", "stringValue", "spanId", "gen_ai.system", "events",
+        "post", "patch", "runs", "run_type", "inputs", "outputs", "context", "span_id", "trace_id", "custom_id", "result", "eval",
+        "samples", "task", "trace", "sessionId", "uuid", "payload", "standard_logging_object", "call_type", "spend",
         "contestant_list", "contest_result_list", "output_id", "tourney_result_id", "step_output", "number_of_judges",
     })), inner, max_size=5),
     max_leaves=25,

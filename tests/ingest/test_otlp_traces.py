@@ -196,6 +196,7 @@ def test_a_request_as_it_was_sent_says_more_than_its_flattened_attributes(tmp_pa
         "llm.input_messages.0.message.role": "user",
         "llm.input_messages.0.message.content": "What?",
         "llm.model_name": "gpt-x",
+        "output.value": "A picture.",
     }
     row = imported(tmp_path, [span(1, None, "ChatCompletion", attributes)])["1"]
     assert json.loads(row["messages"]) == request["messages"]

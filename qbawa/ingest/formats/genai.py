@@ -1,12 +1,16 @@
 """Spans by OpenTelemetry's semantic conventions for generative AI, the present ones and those before 1.37."""
 
-import json
 from typing import Any
 
-from qbawa.ingest.formats.openai import message_output
+from qbawa.errors import InputError
+from qbawa.ingest.formats.content import message_output
 from qbawa.ingest.formats.otlp_spans import Span, json_of, step_ids
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin, step_row
 from qbawa.ingest.journal_lines import Step
+from qbawa.model_apis.answers import reasoning_of
+from qbawa.model_apis.any_form import conversation
+from qbawa.model_apis.genai import messages_of, system_message
+from qbawa.model_apis.shapes import Untranslated
 
 _ROLES = {"gen_ai.system.message": "system", "gen_ai.user.message": "user", "gen_ai.assistant.message": "assistant"}
 _DETAILS = "gen_ai.client.inference.operation.details"
@@ -51,41 +55,8 @@ def step_of(span: Span, origin: Origin) -> Step:
             "conversation": attributes.get("gen_ai.conversation.id"),
         },
         user=span.first("user.id", "enduser.id"),
+        reasoning=reasoning_of(answered[0]) if answered and isinstance(answered[0], dict) else None,
     )
-
-
-def chat_message(message: Any) -> dict[str, Any]:
-    """A message with `parts` as the chat API writes it: text as content, tool calls and results in their fields."""
-    if not isinstance(message, dict):
-        raise BadRecordError("wrong_type", f"a message is {message!r:.60}, not an object")
-    if "parts" not in message:
-        return message
-    parts = [
-        part if isinstance(part, dict) else {"type": "text", "content": str(part)} for part in message["parts"] or []
-    ]
-    plain: dict[str, Any] = {"role": message.get("role")}
-    if message.get("name"):
-        plain["name"] = message["name"]
-    texts = [part.get("content") for part in parts if part.get("type") == "text"]
-    other = [part for part in parts if part.get("type") not in ("text", "tool_call", "tool_call_response", "reasoning")]
-    plain["content"] = "\n".join(str(text) for text in texts) if texts and not other else None
-    if other:
-        plain["content"] = [{"type": "text", "text": str(text)} for text in texts] + other
-    calls = [part for part in parts if part.get("type") == "tool_call"]
-    if calls:
-        plain["tool_calls"] = [_tool_call(call) for call in calls]
-    results = [part for part in parts if part.get("type") == "tool_call_response"]
-    if results:
-        plain["tool_call_id"] = results[0].get("id")
-        said = results[0].get("response", results[0].get("result"))
-        plain["content"] = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-    return plain
-
-
-def _tool_call(part: dict[str, Any]) -> dict[str, Any]:
-    arguments = part.get("arguments")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return {"id": part.get("id"), "type": "function", "function": {"name": part.get("name"), "arguments": text}}
 
 
 def _messages(attributes: dict[str, Any], span: Span) -> tuple[list[Any], list[Any]]:
@@ -93,7 +64,7 @@ def _messages(attributes: dict[str, Any], span: Span) -> tuple[list[Any], list[A
     asked, answered = _list(attributes, "gen_ai.input.messages"), _list(attributes, "gen_ai.output.messages")
     instructions = _list(attributes, "gen_ai.system_instructions")
     if instructions:
-        asked = [chat_message({"role": "system", "parts": instructions}), *asked]
+        asked = [system_message(instructions), *asked]
     if asked or answered:
         return asked, answered
     # Before 1.37 messages were events; OpenLLMetry flattens them into attributes.
@@ -122,7 +93,13 @@ def _list(attributes: dict[str, Any], name: str) -> list[Any]:
         return []
     if not isinstance(value, list):
         raise BadRecordError("wrong_type", f"{name} is {value!r:.60}, not a list")
-    return value if name == "gen_ai.system_instructions" else [chat_message(message) for message in value]
+    if name == "gen_ai.system_instructions":
+        return value
+    try:
+        found = conversation(value)
+        return found.messages if found else messages_of(value, name, Untranslated())
+    except InputError as error:
+        raise BadRecordError("wrong_type", str(error)) from None
 
 
 def _name(span: Span, operation: str, model: Any, attributes: dict[str, Any]) -> str:

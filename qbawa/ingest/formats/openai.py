@@ -1,14 +1,16 @@
 """Requests and responses as model APIs take and give them, wherever a log holds them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qbawa.errors import InputError
 from qbawa.ingest.formats.step_rows import BadRecordError, message_list
 from qbawa.model_apis.answers import answer_of as canonical
 from qbawa.model_apis.answers import reasoning_of
+from qbawa.model_apis.any_form import answer_in, conversation
 from qbawa.model_apis.canonical import Asked, detect_request_api, detect_response_api, read_request, read_response
 from qbawa.model_apis.chat import unknown_parts
+from qbawa.model_apis.frameworks import is_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,13 @@ def question_of(request: dict[str, Any]) -> Question:
     except InputError as error:
         if api != "openai.chat":
             raise BadRecordError("wrong_type", str(error)) from None
-        # Messages without roles, say: kept as they are.
         messages = message_list(request.get("messages"))
         rest = {key: value for key, value in request.items() if key not in ("messages", "model") and value is not None}
         asked = Asked(messages, rest, unknown_parts(messages))
+    if api == "openai.chat" and not all(is_chat(message) for message in asked.messages):
+        # Of a framework, or with an object as content; what nobody knows is kept as it is.
+        talk = conversation(request.get("messages"))
+        asked = replace(asked, messages=talk.messages, untranslated=talk.untranslated) if talk else asked
     return Question(asked, api, None if api == "openai.chat" else request)
 
 
@@ -65,6 +70,10 @@ def answer_of(response: Any) -> Answer:
         return Answer(model=response.get("model"), error=error_of(response["error"]))
     api = detect_response_api(response)
     if api is None:
+        found = answer_in(response)
+        if found is not None:
+            return Answer(found.output, found.reasoning, found.model, found.input_tokens, found.output_tokens,
+                          id=_text(response.get("id")))  # fmt: skip
         if "content" in response or "tool_calls" in response:
             return Answer(message_output(response), reasoning_of(response), id=_text(response.get("id")))
         raise BadRecordError("missing_field", "choices, candidates, output or content in the response")

@@ -10,6 +10,7 @@ from msgspec import Raw
 from qbawa.errors import InputError
 from qbawa.ingest.formats.otlp_spans import Span, json_of
 from qbawa.ingest.journal_lines import NULL, Step
+from qbawa.model_apis.any_form import tool_of
 from qbawa.model_apis.canonical import detect_request_api, detect_response_api, read_request, read_response
 
 _COSTS = ("llm.cost.total", "gen_ai.usage.cost", "gen_ai.cost.total_cost", "gen_ai.usage.total_cost", "operation.cost")
@@ -21,7 +22,6 @@ _LEFT_OUT = frozenset(
 )
 _BODIES = (("input.value", "output.value"), ("request_data", "response_data"))
 """Where instrumentations (OpenInference, Logfire) put the request as it was sent and the response as it came."""
-_SCHEMAS = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "json_schema")
 
 
 def completed(step: Step, span: Span, *, is_call: bool) -> Step:
@@ -114,20 +114,7 @@ def tools_of(span: Span) -> list[dict[str, Any]]:
         found = [found]
     if not isinstance(found, list):
         return []
-    return [chat_tool(tool) for tool in map(json_of, found) if isinstance(tool, dict)]
-
-
-def chat_tool(tool: dict[str, Any]) -> dict[str, Any]:
-    """A definition as chat completions write it, of whichever API it is; what is no function stays as it is."""
-    if isinstance(tool.get("function"), dict):
-        return {"type": "function", **tool}
-    if not isinstance(tool.get("name"), str) or tool.get("type", "function") not in ("function", "custom", "tool"):
-        return tool
-    schema = next((json_of(tool[name]) for name in _SCHEMAS if tool.get(name)), None)
-    function = {"name": tool["name"], "description": tool.get("description"), "parameters": schema}
-    if isinstance(tool.get("strict"), bool):
-        function["strict"] = tool["strict"]
-    return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
+    return [tool_of(tool) for tool in map(json_of, found) if isinstance(tool, dict)]
 
 
 def _numbered(attributes: dict[str, Any], before: str, after: str) -> list[Any]:

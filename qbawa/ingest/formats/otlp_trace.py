@@ -14,24 +14,11 @@ import msgspec
 
 from qbawa.ingest.formats import otlp
 from qbawa.ingest.formats.otlp_spans import Span
+from qbawa.ingest.formats.step_names import GENERIC_CALL, GENERIC_ENTITY
 from qbawa.ingest.formats.step_rows import BadRecordError, Origin
 from qbawa.ingest.journal_lines import Step
 
 _TEMPLATE = re.compile(r"\s*(?:\b(?:with|for|of|to|using|by|in|from)\s+)*['\"`(\[]*\{[^{}]*\}['\"`)\]]*")
-# What instrumentation calls a model call: the provider's method, not the step of an application.
-_GENERIC_CALL = re.compile(
-    r"(?:[a-z_.]*(?:openai|anthropic|claude|google|gemini|genai|vertexai?|bedrock|cohere|mistral(?:ai)?|ollama|groq|azure"
-    r"|litellm|together|replicate|huggingface|watsonx|deepseek|xai|fireworks)[a-z_]*[._/ -].*)"
-    r"|(?:async)?(?:chat|llm|text|raw_gen_ai|litellm|model)?[ ._-]?(?:chat|llm|completions?|responses?|messages?|generate"
-    r"|generate_?content|generation|invoke|invoke_?model|converse|request|call|embeddings?|create|parse|stream)"
-    r"(?:[ ._-](?:create|parse|stream|call|request))?"
-    r"|chat[A-Z]\w*|Chat[A-Z]\w*|\w*(?:LLM|Llm)|ai\.\w+(?:\.\w+)*",
-)
-# Names of frameworks' own parts, which say nothing about what the application does.
-_GENERIC_ENTITY = re.compile(
-    r"Runnable\w*|LangGraph|\w*PromptTemplate|\w*OutputParser|ChannelWrite.*|_write|__start__|Crew\.kickoff|Flow\.kickoff"
-    r"|Agent|AgentExecutor|agent run|Agent run|Agent workflow|StateGraph|\w+Chain|Chat[A-Z]\w*"
-)
 _ANSWERING = ("chat", "text_completion", "generate_content", "completion", "responses", "message", "messages")
 """Operations that answer in words, by the conventions' names and older ones."""
 _INSTRUMENTATION = re.compile(r"instrument|traceloop|openlit|litellm|\bsdk\b|logfire\.", re.IGNORECASE)
@@ -153,7 +140,7 @@ def _call_name(node: _Node) -> str:
         if above.role != "entity":
             continue
         name = clean_name(otlp.entity_name(above.span) or "")
-        if name and not _GENERIC_ENTITY.fullmatch(name):
+        if name and not GENERIC_ENTITY.fullmatch(name):
             above.called_after = above.called_after or name == clean_name(above.span.name)
             return name
     if said and clean_name(said):
@@ -174,7 +161,7 @@ def _is_generic(node: _Node) -> bool:
         not own
         or own != span.name
         or bool(operation and own.startswith(operation))
-        or bool(_GENERIC_CALL.fullmatch(own))
+        or bool(GENERIC_CALL.fullmatch(own))
         or bool(span.scope and _INSTRUMENTATION.search(span.scope))
     )
 

@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +33,8 @@ class Origin:
     """Instead of the step that the record names."""
     fallback_at: datetime
     """When the file was written, for records without a time."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Steps by the ids of what the file holds, where the tree of all says them."""
 
 
 def step_row(
