@@ -16,8 +16,9 @@ application sent, field by field, but for those that only say how a request trav
 
     python benchmarks/fidelity.py [--json] [--quick] [--apps FOLDER] [--seed N]
 
-The libraries are installed into --apps (default: a cache under build/) on the first run. So are the environments of the
-clients, which takes some minutes then. --quick leaves out those and litellm's applications, and sends a tenth of the spans. --seed changes every text and number that is asked.
+The libraries are installed into --apps (default: a cache under build/) on the first run; so are the environments of the
+clients, which takes some minutes then. --quick leaves out those and litellm's applications, and sends a tenth of the spans.
+--seed changes every text and number that is asked.
 """
 
 from __future__ import annotations
