@@ -1,15 +1,16 @@
 # make demo   the whole flywheel on sample articles: no key, no network after the install
 # make up     PostgreSQL, the Dagster UI at http://127.0.0.1:3000 and its daemon
-# make test   every test but those of the three suites below
+# make test   every test but those of the four suites below
 # make test-hostile   what the world does to it: strangers, web pages, kills, full disks, clocks that jump
 # make test-ui   `qbawa up` and the Dagster UI by clicks in Chromium, its schedules and sensors among them
 # make screenshots   the same, which makes the pictures of docs/images anew
+# make test-clients   the client libraries that are recorded, each in an environment of its own (build/clients)
 # make test-installed   the wheel, built and run in an environment of its own
 # make test-fast   the inner loop, within a minute: without Dagster, Chromium and whatever is marked slow
 # make check  format, lint, types, which room may import which
 # make lock   resolve the locked requirements again
 # make release  wheel, sdist and checksums into dist/, then the tag; uploads nothing (CONTRIBUTING.md)
-.PHONY: demo up test test-fast test-hostile test-ui screenshots test-installed check format lock release clean install
+.PHONY: demo up test test-fast test-hostile test-ui test-clients screenshots test-installed check format lock release clean install
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,7 +29,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(ROOMY) $(BIN)/python -m pytest
 WORKERS ?= 3
 
 test: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs and not hostile and not ui"
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not installs and not hostile and not ui and not clients"
 
 test-hostile: .venv/installed
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m hostile
@@ -39,11 +40,14 @@ test-ui: .venv/installed
 screenshots: .venv/installed
 	QBAWA_SCREENSHOTS=docs/images $(PYTEST) -m ui
 
+test-clients: .venv/installed
+	$(PYTEST) -n 2 --dist loadgroup -m clients tests/clients
+
 test-installed: .venv/installed
 	$(PYTEST) -m installs
 
 test-fast: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile and not ui" --ignore tests/dagster
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not installs and not hostile and not ui and not clients" --ignore tests/dagster
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from qbawa.record.api import configure, feedback, flush, request, stats
     from qbawa.record.decorator import step
+    from qbawa.record.instrument import instrument
     from qbawa.record.integrations.litellm import record_litellm
     from qbawa.record.integrations.openai import wrap_openai
     from qbawa.record.llm_call import llm_call
@@ -28,6 +29,8 @@ _MODULES = {
     "feedback": "api",
     "flush": "api",
     "in_context": "threads",
+    "instrument": "instrument",
+    "litellm_proxy": "integrations.litellm",
     "llm_call": "llm_call",
     "record_litellm": "integrations.litellm",
     "request": "api",
@@ -41,6 +44,7 @@ __all__ = [
     "feedback",
     "flush",
     "in_context",
+    "instrument",
     "llm_call",
     "record_litellm",
     "request",

@@ -110,8 +110,8 @@ def test_status_and_sql_show_what_the_run_left(said: dict[str, str]) -> None:
 
 def test_the_five_lines_record_an_app(tmp_path: Path) -> None:
     [program] = blocks("python")
-    assert "qbawa.record_litellm()" in program
-    without = "\n".join(line for line in program.splitlines() if not line.startswith("qbawa.record_litellm"))
+    assert "qbawa.instrument()" in program
+    without = "\n".join(line for line in program.splitlines() if not line.startswith("qbawa.instrument"))
     assert len([line for line in without.splitlines() if line.strip()]) <= 5
     run(f"{without}\nextract('Between A and B ...')\nassert qbawa.flush()", tmp_path / "journal", cwd=tmp_path)
     [row] = rows(tmp_path / "journal")

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from qbawa.errors import InputError
+from qbawa.ingest.formats.step_rows import last_question
 from qbawa.ingest.journal_lines import NULL, BadLine, Row, Step
 from qbawa.model_apis.answers import answer_of
 from qbawa.model_apis.canonical import read_request, read_response
@@ -23,11 +24,22 @@ def understood(item: Row | BadLine) -> Iterator[Row | BadLine]:
         yield item
         return
     if item.call is not NULL and item.call != NULL:
-        yield from _with_call(item)
+        for read in _with_call(item):
+            yield _with_question(read) if isinstance(read, Step) else read
     elif item.output is not NULL and _may_be_message(item):
-        yield msgspec.structs.replace(item, output=_canonical(item.output))
+        yield _with_question(msgspec.structs.replace(item, output=_canonical(item.output)))
     else:
-        yield item
+        yield _with_question(item)
+
+
+def _with_question(step: Step) -> Step:
+    """The step; a model call outside any has its question as input, as imported calls do, so that a template may use it."""
+    if memoryview(step.inputs) != b"{}" or step.messages == NULL:
+        return step
+    messages = _plain(step.messages)
+    messages = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    question = last_question(messages)
+    return msgspec.structs.replace(step, inputs=_raw({"question": question})) if question else step
 
 
 def _with_call(step: Step) -> Iterator[Step | BadLine]:

@@ -39,11 +39,14 @@ def with_parameters(
 ) -> dict[str, Any] | None:
     """The request with these parameters of a chat completion; None where the API has no such parameter by name alone.
 
-    A null takes a parameter away. With `over` false, what the request says already stays.
+    A null takes a parameter away, also one that only this API has. With `over` false, what the request says already stays.
     """
     changed = copy.deepcopy(dict(body))
     for name, value in parameters.items():
         place = PLACES.get(api, {}).get(name)
+        if place is None and value is None:
+            changed.pop(name, None)  # a field of this API by its own name
+            continue
         if place is None:
             return None
         *path, last = place

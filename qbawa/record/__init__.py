@@ -5,6 +5,7 @@ decorator     @qbawa.step                                     line_format    the
 context       what is running: requests, steps, model calls   recorder       sampling, what is open
 threads       steps carried into threads                      writer         the queue and the writer thread
 llm_call      model calls, by hand                            integrations/  model calls of a client, one file each
-snapshot      values as JSON, by rule
-exceptions    exceptions as data
+snapshot      values as JSON, by rule                         instrument     whichever clients an application has
+exceptions    exceptions as data                              exchange       what one call sent and heard
+listening     replies, noted as they are read                 streams        streams as the one reply that they are
 """

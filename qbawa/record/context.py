@@ -11,10 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qbawa.record.exceptions import Failure
-from qbawa.record.snapshot import MARK, Snapshot, described, text_of
+from qbawa.record.snapshot import MARK, WHOLE_CHARS, WHOLE_NODES, Snapshot, described, text_of
+
+if TYPE_CHECKING:
+    from qbawa.record.exchange import Exchange
 
 
 class ReasonCounts(Protocol):
@@ -139,7 +142,7 @@ class Call:
     __slots__ = (
         "recorder", "request", "owner", "recording_id", "parent_id", "name", "model", "inputs", "messages",
         "parameters", "output", "input_tokens", "output_tokens", "cost_usd", "started_at", "latency_s", "failure",
-        "done", "cut", "size", "process", "otherwise",
+        "done", "cut", "size", "process", "otherwise", "exchange", "body", "reasoning", "api",
     )  # fmt: skip
 
     def __init__(self, recorder: Sink, here: Step | Request, model: str, messages: Any, parameters: Any) -> None:
@@ -162,6 +165,10 @@ class Call:
         self.failure: Failure | None = None
         self.done = False
         self.otherwise: Callable[[], None] | None = None  # ends the call from what is known, should no report come
+        self.exchange: Exchange | None = None  # what went over the wire, where the client let us see it
+        self.body: dict[str, Any] | None = None  # of an API other than chat completions: both bodies, for the journal
+        self.reasoning: str | None = None
+        self.api: str | None = None  # by which the call was made, where that is known
         self.process = process
         self.started_at = time.time()
         self.latency_s = 0.0
@@ -200,6 +207,8 @@ class Call:
         self.latency_s = max(0.0, time.time() - self.started_at if latency_s is None else latency_s)
         self.started_at = started_at or (time.time() - self.latency_s)
         self.failure = failure
+        if self.exchange is not None:
+            self.size += self.exchange.size
         self.recorder.closed(self)
         owner = self.owner
         if owner is None:
@@ -215,8 +224,29 @@ class Call:
         elif complete:
             self.recorder.release(owner)
 
+    def settle(self) -> None:
+        """Read what went over the wire, in the writer thread, so that the application need not wait for it."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        try:
+            said = exchange.read()
+        except Exception as problem:
+            self.recorder.counts.add("internal_error", f"a model call could not be read: {described(problem)}")
+            return
+        self.model = said.model or self.model
+        self.failure = self.failure or said.failure
+        self.body, self.reasoning, self.api = said.call, said.reasoning, exchange.api
+        self.messages, self.parameters = said.messages, said.parameters
+        if said.call is None:
+            self.output = said.output
+        if self.input_tokens is None:
+            self.input_tokens = _count(said.input_tokens)
+        if self.output_tokens is None:
+            self.output_tokens = _count(said.output_tokens)
+
     def _keep(self, field: str, value: Any) -> Any:
-        snapshot = Snapshot(value)
+        snapshot = Snapshot(value, WHOLE_CHARS, WHOLE_NODES)
         self.size += snapshot.size
         if snapshot.cut and field not in self.cut:
             self.cut += (field,)

@@ -42,6 +42,7 @@ def rows_of(item: Step | Call | Request | Feedback) -> list[Row]:
     if isinstance(item, Step):
         return _step_rows(item)
     if isinstance(item, Call):
+        item.settle()
         return [_row(item, item, 1)]
     start = f'{{"v":{VERSION},"kind":'
     if isinstance(item, Feedback):
@@ -85,6 +86,8 @@ def _step_rows(step: Step) -> list[Row]:
         step.written = True
         calls = [call for call in step.calls if call.done]
         number = len(step.calls)
+    for call in calls:
+        call.settle()
     # A failed call that the step got over explains neither its output nor an error of its own.
     merged = calls[0] if number == len(calls) == 1 and (calls[0].failure is None or step.failure) else None
     row = _row(step, merged, number)
@@ -117,6 +120,12 @@ def _row(item: Step | Call, call: Call | None, llm_calls: int) -> Row:
         "user": request.user,
         "tags": _tags(request),
     }
+    if call and call.reasoning:
+        body["reasoning"] = call.reasoning
+    if call and call.body:
+        body["call"] = call.body
+    elif call and call.api == "openai.chat":
+        body["api"] = call.api
     cut = item.cut if call is None or call is item else item.cut + call.cut
     if cut:
         body["tags"]["qbawa.cut"] = ",".join(dict.fromkeys(cut))

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qbawa.record import api, threads
 from qbawa.record.context import Call, Step, implicit_request
 from qbawa.record.exceptions import Failure
-from qbawa.record.snapshot import Snapshot, described, text_of
+from qbawa.record.exchange import as_messages
+from qbawa.record.snapshot import described, text_of
+
+
+class Framework:
+    """A framework's call of a model, under way. `recorded` once a client beneath it has begun a call of its own."""
+
+    __slots__ = ("recorded",)
+
+    def __init__(self) -> None:
+        self.recorded = False
+
+
+framework: contextvars.ContextVar[Framework | None] = contextvars.ContextVar("qbawa_framework", default=None)
 
 
 def llm_call(
@@ -45,6 +59,9 @@ def begin_call(model: Any, messages: Any, parameters: Any) -> Call | None:
     recorder = api.recorder
     if recorder is None:
         return None
+    above = framework.get()
+    if above is not None:
+        above.recorded = True
     try:
         here = threads.here() or implicit_request(recorder)
         if not (here.request if isinstance(here, Step) else here).sampled:
@@ -61,26 +78,3 @@ def end_call(call: Call, output: Any = None, **outcome: Any) -> None:
         call.end(output, **outcome)
     except Exception as problem:
         call.recorder.counts.add("internal_error", f"a model call was not recorded: {described(problem)}")
-
-
-def as_messages(messages: Any) -> Any:
-    """Messages as a list of objects; a bare prompt is the one user message that it is."""
-    if messages is None:
-        return None
-    copy = Snapshot(messages).value
-    if isinstance(copy, list) and all(isinstance(message, dict) for message in copy):
-        return copy
-    return [{"role": "user", "content": copy}]
-
-
-def answer_of(message: Any) -> Any:
-    """What an OpenAI-style assistant message says, in canonical form: its text, or a message where it says more."""
-    from qbawa.model_apis import answers  # not while the application starts
-
-    return answers.answer_of(message) if isinstance(message, Mapping) else message
-
-
-def answers_of(choices: Sequence[Any]) -> Any:
-    """The answer of a chat or text completion; a list where several were asked for."""
-    answers = [answer_of(choice["message"]) if choice.get("message") else choice.get("text") for choice in choices]
-    return answers[0] if len(answers) == 1 else answers

@@ -19,6 +19,10 @@ from typing import Any
 
 MAX_CHARS = 1 << 20
 MAX_NODES = 20_000
+WHOLE_CHARS, WHOLE_NODES = (
+    48 << 20,
+    2_000_000,
+)  # of what a model was asked and said: kept whole, up to what a line may hold
 MAX_DEPTH = 64
 MARK = "__qbawa__"
 
@@ -41,9 +45,9 @@ class Snapshot:
 
     __slots__ = ("value", "size", "cut", "_nodes", "_chars", "_path")
 
-    def __init__(self, value: Any, max_chars: int = MAX_CHARS) -> None:
+    def __init__(self, value: Any, max_chars: int = MAX_CHARS, max_nodes: int = MAX_NODES) -> None:
         self.cut = False
-        self._nodes = MAX_NODES
+        self._nodes = max_nodes
         self._chars = max_chars
         self._path: set[int] | None = None  # most values are flat and need none
         try:
@@ -51,7 +55,7 @@ class Snapshot:
         except Exception as error:  # a container that changes while being read, a hostile subclass, no memory
             self.value = {MARK: "unreadable", "type": type_name(value), "reason": type(error).__name__}
             self.cut = True
-        self.size = (max_chars - self._chars) + 24 * (MAX_NODES - self._nodes) + 24
+        self.size = (max_chars - self._chars) + 24 * (max_nodes - self._nodes) + 24
 
     def _copy(self, value: Any, depth: int) -> Any:
         kind = type(value)

@@ -1,7 +1,4 @@
-"""The real OpenTelemetry SDK, pointed at the live endpoint by its environment variables and nothing else.
-
-Needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http.
-"""
+"""The real OpenTelemetry SDK, pointed at the live endpoint by its environment variables and nothing else."""
 
 from __future__ import annotations
 
@@ -14,13 +11,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import environments
 import pytest
 
-pytest.importorskip(
-    "opentelemetry.exporter.otlp.proto.http", reason="pip install opentelemetry-exporter-otlp-proto-http"
-)
-
-REQUIRES = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
+pytestmark = [pytest.mark.clients, pytest.mark.xdist_group("opentelemetry")]
 APPLICATION = """
 import json
 from opentelemetry import trace
@@ -57,8 +51,7 @@ def test_the_sdk_s_own_exporter_records_an_application(tmp_path: Path, compressi
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Of another environment where this one has the SDK and not qbawa's own dependencies.
-    python = os.environ.get("QBAWA_PYTHON", sys.executable)
+    python = sys.executable  # the application has an interpreter of its own, without qbawa
     environment = {**os.environ, "QBAWA_HOME": str(tmp_path / "home")}
     server = subprocess.Popen([python, "-m", "qbawa", "otlp", "--port", str(port)], env=environment)
     try:
@@ -73,7 +66,7 @@ def test_the_sdk_s_own_exporter_records_an_application(tmp_path: Path, compressi
             "OTEL_SERVICE_NAME": "contracts",
         }
         done = subprocess.run(
-            [sys.executable, "-c", APPLICATION],
+            [environments.python_of("opentelemetry"), "-c", APPLICATION],
             env={**os.environ, **settings},
             capture_output=True,
             text=True,

@@ -140,3 +140,31 @@ def test_a_pair_of_any_api_in_a_log_is_read_as_its_api_says(tmp_path: Path) -> N
         "temperature": 0
     }
     assert [message["role"] for message in json.loads(rows["c"]["messages"])] == ["system", "user"]
+
+
+def test_a_model_call_outside_any_step_has_its_question_as_input():
+    request = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}],
+    }
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    row = {
+        "v": 1,
+        "kind": "step",
+        "recording_id": "a",
+        "request_id": "r",
+        "step": "llm",
+        "started_at": 1.0,
+        "inputs": {},
+    }
+    for more in (
+        {"messages": messages},
+        {"call": {"api": "anthropic.messages", "request": request, "response": None}},
+    ):
+        [step] = understood(read_line(json.dumps({**row, **more}).encode()))
+        assert json.loads(bytes(step.inputs)) == {"question": "Why?"}
+    [own] = understood(read_line(json.dumps({**row, "messages": messages, "inputs": {"text": "x"}}).encode()))
+    assert json.loads(bytes(own.inputs)) == {"text": "x"}
+    [none] = understood(read_line(json.dumps(row).encode()))
+    assert json.loads(bytes(none.inputs)) == {}

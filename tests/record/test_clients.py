@@ -247,15 +247,13 @@ def test_derived_raw_and_responses_calls_of_an_openai_client(journal, url):
     assert qbawa.wrap_openai(openai_client) is openai_client
     openai_client.chat.completions.create(**question("once"))
     found = written(journal)
-    assert [row["output"] for row in found] == [
-        "echo derived",
-        "echo raw",
-        "echo response",
-        "echo streamed",
-        "echo once",
-    ]
-    assert found[3]["output_tokens"] == 2
-    assert found[2]["messages"] == [{"role": "user", "content": "response"}] and found[2]["input_tokens"] == 5
+    derived, raw_one, response, streamed, once = found
+    assert [row["output"] for row in (derived, raw_one, once)] == ["echo derived", "echo raw", "echo once"]
+    for row, asked in ((response, "response"), (streamed, "streamed")):
+        assert (row["call"]["api"], row["model"], row["messages"]) == ("openai.responses", "m", None)
+        assert row["call"]["request"] == {"model": "m", "input": asked}
+        assert row["call"]["response"]["output"][0]["content"][0]["text"] == f"echo {asked}"
+        assert row["call"]["response"]["usage"] == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
 
 
 def test_a_wrapped_client_works_where_nothing_is_recorded(url, monkeypatch):

@@ -166,6 +166,8 @@ def test_a_request_of_another_api_keeps_its_form_under_small_changes() -> None:
     assert kept == Native("openai.responses", RESPONSE)
     hotter = native_request(strategy("keep_prompt", {"temperature": 1, "max_tokens": 50}), asked, asked.messages)
     assert hotter and hotter.body == {**RESPONSE, "temperature": 1, "max_output_tokens": 50}
+    plain = native_request(strategy("keep_prompt", {"max_output_tokens": None}), asked, asked.messages)
+    assert plain and "max_output_tokens" not in plain.body
     other = [{"role": "system", "content": "Be brief."}, *asked.messages[1:]]
     brief = native_request(strategy("replace_system", system="Be brief."), asked, other)
     assert brief and brief.body == {**RESPONSE, "instructions": "Be brief."}

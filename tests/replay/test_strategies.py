@@ -290,10 +290,12 @@ def test_the_next_round_is_a_child_with_the_best_answers_as_examples() -> None:
 
 def test_the_examples_in_the_docs_are_usable() -> None:
     text = (HERE.parent / "docs" / "strategies.md").read_text(encoding="utf-8")
-    grid, programs = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    grid, inherits, programs = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     head = "models: {gpt-4.1-mini: {}, gpt-4.1: {}, local/llama: {}, a: {}, b: {}, c: {}}\n"
     head += "judges: {careful: {model: offline/judge}}\n"
     assert [s.name for s in expanded(head + grid)][:2] == ["terse/gpt-4.1-mini/t0", "terse/gpt-4.1-mini/t0.7"]
+    (inherits_all,) = expanded(head.replace("gpt-4.1-mini: {}", "openai/gpt-4.1-mini: {}") + inherits)
+    assert inherits_all.params == {"temperature": 0.2, "tools": None, "tool_choice": None}
     entries = [line.split("#")[0].strip() for line in programs.strip().splitlines()]
     strategies = ", ".join(f"{{step: s, name: n{n}, prompt: hi, model: a, {entry}}}" for n, entry in enumerate(entries))
     kinds = [s.program["kind"] for s in expanded(f"{head}strategies: [{strategies}]")]

@@ -49,6 +49,9 @@ class LitellmProvider:
         address: dict[str, Any] = {"api_base": self._settings.base_url} if self._settings.base_url else {}
         if self._api_key:
             address["api_key"] = self._api_key
+        if params.get("tools"):
+            # Or it imports its MCP gateway, which needs a package that nobody else does, only to see that no tool is one.
+            address["_skip_mcp_handler"] = True
         with exchange(self._bytes) as this:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
