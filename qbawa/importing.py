@@ -184,6 +184,8 @@ def import_file(
     if format == "llmonpy":
         return _import_tournaments(lake, path, digest, step, dry_run)
     form = _mapped_format(mapped) if mapped else FORMATS[format]
+    if mapped:
+        mapping.check(mapped, _sample(path), str(path))
     source = f"{digest} {format} {step}" + (f" {mapped.text}" if mapped else "")
     name = f"import/file-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     if form.contests:
@@ -483,6 +485,7 @@ def _import_contests(
             refused.add(path.name, record.number, b"" if number else record.raw, item)
     writer.close()
     report.steps, report.written, report.skipped = dict(steps.most_common()), dict(writer.written), dict(writer.skipped)
+    report.rows = report.written.pop("recordings", 0)
     report.by_reason, report.quarantined = dict(refused.counts.by_reason), refused.counts.quarantined
     report.changed = writer.changed
     if not dry_run and report.quarantined:
@@ -518,7 +521,7 @@ def _contest_example(step: str, contest: Contest) -> dict[str, Any]:
     return {
         "step": step,
         "request_id": contest.request,
-        "messages": contest.messages,
+        "messages": msgspec.json.encode(contest.messages).decode(),
         **shown,
         "said": "; ".join(
             f"{one.judge}: {one.preference} towards answer {one.a + 1} of {one.a + 1} and {one.b + 1}"

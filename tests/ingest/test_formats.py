@@ -39,6 +39,12 @@ FORMAT_OF = {
     "openai.jsonl": "openai",
     "otlp_genai.jsonl": "otlp",
     "otlp_openinference.json": "otlp",
+    "preferences.jsonl": "preferences",
+    "alpaca_eval.json": "alpaca_eval",
+    "promptfoo.json": "promptfoo",
+    "mt_bench.jsonl": "mt_bench",
+    "oasst.jsonl": "oasst",
+    "sharegpt.json": "sharegpt",
 }
 
 

@@ -1,7 +1,7 @@
 """A file that no format knows, read by a mapping: which of its fields is what."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -147,6 +147,21 @@ def _place(said: Any, where: str) -> Place:
     )
 
 
+def check(mapping: FileMapping, sample: Sequence[dict[str, Any]], where: str) -> None:
+    """Raise InputError where a path of the question or of an answer leads nowhere in all of the sample's records."""
+    scopes = [chain for record in sample for chain in elements(record, mapping.each)]
+    if sample and not scopes:
+        raise InputError(f"{where}: `each: {mapping.each}` finds nothing in its first {len(sample)} records.")
+    for name in ("question", "messages", "inputs", "answer", *(side for sides in SIDES for side in sides)):
+        for path in mapping.fields[name].paths if name in mapping.fields else ():
+            if scopes and all(path.of(chain) is None for chain in scopes):
+                keys = [str(key) for key in scopes[0][-1]] if isinstance(scopes[0][-1], dict) else []
+                raise InputError(
+                    f"{where}: {name} is said to be at '{path.text}', which is null or absent in the first "
+                    f"{len(scopes)} records. The first has the keys {', '.join(keys)[:200] or 'none'}."
+                )
+
+
 def read_recordings(
     mapping: FileMapping, record: dict[str, Any], origin: Origin
 ) -> Iterator[Step | Feedback | BadRecordError]:
@@ -182,6 +197,8 @@ def _recording(
             yield BadRecordError("unreadable_call", "; ".join(read.unread))
         found = answer_in(value) if value not in (None, {}, []) else None
         output = value if found is None or found.output is None else found.output
+        if not messages and inputs is None and not read.unread:
+            yield BadRecordError("missing_field", "the question is null or not there")
         if output is None and not common["error"]:
             yield BadRecordError("no_answer", f"{mapping.fields['answer'].paths[0].text} is null or not there")
         for name in ("messages", "question"):
