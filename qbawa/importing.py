@@ -189,7 +189,7 @@ def import_file(
     source = f"{digest} {format} {step}" + (f" {mapped.text}" if mapped else "")
     name = f"import/file-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     if form.contests:
-        return _import_contests(lake, path, name, format, form, step, dry_run, progress)
+        return _import_contests(lake, path, name, format, form, step, dry_run, progress, strict=not questions_only)
     report = ImportReport(str(path), format)
     if not dry_run and is_complete(lake, name):
         return report
@@ -455,8 +455,13 @@ def _import_contests(
     step: str | None,
     dry_run: bool,
     progress: Callable[[int], None] | None,
+    *,
+    strict: bool,
 ) -> ImportReport:
-    """Write a file's questions with their answers and what was said of them. Raises InputError where most say nothing."""
+    """Write a file's questions with their answers and what was said of them. Raises InputError where most say nothing.
+
+    That is, where `strict`; else they are only counted.
+    """
     report = ImportReport(str(path), format)
     empty, first = 0, ""
     for record, contests, bad in _contests(path, form, step):
@@ -465,7 +470,7 @@ def _import_contests(
             continue
         empty += 1
         first = first or f"record {record.number}: {bad[0] if bad else 'nothing was found in it'}"
-    if 2 * empty > report.records:
+    if strict and 2 * empty > report.records:
         raise InputError(
             f"{path}, read as {format}, says nothing in {empty:,} of its {report.records:,} records. The first of them, "
             f"{first}. Nothing was imported."
@@ -563,9 +568,9 @@ def table_kind(path: Path, columns: Mapping[str, str]) -> str:
 
 def _column_names(path: Path, table: bool) -> list[str]:
     """The names of a table's columns, or of the fields of a JSON file's records."""
-    if table:
-        return load_table(path).columns
-    return list(dict.fromkeys(name for value in _sample(path) for name in value))
+    names = [] if table else list(dict.fromkeys(name for value in _sample(path) for name in value))
+    # What holds no object at all is told why it is no table.
+    return names or load_table(path).columns
 
 
 def _is_table(path: Path) -> bool:

@@ -306,6 +306,9 @@ _hostile = st.recursive(
         "post", "patch", "runs", "run_type", "inputs", "outputs", "context", "span_id", "trace_id", "custom_id", "result", "eval",
         "samples", "task", "trace", "sessionId", "uuid", "payload", "standard_logging_object", "call_type", "spend",
         "contestant_list", "contest_result_list", "output_id", "tourney_result_id", "step_output", "number_of_judges",
+        "chosen", "rejected", "prompt", "question", "best_answer", "worse_answer", "instruction", "output_1", "output_2",
+        "preference", "results", "vars", "provider", "question_id", "model_id", "turns", "text", "replies", "rank",
+        "conversations", "from",
     })), inner, max_size=5),
     max_leaves=25,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from qbawa.errors import InputError
+from qbawa.ids import content_id
 from qbawa.ingest.formats.content import json_value, tools_in
 from qbawa.ingest.formats.contests import Contest, Given, Opinion, canonical, pair, ranked, talk_of, transcript
 from qbawa.ingest.formats.openai import error_of
@@ -176,7 +177,7 @@ def read_recordings(
 def _recording(
     read: "_Read", mapping: FileMapping, origin: Origin, number: int
 ) -> Iterator[Step | Feedback | BadRecordError]:
-    own = f"{origin.digest[:24]}-{number}"
+    own = content_id("recording", origin.step, origin.digest, str(number))
     request = text_or_none(read("request_id"), "request_id") or own
     latency = read.latency()
     tags = mapping.fields["tags"].named(read.scopes) if "tags" in mapping.fields else {}
