@@ -475,7 +475,7 @@ def _import_contests(
             f"{path}, read as {format}, says nothing in {empty:,} of its {report.records:,} records. The first of them, "
             f"{first}. Nothing was imported."
         )
-    writer = ContestWriter(lake, path.name, dry_run=dry_run)
+    writer = ContestWriter(lake, f"{path.name} ({format})", dry_run=dry_run)
     refused = BlockWriter(lake, name, format, skip_known=True)
     steps: Counter[str] = Counter()
     for record, contests, bad in _contests(path, form, step, progress):

@@ -43,10 +43,11 @@ def import_answers(
     *,
     columns: Mapping[str, str] | None = None,
     dry_run: bool = False,
+    source: str | None = None,
 ) -> TableReport:
     """Write a table's answers as cells of `step`, its strategies, and its questions as recordings where it has them.
 
-    Columns: `FIELDS`; `columns` maps our name to the table's. A cell that exists already gets the table's answer.
+    Columns: `FIELDS`; `columns` maps our name to the table's; `source` says where a frame came from. A cell that exists already gets the table's answer.
     Raises InputError, before anything is written, where columns are missing or a row is wrong. Again: nothing changes.
     """
     rows, _ = read_table(table, FIELDS[:2] + (Field("answer", TEXT, False, FIELDS[2].names),) + FIELDS[3:], columns)
@@ -57,7 +58,7 @@ def import_answers(
     refuse_where(
         table, rows, pl.struct("request", "strategy").is_duplicated(), "request", "has two answers of one strategy"
     )
-    questions = _questions(table, rows, step)
+    questions = _questions(table, rows, step, source)
     ids = resolve(lake, step, rows["strategy"].unique(maintain_order=True).to_list(), answers=True)
     cells = rows.select(
         pl.col("request").alias("request_id"),
@@ -129,7 +130,7 @@ def _models(rows: pl.DataFrame) -> dict[str, str | None]:
     return dict(first.select("strategy", "model").iter_rows())
 
 
-def _questions(table: str | Path | pl.DataFrame, rows: pl.DataFrame, step: str) -> pl.DataFrame:
+def _questions(table: str | Path | pl.DataFrame, rows: pl.DataFrame, step: str, source: str | None) -> pl.DataFrame:
     """One recording per request whose question the table tells; it has no output, for production never answered."""
     given = [name for name in ("question", "inputs", "messages", "parameters") if name in rows.columns]
     if not given:
@@ -156,7 +157,7 @@ def _questions(table: str | Path | pl.DataFrame, rows: pl.DataFrame, step: str) 
         pl.Series("messages", messages, TEXT),
         pl.Series("parameters", parameters, TEXT),
         pl.lit(recorded_id(step)).alias("strategy_id"),
-        pl.lit("table (answers)" if isinstance(table, pl.DataFrame) else f"{Path(table).name} (answers)").alias(
+        pl.lit(source or f"{'table' if isinstance(table, pl.DataFrame) else Path(table).name} (answers)").alias(
             "source"
         ),
         pl.lit(now()).cast(TIME).alias("recorded_at"),

@@ -97,7 +97,7 @@ class ContestWriter:
             table = pl.DataFrame(list(rows.values()), schema=_ANSWERS, orient="row")
             empty = [name for name in ("messages", "inputs", "parameters") if table[name].null_count() == table.height]
             # A table without a question says nothing of what was asked.
-            self._count(import_answers(self._lake, table.drop(empty), step, dry_run=self._dry_run))
+            self._count(import_answers(self._lake, table.drop(empty), step, dry_run=self._dry_run, source=self._source))
 
     def _known(self, step: str, requests: list[str]) -> dict[tuple[str, str], str | None]:
         found = self._lake.read(

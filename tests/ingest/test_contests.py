@@ -8,15 +8,22 @@ from typing import Any, NamedTuple
 import pytest
 from imported_rows import FIXTURES, FOREIGN
 
+from qbawa.datasets.stage import build_qbawa
 from qbawa.errors import InputError
 from qbawa.importing import import_file
 from qbawa.ingest.formats.contests import pair, transcript
 from qbawa.ingest.formats.step_rows import BadRecordError
+from qbawa.project import Home, open_project
+from qbawa.replay.stage import choose_requests
 from qbawa.storage.lake import Lake
+from qbawa.tournaments.stage import rate_strategies
 
 needs_foreign = pytest.mark.skipif(
     not FOREIGN.is_dir(), reason="needs the folder ../shared/data/foreign beside the checkout"
 )
+
+
+WORDS = ("granite", "saffron", "violins", "harbours", "glaciers", "semaphores")
 
 
 class Match(NamedTuple):
@@ -54,6 +61,7 @@ def test_preferences_of_every_form_are_a_question_two_answers_and_a_verdict(tmp_
     report, matches, lake = brought(tmp_path, FIXTURES / "preferences.jsonl")
     assert (report.records, report.rows, report.written["matches"], report.written["verdicts"]) == (12, 10, 10, 10)
     assert report.by_reason == {"unreadable_pair": 1} and report.skipped == {"said before in the file": 1}
+    assert set(lake.read("recordings")["source"]) == {"preferences.jsonl (preferences)"}
     found = {next(iter(sorted(m.answers.values()))): m for m in matches}
     boat = found["No idea."]
     assert [m["role"] for m in boat.question] == ["user", "assistant", "user"]
@@ -208,3 +216,23 @@ def test_the_first_pair_of_hh_rlhf_word_for_word(tmp_path: Path) -> None:
     (flow,) = [m for m in matches if "time flow" in m.question[0]["content"]]
     assert flow.answers["rejected"] == "It does." and flow.answers["chosen"].startswith("That’s a good question, but")
     assert flow.p["chosen"] == 1.0
+
+
+@pytest.mark.slow
+def test_imported_preferences_reach_ratings_and_pairs(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.config.write_text("pairs: {p_best: 0.55}\n")
+    project = open_project(home)
+    lines = [
+        {"prompt": f"What of {word}, and why?", "chosen": f"{word} it is, since {word} lasts.", "rejected": "Perhaps."}
+        for word in WORDS
+    ]
+    (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    import_file(project.lake, tmp_path / "f.jsonl", step="ask")
+    choose_requests(project)
+    rate_strategies(project)
+    names = dict(project.lake.read("strategies").select("strategy_id", "name").iter_rows())
+    assert names[project.lake.read("ratings").sort("strength")["strategy_id"][-1]] == "chosen"
+    pairs = build_qbawa(project).pairs
+    assert sorted(pairs["best_answer"]) == sorted(line["chosen"] for line in lines)
+    assert set(pairs["worse_answer"]) == {"Perhaps."}

@@ -182,8 +182,9 @@ def test_a_file_that_nobody_knows_imports_by_the_mapping_that_is_proposed(tmp_pa
 def test_tables_and_parquet_are_read_by_a_mapping_too(tmp_path: Path) -> None:
     with (tmp_path / "faq.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["Question", "Answer", "Asked At"], ['How "do", I?', "Like\nthis", "2024-01-02"]])
+    (tmp_path / "german.csv").write_text("Frage;question;answer\nx;Wer, und wann?;Er, heute\n", encoding="utf-8-sig")
     pl.DataFrame({"instruction": ["do"], "generation": ["done"]}).write_parquet(tmp_path / "gen.parquet")
-    for name, output in (("faq.csv", "Like\nthis"), ("gen.parquet", "done")):
+    for name, output in (("faq.csv", "Like\nthis"), ("german.csv", "Er, heute"), ("gen.parquet", "done")):
         found = proposed(tmp_path / name)
         assert found is not None
         lake = Lake(tmp_path / name.replace(".", "-"))

@@ -19,9 +19,9 @@ def csv_records(path: Path) -> Iterator[Record]:
         with open_bytes(path) as file:
             lines = (line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(file))
             first = next(lines, "")
-            tabs = path.name.removesuffix(".gz").endswith(".tsv") or ("\t" in first and "," not in first)
-            names = next(csv.reader([first], delimiter="\t" if tabs else ","), [])
-            rows = csv.DictReader(lines, names, restkey="", delimiter="\t" if tabs else ",")
+            separator = max(",\t;", key=first.count)
+            names = next(csv.reader([first], delimiter=separator), [])
+            rows = csv.DictReader(lines, names, restkey="", delimiter=separator)
             for number, row in enumerate(rows, 1):
                 value = {name: cell or None for name, cell in row.items()}
                 yield Record(number, json.dumps(value, ensure_ascii=False).encode(), value)
