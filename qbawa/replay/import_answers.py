@@ -47,8 +47,9 @@ def import_answers(
 ) -> TableReport:
     """Write a table's answers as cells of `step`, its strategies, and its questions as recordings where it has them.
 
-    Columns: `FIELDS`; `columns` maps our name to the table's; `source` says where a frame came from. A cell that exists already gets the table's answer.
-    Raises InputError, before anything is written, where columns are missing or a row is wrong. Again: nothing changes.
+    Columns: `FIELDS`; `columns` maps our name to the table's; `source` says where a frame came from. A cell that exists
+    already gets the table's answer. Raises InputError, before anything is written, where columns are missing or a row is
+    wrong. Again: nothing changes.
     """
     rows, _ = read_table(table, FIELDS[:2] + (Field("answer", TEXT, False, FIELDS[2].names),) + FIELDS[3:], columns)
     if "answer" not in rows.columns:

@@ -179,6 +179,12 @@ def test_a_file_that_nobody_knows_imports_by_the_mapping_that_is_proposed(tmp_pa
         assert lake.read("matches")["p_a"].to_list() in ([0.0], [1.0], [pytest.approx(0.5 + 2 / 4)])
 
 
+def test_a_proposed_verdict_means_both_sides_though_the_sample_shows_one() -> None:
+    sides = {"prompt": "Is it?", "response_a": "It is so indeed", "response_b": "It is not so"}
+    found = propose([{**sides, "preferred": "B"}])
+    assert found is not None and found.mapping.fields["verdict"].values == {"A": "a", "B": "b"}
+
+
 def test_tables_and_parquet_are_read_by_a_mapping_too(tmp_path: Path) -> None:
     with (tmp_path / "faq.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["Question", "Answer", "Asked At"], ['How "do", I?', "Like\nthis", "2024-01-02"]])

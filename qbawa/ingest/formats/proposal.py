@@ -22,9 +22,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
         "request", "ask", "human", "user", "post", "history", "source", "ctx", "doc", "sentence", "title", "text", "body",
     ),
     "answer": (
-        "answer", "response", "output", "completion", "reply", "generation", "generated", "model_output", "assistant", "bot",
-        "actual_output", "result", "prediction", "filtered_resps", "resps", "resp", "summary", "translation", "sql", "code",
-        "target", "solution", "expected", "reference", "label", "gold", "message", "turn", "choice", "content", "text",
+        "answer", "response", "output", "completion", "reply", "generation", "generated", "model_output", "assistant",
+        "bot", "actual_output", "result", "prediction", "filtered_resps", "resps", "resp", "sampled", "summary",
+        "translation", "sql", "code", "target", "solution", "expected", "reference", "label", "gold", "message",
+        "turn", "choice", "content", "text",
     ),
     "system": ("system", "system_prompt", "system_message", "developer"),
     "context": ("context", "passage", "input", "background", "document", "contexts", "choices", "options"),
@@ -463,7 +464,7 @@ def _matches(
     for _, first, second in pairs:
         if {first.path, second.path} & taken:
             continue
-        if first.kind == second.kind == "number" and "score_a" not in said and _match(first, "score") >= 2:
+        if _numeric(first) and _numeric(second) and "score_a" not in said and _says_worth(first):
             said |= {"score_a": first.path, "score_b": second.path}
         elif (
             first.kind == second.kind == "text"
@@ -483,10 +484,16 @@ def _matches(
             said.pop("score_a", None)
             said.pop("score_b", None)
     # Two places of a list are two answers only where something says which of them is better.
-    if not ordered and "[" in one.path and not {"verdict", "preference"} & said.keys():
+    places = [re.sub(r"\[\d+\]", "[]", path) for path in (one.path, two.path)]
+    if not ordered and places[0] == places[1] and not {"verdict", "preference"} & said.keys():
         return None
     _common(said, fields, [("judge", {"text", "number"})], taken)
     return (13.0 if ordered else 12.5), "matches", said
+
+
+def _says_worth(field: _Field) -> bool:
+    """Whether a number of each answer says how good it is, if only that it won."""
+    return _match(field, "score") >= 2 or bool({"winner", "win", "wins", "preferred", "votes"} & set(field.words))
 
 
 def _twins(one: _Field, fields: Sequence[_Field], family: tuple[str, str]) -> Iterator[_Field]:
@@ -530,10 +537,38 @@ def _verdict(fields: Sequence[_Field], said: dict[str, Any], taken: set[str], fa
             values = {str(value): _side_of(str(value), family) for value in field.values}
             if not any(values.values()) and "strategy_a" not in said:
                 continue
-            meant = {value: side for value, side in values.items() if side and side != value}
+            # The sample may show one side alone.
+            twins = {
+                _swapped(value, family): {"a": "b", "b": "a"}[side]
+                for value, side in values.items()
+                if side in ("a", "b")
+            }
+            values = {**twins, **values}
+            meant = {value: side for value, side in sorted(values.items()) if side and side != value}
             said["verdict"] = {"path": field.path, "values": meant} if meant else field.path
             taken.add(field.path)
             return
+
+
+def _swapped(value: str, family: tuple[str, str]) -> str:
+    """What the file would say where the other answer is the better one."""
+    words = dict(
+        [
+            *zip(family, reversed(family), strict=True),
+            ("a", "b"),
+            ("b", "a"),
+            ("1", "2"),
+            ("2", "1"),
+            ("left", "right"),
+            ("right", "left"),
+        ]
+    )
+
+    def other(match: re.Match[str]) -> str:
+        word = words.get(match[0].lower(), match[0])
+        return word.upper() if match[0].isupper() else word
+
+    return re.sub(r"[A-Za-z]+|[0-9]+", other, value)
 
 
 def _side_of(value: str, family: tuple[str, str]) -> str | None:
