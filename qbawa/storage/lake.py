@@ -381,11 +381,12 @@ class Lake:
             if _same(old, rows):
                 return False
             try:
+                # New blocks are added: overwriting looks into the files for rows to replace, and more the more there are.
+                replacing: dict[str, Any] = {"mode": "overwrite", "predicate": predicate}
                 write_deltalake(
                     delta,
                     rows,
-                    mode="overwrite",
-                    predicate=predicate,
+                    **({"mode": "append"} if old.is_empty() else replacing),
                     writer_properties=_WRITER,
                     # Our own retry re-reads; a blind retry inside delta-rs would keep a merge that is out of date.
                     commit_properties=CommitProperties(max_commit_retries=0),
