@@ -560,10 +560,17 @@ def table_kind(path: Path, columns: Mapping[str, str]) -> str:
         for kind, fields in (("answers", ANSWER_FIELDS), ("verdicts", VERDICT_FIELDS))
     )
     raise UnknownFileError(
-        f"{path} is neither a log of a known format nor a table of answers or verdicts. "
+        f"{path}{'' if table else ', which is JSON,'} is neither a log of a known format nor a table of answers or verdicts. "
+        f"{_first_bad(path)}"
         f"Present: {', '.join(sorted(present)) or 'none'}. Required for {needed}. "
         "Where one is called otherwise, say --map strategy=COLUMN; name the format of a log with --format."
     )
+
+
+def _first_bad(path: Path) -> str:
+    """What is wrong with the first of a file's first records that cannot be read."""
+    bad = next((r for r in islice(_records(path), SAMPLE) if isinstance(r.value, BadLine)), None)
+    return f"Record {bad.number} cannot be read: {bad.value}. " if bad else ""
 
 
 def _column_names(path: Path, table: bool) -> list[str]:
