@@ -169,7 +169,16 @@ class BatchIndex:
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
         if not self.path.exists():
             return []
-        with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as index:
+        try:
+            return self._read("ro", sql, values)
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+            # Whoever wrote last was killed, and what it began must be taken back before anybody can read.
+            return self._read("rw", sql, values)
+
+    def _read(self, mode: str, sql: str, values: Sequence[object]) -> list[tuple]:
+        with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)) as index:
             try:
                 return index.execute(sql, values).fetchall()
             except sqlite3.OperationalError as error:
