@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from qbawa.engine.calls import ModelCall, ModelSettings
 from qbawa.engine.providers.registry import provider_price
@@ -72,6 +72,21 @@ class Estimate:
         return text
 
 
+class Foreseen(NamedTuple):
+    """What an estimate needs of a call; the calls themselves of a large matrix would take hundreds of megabytes."""
+
+    key: str
+    model: str
+    chars: int
+    """Of text in its messages."""
+    most: float | None
+    """Output tokens that it allows."""
+
+    @classmethod
+    def of(cls, call: ModelCall) -> Foreseen:
+        return cls(call.key, call.model, text_length(call.messages), max_tokens(call.params))
+
+
 class HeldCalls(Protocol):
     """Where answers that were paid before are found: a ledger, or one who only reads it."""
 
@@ -80,7 +95,7 @@ class HeldCalls(Protocol):
 
 
 async def estimate(
-    calls: Iterable[ModelCall],
+    calls: Iterable[Foreseen],
     models: Mapping[str, ModelSettings],
     held: HeldCalls,
     *,
@@ -94,7 +109,7 @@ async def estimate(
     `history` holds recorded token counts and latencies by model. `extra_calls` counts, by model, calls whose prompts
     are not known yet (later layers of a program); they are taken to be of mean size. `cells` defaults to the calls.
     """
-    unique: dict[str, ModelCall] = {}
+    unique: dict[str, Foreseen] = {}
     asked = 0
     for call in calls:
         asked += 1
@@ -112,7 +127,7 @@ async def estimate(
 
 
 def estimate_calls(
-    to_pay: Sequence[ModelCall],
+    to_pay: Sequence[Foreseen],
     models: Mapping[str, ModelSettings],
     *,
     cells: int,
@@ -125,8 +140,7 @@ def estimate_calls(
     guessed = set()
     for call in to_pay:
         known = history.get(call.model)
-        tokens_in = text_length(call.messages) / CHARS_PER_TOKEN
-        most = max_tokens(call.params)
+        tokens_in, most = call.chars / CHARS_PER_TOKEN, call.most
         if known is None:
             tokens_out = UNKNOWN_OUTPUT if most is None else most
             guessed.add(call.model)

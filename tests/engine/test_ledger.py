@@ -16,7 +16,7 @@ from _mock_provider import MockProvider
 
 from qbawa.config import ModelConfig
 from qbawa.engine.calls import ModelCall
-from qbawa.engine.cost_estimate import ModelHistory, estimate
+from qbawa.engine.cost_estimate import Foreseen, ModelHistory, estimate
 from qbawa.engine.engine import Engine
 from qbawa.engine.ledger.index import CallIndex
 from qbawa.engine.ledger.ledger import Ledger
@@ -337,12 +337,16 @@ async def test_the_plan_counts_what_is_held_and_prices_the_rest(provider: MockPr
     calls = [ask(number) for number in range(210)]
     ledger = Ledger(tmp_path)
     history = {"m": ModelHistory(input_tokens=3, output_tokens=1000, latency_s=2.0)}
-    plan = await estimate([*calls, calls[0]], paid, ledger, cells=211, history=history, extra_calls={"m": 100})
+    plan = await estimate(
+        map(Foreseen.of, [*calls, calls[0]]), paid, ledger, cells=211, history=history, extra_calls={"m": 100}
+    )
     assert (plan.cells, plan.cached_calls, plan.calls_to_pay) == (211, 10, 300)
     prompt = sum(len(call.messages[0]["content"]) for call in calls[10:]) / 200 / 4
     assert plan.cost_usd == pytest.approx(300 * (prompt * 10 + 1000 * 20) / 1e6)
     assert plan.minutes == pytest.approx(300 / 100, rel=0.05)
     assert "10 already in the ledger" in plan.line() and not plan.guessed
-    unknown = await estimate([ModelCall("x", calls[0].messages)], {"x": ModelConfig.model_validate({})}, ledger)
+    unknown = await estimate(
+        [Foreseen.of(ModelCall("x", calls[0].messages))], {"x": ModelConfig.model_validate({})}, ledger
+    )
     assert "has no price" in unknown.unusable["x"] and unknown.calls_to_pay == 0
     await ledger.close()
