@@ -168,6 +168,7 @@ def test_deep_values_and_odd_ones_cost_their_span_alone(receiver: Receiver) -> N
     assert status == 200 and json.loads(answer)["partialSuccess"]["rejectedSpans"] in ("1", "2")
 
 
+@pytest.mark.hostile
 def test_mutated_bodies_never_end_it(receiver: Receiver) -> None:
     chance, good = random.Random(7), protobuf_body(one_trace())
     found = set()
@@ -205,6 +206,7 @@ def test_a_port_that_is_taken_is_one_sentence(receiver: Receiver, tmp_path: Path
     assert str(receiver.port) in second.stderr and "--port" in second.stderr
 
 
+@pytest.mark.hostile
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     acknowledged: list[str] = []
     with receiving(tmp_path / "home") as running:
@@ -241,6 +243,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert set(acknowledged) <= set(rows["recording_id"]) and rows["recording_id"].is_unique().all()
 
 
+@pytest.mark.hostile
 def test_a_disk_that_refuses_is_said_and_taken_up_again(tmp_path: Path) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))

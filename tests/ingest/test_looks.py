@@ -145,6 +145,7 @@ def test_an_index_without_the_note_is_read_as_before(
     assert tick(lake, journal) == 0
 
 
+@pytest.mark.hostile
 @pytest.mark.slow  # waits for stamps to settle
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_happens_a_tick_of_any_process_leaves_nothing_out(

@@ -194,6 +194,7 @@ def test_what_is_planned_counts_newcomers_and_writes_nothing(tmp_path: Path) -> 
     assert (project.lake.versions(), project.notes.get(stage.SEEN)) == before
 
 
+@pytest.mark.hostile
 @pytest.mark.slow
 def test_a_full_set_is_the_same_whether_its_coverage_is_measured_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -265,6 +266,7 @@ choose_all(open_project(Home(Path(sys.argv[1]))), lambda line: print(line, flush
 """
 
 
+@pytest.mark.hostile
 @pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_no_row_twice_and_the_same_set(tmp_path: Path) -> None:
     def home(name: str) -> Project:

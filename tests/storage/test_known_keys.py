@@ -90,6 +90,7 @@ def test_of_several_columns_all_count_and_nothing_is_a_value_like_any_other(tmp_
         assert set(again.may_hold("feedback", wanted.select(key)).rows()) == set(opinions)
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_to_a_table_nothing_that_it_holds_is_missed(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -214,6 +215,7 @@ for n in range(start, start + 1000):
 """
 
 
+@pytest.mark.hostile
 @pytest.mark.slow  # processes that import Delta and Polars, killed
 def test_killed_at_any_moment_it_misses_nothing_afterwards(tmp_path: Path) -> None:
     uri, draw = str(tmp_path / "lake"), random.Random(0)
