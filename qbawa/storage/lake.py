@@ -422,9 +422,13 @@ class Lake:
                     self.note_format(self.format_when_made)
                     self.format_when_made = None
                 schema = schema_of(table).to_frame().to_arrow().schema
-                DeltaTable.create(
-                    uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options
-                )
+                try:
+                    DeltaTable.create(
+                        uri, schema, mode="ignore", description=table_named(table).rows, storage_options=options
+                    )
+                except CommitFailedError:
+                    if not self._is_there(table):  # else another one has made it at the same moment
+                        raise
             _add_new_columns(self._newest(table, uri), table)
             self._ready.add(table)
         return self._newest(table, uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,3 +73,17 @@ def test_threads_that_write_through_one_lake_lose_nothing(tmp_path: Path) -> Non
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda thread: [lake.merge(TABLE, noted(n)) for n in names if n[0] == str(thread)], range(3)))
     assert comments(lake) == set(names)
+
+
+@pytest.mark.hostile
+def test_threads_that_make_a_table_at_once_all_write_to_it(tmp_path: Path) -> None:
+    for turn in range(30):
+        lake, start = Lake(tmp_path / str(turn)), threading.Barrier(4)
+
+        def write(number: int, lake: Lake = lake, start: threading.Barrier = start) -> None:
+            start.wait()
+            lake.merge(TABLE, noted(str(number)))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert comments(lake) == {"0", "1", "2", "3"}
