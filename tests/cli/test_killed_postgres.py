@@ -26,6 +26,7 @@ def home() -> Iterator[Home]:
     shutil.rmtree(home.root, ignore_errors=True)
 
 
+@pytest.mark.hostile
 def test_a_lock_that_names_a_process_not_buried_yet_stops_nobody(home: Home) -> None:
     with postgres(home):
         data = home.postgres / "data"

@@ -103,6 +103,7 @@ def journalled(world: DagsterHome) -> dict[str, str]:
     }
 
 
+@pytest.mark.hostile
 def test_a_sweep_killed_again_and_again_ends_as_if_nothing_had_happened(
     world: DagsterHome, server: ScriptedProvider, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_sweep_killed_again_and_again_ends_as_if_nothing_had_happened(
     }
 
 
+@pytest.mark.hostile
 def test_a_tournament_killed_in_the_middle_pays_no_verdict_twice(
     world: DagsterHome, server: ScriptedProvider, tmp_path: Path
 ) -> None:
@@ -152,11 +154,13 @@ def test_a_tournament_killed_in_the_middle_pays_no_verdict_twice(
     assert len({key for _, key in verdicts}) < 0.75 * BUDGET, "half of the verdicts come from rankings"
 
 
+@pytest.mark.hostile
 def test_killed_runs_do_not_look_alive(world: DagsterHome) -> None:
     abandoned_runs(build_sensor_context(instance=world.instance))
     assert [run.run_id for run in world.instance.get_runs() if not run.is_finished] == []
 
 
+@pytest.mark.hostile
 def test_a_run_that_lives_is_left_alone(world: DagsterHome, server: ScriptedProvider, tmp_path: Path) -> None:
     server.latency_s = 0.0
     with (tmp_path / "said").open("w") as output:

@@ -73,6 +73,7 @@ def journalled(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.hostile
 @pytest.mark.slow
 def test_kill_9_loses_no_acknowledged_answer_and_nothing_journalled_is_asked_again(
     provider: MockProvider, tmp_path: Path

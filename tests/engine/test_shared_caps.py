@@ -52,6 +52,7 @@ def test_one_without_a_cap_counts_for_those_with_one(tmp_path: Path) -> None:
     assert grant.granted_usd == 0 and grant.elsewhere_usd == pytest.approx(0.5)
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("same_boot", [True, False])
 def test_what_a_killed_process_had_in_flight_stays_counted_and_the_rest_is_free_again(
     tmp_path: Path, same_boot: bool, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +100,7 @@ def test_processes_of_one_run_share_its_cap(provider: MockProvider, tmp_path: Pa
     assert 0.4 < billed_usd(provider) <= 0.5
 
 
+@pytest.mark.hostile
 @pytest.mark.slow
 def test_hard_caps_hold_over_kills_and_all_faults(provider: MockProvider, tmp_path: Path) -> None:
     home = write_home(tmp_path, provider.base_url, {"usd_per_day": 0.5, "caps": "hard"}, timeout_s=0.5, max_attempts=2)

@@ -330,6 +330,7 @@ for batch in pending_batches(Lake(folder / "lake"), [folder / "journal"]):
 """
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
 def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path, after_s: float) -> None:
     numbers = range(60)

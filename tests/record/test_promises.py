@@ -45,6 +45,7 @@ while True:
 """
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("wait_s", [0.0, 0.011, 0.037, 0.1])
 def test_what_flush_acknowledged_survives_kill_9_and_no_torn_line_is_read(tmp_path, wait_s):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(REPO)], stdout=subprocess.PIPE)

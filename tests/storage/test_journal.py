@@ -217,6 +217,7 @@ while True:
 """
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("wait", range(6))
 def test_acknowledged_lines_survive_kill_9(tmp_path, wait):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)

@@ -233,6 +233,7 @@ def test_four_processes_that_write_at_once_lose_nothing(lake: Lake, tmp_path: Pa
     assert found["shared", "s"] in {f"{name} {last}" for name in names}
 
 
+@pytest.mark.hostile
 @pytest.mark.slow
 def test_a_writer_killed_in_mid_commit_loses_and_doubles_nothing(lake: Lake, tmp_path: Path) -> None:
     rounds, acknowledged = 30, -1

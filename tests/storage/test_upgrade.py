@@ -115,6 +115,7 @@ def start_upgrade(home: Home) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.hostile
 @pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.0, 0.03, 0.1])
 def test_kill_9_during_an_upgrade_is_made_good_by_the_next_command(tmp_path: Path, after_s: float) -> None:
