@@ -287,10 +287,8 @@ def test_a_home_can_be_moved(tmp_path: Path) -> None:
     assert ingest_batch(Lake(tmp_path / "lake"), load_batch(batch.name, [tmp_path / "new"])).rows == 1
 
 
-def test_what_the_recorder_writes_is_ingested_whole(tmp_path: Path) -> None:
+def test_what_the_recorder_writes_is_ingested_whole(tmp_path: Path, journal: Path) -> None:
     import qbawa
-
-    qbawa.configure(str(tmp_path / "journal"), pipeline="demo")
 
     @qbawa.step
     def outer(text: str) -> dict[str, Any]:
@@ -305,9 +303,9 @@ def test_what_the_recorder_writes_is_ingested_whole(tmp_path: Path) -> None:
         request.feedback(score=0, comment="no")
     qbawa.flush()
     lake = Lake(tmp_path / "lake")
-    for open_segment in (tmp_path / "journal").glob("*.open"):
-        shutil.copy(open_segment, tmp_path / "journal" / f"{open_segment.stem}-copy.jsonl")
-    reports = ingest_all(lake, tmp_path / "journal")
+    for open_segment in journal.glob("*.open"):
+        shutil.copy(open_segment, journal / f"{open_segment.stem}-copy.jsonl")
+    reports = ingest_all(lake, journal)
     rows = lake.read("recordings").sort("step").to_dicts()
     assert sum(report.quarantined for report in reports) == 0
     assert [row["step"].rsplit(".")[-1] for row in rows] == ["inner", "outer"]
